@@ -1,0 +1,69 @@
+# overlay-cni: the verbs of this project, the same by hand and in CI.
+# Go, make and git are all that `make build`, `make test` and `make demo` need.
+
+SHELL       := /bin/bash
+# A pipe fails when any part of it fails, go test in front of its report too.
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS   += --no-builtin-rules
+
+# GOOS and GOARCH as in the environment: make build GOARCH=arm64.
+BIN      ?= bin
+FUZZTIME ?= 10s
+# The slowest package takes a tenth of that here; the rest is for slow machines.
+TIMEOUT  ?= 5m
+PACKAGES ?= ./...
+
+VERSION := $(shell git describe --tags --dirty 2>/dev/null || echo devel)
+
+# The version is stamped by -X. Go's own stamp is turned off, for it fails the
+# build where git refuses the work tree, as it does under sudo.
+GOFLAGS := $(strip $(filter-out -buildvcs%,$(shell go env GOFLAGS)) -buildvcs=false)
+export GOFLAGS
+
+# Programs that run here, whatever GOARCH the build is for.
+HERE   := env -u GOOS -u GOARCH
+LINT   := $(HERE) go tool -modfile=tools/go.mod golangci-lint
+REPORT := $(HERE) go run ./internal/testreport
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Print this list.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: build
+build: ## Build bin/overlay-cni and bin/overlayd, static (GOARCH=arm64 for another machine).
+	@mkdir -p $(BIN)
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN)/ ./cmd/overlay-cni ./cmd/overlayd
+
+.PHONY: test
+# -count=1: the kernel is an input of these tests that Go's cache cannot see.
+test: build ## Run all tests, and tell which were skipped and why.
+	CGO_ENABLED=0 go test -json -count=1 -timeout $(TIMEOUT) $(PACKAGES) | $(REPORT)
+
+.PHONY: test-race
+test-race: ## Run all tests with the race detector (needs gcc and libc6-dev).
+	CGO_ENABLED=1 go test -json -count=1 -timeout $(TIMEOUT) -race $(PACKAGES) | $(REPORT)
+
+.PHONY: demo
+demo: build ## Three hosts in network namespaces, pods on them, and a table of what reaches what.
+	$(BIN)/overlayd demo
+
+.PHONY: lint
+lint: ## Check format, vet, golangci-lint, and what the plugin links.
+	$(LINT) fmt --diff
+	go vet ./...
+	$(LINT) run
+	hack/plugin-deps
+
+.PHONY: fmt
+fmt: ## Format all Go files and sort their imports.
+	$(LINT) fmt
+
+.PHONY: fuzz
+fuzz: ## Run every fuzz test for FUZZTIME (10s).
+	hack/fuzz $(FUZZTIME)
+
+.PHONY: clean
+clean: ## Remove what make build made.
+	rm -rf $(BIN)

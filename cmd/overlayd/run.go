@@ -1,0 +1,51 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+
+	"github.com/spf13/cobra"
+
+	"github.com/overlay-cni/overlay-cni/pkg/config"
+	"github.com/overlay-cni/overlay-cni/pkg/daemon"
+	"github.com/overlay-cni/overlay-cni/pkg/registry/file"
+)
+
+func runCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Run the daemon",
+		Long: `Run keeps this host's tunnel, bridge, routes and firewall rules as the registry
+of nodes says, until it is told to end (SIGTERM). Ending it leaves all of that
+in place: pods keep talking, and the next run goes on from there.
+
+Every flag is also a key of the configuration file, with dots for dashes: see
+docs/configuration.md. A flag wins over the file.`,
+		Example: `  overlayd run --config /etc/overlay-cni/overlayd.yaml
+  overlayd run --registry-file /etc/overlay-cni/nodes.yaml --underlay eth1`,
+		Args: cobra.NoArgs,
+	}
+	loader := config.AddFlags(cmd.Flags())
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		cfg, err := loader.Load()
+		if err != nil {
+			return fmt.Errorf("the configuration has mistakes:\n%w", err)
+		}
+		nodes, err := file.New(cfg.Registry.File)
+		if err != nil {
+			return fmt.Errorf("the nodes file has mistakes:\n%w", err)
+		}
+		defer func() { _ = nodes.Close() }()
+		return daemon.Run(cmd.Context(), cfg, nodes, logger(cmd.ErrOrStderr(), cfg.Log))
+	}
+	return cmd
+}
+
+func logger(out io.Writer, c config.Log) *slog.Logger {
+	options := &slog.HandlerOptions{Level: c.Level}
+	if c.Format == config.LogJSON {
+		return slog.New(slog.NewJSONHandler(out, options))
+	}
+	return slog.New(slog.NewTextHandler(out, options))
+}

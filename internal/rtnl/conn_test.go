@@ -1,0 +1,373 @@
+package rtnl
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/overlay-cni/overlay-cni/internal/sandbox"
+	"github.com/overlay-cni/overlay-cni/internal/sandbox/sandboxtest"
+)
+
+func TestMain(m *testing.M) { os.Exit(sandboxtest.Main(m)) }
+
+// place is a network namespace with a door to it, and a bridge to work on.
+type place struct {
+	t      *testing.T
+	ns     *sandbox.Netns
+	conn   *Conn
+	handle *netlink.Handle // for looking at what was done, and doing what rtnl can't
+	index  int             // of the bridge br0
+}
+
+func newPlace(t *testing.T) *place {
+	t.Helper()
+	p := &place{t: t, ns: sandboxtest.NewNetns(t)}
+	f, err := os.Open(p.ns.Path())
+	p.must(err)
+	defer f.Close()
+	p.conn, err = OpenAt(f)
+	p.must(err)
+	p.handle, err = p.ns.Handle()
+	p.must(err)
+	t.Cleanup(func() {
+		p.handle.Close()
+		if err := p.conn.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	p.must(p.handle.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br0"}}))
+	link, err := p.conn.Link("br0")
+	p.must(err)
+	p.index = link.Attrs().Index
+	var b Batch
+	b.SetUp(p.index)
+	p.must(p.conn.Run(&b))
+	return p
+}
+
+func (p *place) must(err error) {
+	p.t.Helper()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// addresses are those of the bridge but for the kernel's own.
+func (p *place) addresses() []string {
+	p.t.Helper()
+	var all []string
+	p.must(p.conn.EachAddr(p.index, func(a AddrEntry) {
+		if !a.Prefix.Addr().IsLinkLocalUnicast() {
+			all = append(all, a.Prefix.String())
+		}
+	}))
+	return all
+}
+
+var mac = net.HardwareAddr{2, 0, 0, 0, 0, 1}
+
+// families are the two that everything is tried with.
+func families() []struct{ name, addr, other, route, via string } {
+	return []struct{ name, addr, other, route, via string }{
+		{"IPv4", "10.1.0.1/24", "10.1.1.1/24", "10.2.0.0/16", "10.9.0.1"},
+		{"IPv6", "fd01::1/64", "fd01:0:0:1::1/64", "fd02::/32", "fd09::1"},
+	}
+}
+
+// The kernel goes on after an operation that it refuses, and each gets the
+// error that is its own.
+func TestExecTellsTheErrorsApart(t *testing.T) {
+	for _, f := range families() {
+		t.Run(f.name, func(t *testing.T) {
+			p := newPlace(t)
+			addr, other := netip.MustParsePrefix(f.addr), netip.MustParsePrefix(f.other)
+			route, via := netip.MustParsePrefix(f.route), netip.MustParseAddr(f.via)
+			var b Batch
+			want := []struct {
+				op    string
+				errno unix.Errno
+			}{
+				{"add address " + f.addr, 0},
+				{"add address " + f.addr, unix.EEXIST},
+				{"add address " + f.other, unix.ENODEV},
+				{"set route " + f.route + " via " + f.via, 0},
+				{"delete link nowhere", unix.ENODEV},
+				{"delete route " + f.other, unix.ESRCH},
+				{"set neighbour " + f.via + " to 02:00:00:00:00:01", 0},
+				{"delete neighbour " + f.via, unix.ENODEV},
+				{"delete address " + f.other, unix.EADDRNOTAVAIL},
+				{"add address " + f.other, 0},
+			}
+			b.AddAddr(p.index, addr)
+			b.AddAddr(p.index, addr)
+			b.AddAddr(9999, other)
+			b.ReplaceRoute(Route{Dst: route, Via: via, Index: p.index, Onlink: true})
+			b.DelLink("nowhere")
+			b.DelRoute(Route{Dst: other.Masked(), Index: p.index})
+			b.ReplaceNeighbor(Neighbor{Index: p.index, IP: via, MAC: mac})
+			b.DelNeighbor(Neighbor{Index: 9999, IP: via})
+			b.DelAddr(p.index, other)
+			b.AddAddr(p.index, other)
+			want[5].op = "delete route " + other.Masked().String()
+			got, err := p.conn.Exec(&b)
+			p.must(err)
+			if len(got) != len(want) || b.Len() != len(want) {
+				t.Fatalf("%d answers to %d operations", len(got), b.Len())
+			}
+			for i, w := range want {
+				checkAnswer(t, got[i], w.op, w.errno)
+			}
+			if have := p.addresses(); len(have) != 2 || !slices.Contains(have, f.addr) || !slices.Contains(have, f.other) {
+				t.Errorf("the addresses are %v", have)
+			}
+			if err := p.conn.Run(&b); !errors.Is(err, unix.EEXIST) || !errors.Is(err, unix.ENODEV) {
+				t.Errorf("Run does not give all errors: %v", err)
+			}
+		})
+	}
+}
+
+func checkAnswer(t *testing.T, got error, op string, errno unix.Errno) {
+	t.Helper()
+	if errno == 0 {
+		if got != nil {
+			t.Errorf("%s: %v", op, got)
+		}
+		return
+	}
+	var refused *Error
+	if !errors.As(got, &refused) || refused.Op != op || refused.Errno != errno {
+		t.Errorf("got %v (%#v), want %s: %s", got, got, op, errno)
+		return
+	}
+	if !errors.Is(got, errno) || !strings.HasPrefix(got.Error(), op+": "+errno.Error()) {
+		t.Errorf("the error says %q", got)
+	}
+}
+
+// More operations than the answers of which fit into the socket's buffer.
+func TestExecOfMany(t *testing.T) {
+	for _, count := range []int{0, 1, chunkMessages - 1, chunkMessages, chunkMessages + 1, 5*chunkMessages + 7} {
+		t.Run(fmt.Sprint(count), func(t *testing.T) {
+			p := newPlace(t)
+			var b Batch
+			b.Grow(count)
+			nth := func(i int) netip.Prefix {
+				return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 32)
+			}
+			for i := range count {
+				if i%3 == 2 {
+					b.DelAddr(p.index, nth(60000+i)) // is not there
+				} else {
+					b.AddAddr(p.index, nth(i))
+				}
+			}
+			for round := range 2 {
+				got, err := p.conn.Exec(&b)
+				p.must(err)
+				for i, e := range got {
+					want := error(nil)
+					switch {
+					case i%3 == 2:
+						want = unix.EADDRNOTAVAIL
+					case round > 0:
+						want = unix.EEXIST
+					}
+					if !errors.Is(e, want) {
+						t.Fatalf("round %d, operation %d: %v, not %v", round, i, e, want)
+					}
+				}
+			}
+			if have := len(p.addresses()); have != count-count/3 {
+				t.Errorf("%d addresses", have)
+			}
+		})
+	}
+}
+
+// A long list, of several answers.
+func TestListOfMany(t *testing.T) {
+	p := newPlace(t)
+	const count = 3000
+	var b Batch
+	for i := range count {
+		b.ReplaceRoute(Route{Dst: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24), Via: netip.MustParseAddr("10.9.0.1"), Index: p.index, Onlink: true})
+	}
+	p.must(p.conn.Run(&b))
+	seen := map[netip.Prefix]bool{}
+	p.must(p.conn.EachRoute(unix.AF_INET, p.index, func(r RouteEntry) {
+		if r.Via == netip.MustParseAddr("10.9.0.1") {
+			seen[r.Dst] = true
+		}
+	}))
+	if len(seen) != count {
+		t.Errorf("%d of %d routes were listed", len(seen), count)
+	}
+}
+
+func TestKernelsOwnWords(t *testing.T) {
+	p := newPlace(t)
+	var b Batch
+	b.ReplaceRoute(Route{Dst: netip.MustParsePrefix("10.2.0.0/16"), Via: netip.MustParseAddr("10.9.0.1"), Index: p.index})
+	err := p.conn.Run(&b)
+	var refused *Error
+	if !errors.As(err, &refused) || refused.Hint == "" || !strings.Contains(err.Error(), "(kernel: "+refused.Hint+")") {
+		t.Errorf("a route by a next hop that is nowhere: %v", err)
+	}
+}
+
+func TestLinkThatIsNotThere(t *testing.T) {
+	p := newPlace(t)
+	link, err := p.conn.Link("nowhere")
+	if link != nil || !errors.Is(err, unix.ENODEV) || !strings.Contains(err.Error(), "look up link nowhere") {
+		t.Errorf("got %v, %v", link, err)
+	}
+	// The answer to what failed is not taken for that of the next question.
+	if link, err := p.conn.Link("br0"); err != nil || link.Attrs().Name != "br0" || link.Type() != "bridge" {
+		t.Errorf("got %v, %v", link, err)
+	}
+}
+
+func TestClosed(t *testing.T) {
+	f, err := os.Open(sandboxtest.NewNetns(t).Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	conn, err := OpenAt(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := sockets(t)
+	if err := conn.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if after := sockets(t); after != before-1 {
+		t.Errorf("%d sockets are open, before %d", after, before)
+	}
+	var b Batch
+	b.SetUp(1)
+	if _, err := conn.Exec(&b); !errors.Is(err, unix.EBADF) {
+		t.Errorf("Exec: %v", err)
+	}
+	if _, err := conn.Link("lo"); !errors.Is(err, unix.EBADF) {
+		t.Errorf("Link: %v", err)
+	}
+	if err := conn.EachAddr(0, func(AddrEntry) {}); !errors.Is(err, unix.EBADF) {
+		t.Errorf("EachAddr: %v", err)
+	}
+	if err := conn.Close(); err == nil {
+		t.Error("it was closed twice without an error")
+	}
+}
+
+func sockets(t *testing.T) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, e := range entries {
+		if target, err := os.Readlink("/proc/self/fd/" + e.Name()); err == nil && strings.HasPrefix(target, "socket:") {
+			n++
+		}
+	}
+	return n
+}
+
+// The visit to another namespace is the socket's alone: the thread is back
+// afterwards, also when it was turned away.
+func TestOpenAtReturns(t *testing.T) {
+	file, err := os.CreateTemp(t.TempDir(), "no-namespace")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	uts, err := os.Open("/proc/self/ns/uts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer uts.Close()
+	netns, err := os.Open(sandboxtest.NewNetns(t).Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer netns.Close()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	home := threadNetns(t)
+	for _, tt := range []struct {
+		file *os.File
+		want error
+	}{{netns, nil}, {file, unix.EINVAL}, {uts, unix.EINVAL}} {
+		before := sockets(t)
+		conn, err := OpenAt(tt.file)
+		if !errors.Is(err, tt.want) || (conn == nil) != (err != nil) {
+			t.Errorf("%s: %v, %v", tt.file.Name(), conn, err)
+		}
+		if err != nil && !strings.Contains(err.Error(), "enter network namespace "+tt.file.Name()) {
+			t.Errorf("the error does not name the file: %v", err)
+		}
+		if conn != nil {
+			conn.Close()
+		}
+		if after := sockets(t); after != before {
+			t.Errorf("%s: %d sockets are open, before %d", tt.file.Name(), after, before)
+		}
+		if now := threadNetns(t); now != home {
+			t.Errorf("%s: the thread is in %s, it was in %s", tt.file.Name(), now, home)
+		}
+	}
+}
+
+func threadNetns(t *testing.T) string {
+	t.Helper()
+	name, err := os.Readlink("/proc/thread-self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+// An error may point at an attribute and have no words, on which the library's
+// function for strings panics.
+func TestErrorWithoutWords(t *testing.T) {
+	const offset = 2 // NLMSGERR_ATTR_OFFS
+	payload := native.AppendUint32(nil, uint32(0xffffffff-uint32(unix.EINVAL)+1))
+	payload = append(payload, make([]byte, unix.NLMSG_HDRLEN)...)
+	var attrs Batch
+	attrs.attr32(offset, 20)
+	m := message{
+		typ: unix.NLMSG_ERROR, flags: unix.NLM_F_CAPPED | unix.NLM_F_ACK_TLVS,
+		payload: append(payload, attrs.buf...),
+	}
+	err := m.err(func() string { return "try" })
+	if !errors.Is(err, unix.EINVAL) || err.Error() != "try: invalid argument" {
+		t.Errorf("got %v", err)
+	}
+}
+
+func FuzzMessage(f *testing.F) {
+	f.Add([]byte{20, 0, 0, 0, unix.NLMSG_ERROR, 0, 0, 3, 1, 0, 0, 0, 0, 0, 0, 0, 0xea, 0xff, 0xff, 0xff})
+	f.Fuzz(func(t *testing.T, in []byte) {
+		if len(in) < unix.NLMSG_HDRLEN {
+			return
+		}
+		if m, size := parseMessage(in); size > len(in) {
+			t.Errorf("a message of %d bytes in %d", size, len(in))
+		} else if size > 0 {
+			_ = m.err(func() string { return "try" }) // must not panic
+		}
+	})
+}

@@ -1,0 +1,134 @@
+package rtnl
+
+import (
+	"errors"
+	"fmt"
+	"net"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Veth is a pair of which one end is born in another network namespace.
+type Veth struct {
+	Name   string
+	MAC    net.HardwareAddr
+	Master int // interface index of the bridge that gets the host's end
+	MTU    int // of both ends
+	Peer   VethPeer
+}
+
+// VethPeer is the end in the other namespace.
+type VethPeer struct {
+	Name  string
+	MAC   net.HardwareAddr
+	Netns int // file descriptor of the network namespace
+}
+
+// Port is what can be set on a link only after it was born.
+type Port struct {
+	Name     string
+	Alias    string // shown by ip link; at most 255 bytes
+	Isolated bool   // reaches no other isolated port of the bridge
+}
+
+const (
+	infoSlaveData      = 5 // IFLA_INFO_SLAVE_DATA, linux/if_link.h
+	extFilterSkipStats = 8 // RTEXT_FILTER_SKIP_STATS, linux/rtnetlink.h
+	// IFLA_INET6_ADDR_GEN_MODE and IN6_ADDR_GEN_MODE_NONE, linux/if_link.h
+	inet6AddrGenMode = 8
+	noAddress        = 1
+	portIsolated     = 33 // IFLA_BRPORT_ISOLATED, linux/if_link.h
+)
+
+// AddVeth makes the pair, the host's end up. The kernel can't set the peer up
+// before the pair is complete: SetUp does, when SetPort has prepared the port.
+// Until then there is no carrier, and the bridge sends nothing.
+func (b *Batch) AddVeth(v Veth) {
+	op := fmt.Sprintf("create veth %s with its peer %s in the pod", v.Name, v.Peer.Name)
+	b.begin(op, unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, ifInfo(0, unix.IFF_UP))
+	b.linkBasics(v.Name, v.MAC, v.MTU)
+	b.attr32(unix.IFLA_MASTER, uint32(v.Master))
+	b.nest(unix.IFLA_LINKINFO, func() {
+		b.attrString(unix.IFLA_INFO_KIND, "veth")
+		b.nest(unix.IFLA_INFO_DATA, func() {
+			b.nest(vethInfoPeer, func() {
+				b.buf = append(b.buf, ifInfo(0, 0)...)
+				b.linkBasics(v.Peer.Name, v.Peer.MAC, v.MTU)
+				b.attr32(unix.IFLA_NET_NS_FD, uint32(v.Peer.Netns))
+			})
+		})
+	})
+}
+
+const vethInfoPeer = 1 // VETH_INFO_PEER, linux/veth.h
+
+func (b *Batch) linkBasics(name string, mac net.HardwareAddr, mtu int) {
+	b.attrString(unix.IFLA_IFNAME, name)
+	b.attr32(unix.IFLA_MTU, uint32(mtu))
+	b.attr(unix.IFLA_ADDRESS, mac)
+}
+
+// SetPort sets alias and bridge port flags of a link that is a bridge's port,
+// and keeps it from getting an IPv6 address of its own.
+func (b *Batch) SetPort(p Port) {
+	b.begin("set bridge port "+p.Name, unix.RTM_NEWLINK, 0, ifInfo(0, 0))
+	b.attrString(unix.IFLA_IFNAME, p.Name)
+	b.attr(unix.IFLA_IFALIAS, []byte(p.Alias)) // without a zero, which would count
+	b.nest(unix.IFLA_LINKINFO, func() {
+		b.attrString(unix.IFLA_INFO_SLAVE_KIND, "bridge")
+		b.nest(infoSlaveData, func() { b.attr8(portIsolated, boolByte(p.Isolated)) })
+	})
+	b.nest(unix.IFLA_AF_SPEC, func() {
+		b.nest(unix.AF_INET6, func() { b.attr8(inet6AddrGenMode, noAddress) })
+	})
+}
+
+// SetUp sets a link up.
+func (b *Batch) SetUp(index int) {
+	b.begin(fmt.Sprintf("set link %d up", index), unix.RTM_NEWLINK, 0, ifInfo(index, unix.IFF_UP))
+}
+
+// DelLink deletes the link of that name; with a veth goes its peer.
+func (b *Batch) DelLink(name string) {
+	b.begin("delete link "+name, unix.RTM_DELLINK, 0, ifInfo(0, 0))
+	b.attrString(unix.IFLA_IFNAME, name)
+}
+
+// Link looks a link up by name. Counters are not filled in. If there is none
+// the error is unix.ENODEV.
+func (c *Conn) Link(name string) (netlink.Link, error) {
+	var b Batch
+	b.begin("look up link "+name, unix.RTM_GETLINK, 0, ifInfo(0, 0))
+	b.attrString(unix.IFLA_IFNAME, name)
+	b.attr32(unix.IFLA_EXT_MASK, extFilterSkipStats)
+	var link netlink.Link
+	err := c.query(&b, func(typ uint16, payload []byte) (err error) {
+		if typ != unix.RTM_NEWLINK {
+			return nil
+		}
+		// The library reads the type of the device from the header only for
+		// a few old kinds, none of which is ours.
+		link, err = netlink.LinkDeserialize(&unix.NlMsghdr{}, payload)
+		return err
+	})
+	if err == nil && link == nil {
+		err = errors.New("look up link " + name + ": the kernel answered without a link")
+	}
+	return link, err
+}
+
+// ifInfo is a struct ifinfomsg: index, and the flags to set.
+func ifInfo(index int, flags uint32) []byte {
+	b := make([]byte, 4, unix.SizeofIfInfomsg)
+	b = native.AppendUint32(b, uint32(index))
+	b = native.AppendUint32(b, flags)
+	return native.AppendUint32(b, flags) // the flags that are changed
+}
+
+func boolByte(v bool) byte {
+	if v {
+		return 1
+	}
+	return 0
+}

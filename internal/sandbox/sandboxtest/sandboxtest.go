@@ -1,0 +1,85 @@
+// Package sandboxtest puts the tests of a package into a sandbox.
+//
+// Invariant: a test of a package that uses Main never runs in the machine's
+// own namespaces. Where a sandbox can't be had, no test runs at all: as root
+// that is a failure, else the package is skipped, with the reason.
+package sandboxtest
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/overlay-cni/overlay-cni/internal/sandbox"
+)
+
+// Main runs the tests in a sandbox and returns the exit code:
+//
+//	func TestMain(m *testing.M) { os.Exit(sandboxtest.Main(m)) }
+func Main(m *testing.M) int { return MainAfter(m, func() error { return nil }) }
+
+// MainAfter is Main for tests that need something made first. It is made in
+// the sandbox; if that fails, no test runs.
+func MainAfter(m *testing.M, prepare func() error) int {
+	code := 0
+	err := sandbox.Run(func() error {
+		if err := prepare(); err != nil {
+			return err
+		}
+		code = m.Run()
+		return nil
+	})
+	if err != nil {
+		return report(os.Stdout, err)
+	}
+	return code
+}
+
+// report turns an error of sandbox.Run into an exit code. The tests' exit code
+// needs no words; a missing sandbox looks like a skipped or a failed test, for
+// those who count.
+func report(out io.Writer, err error) int {
+	var exit *sandbox.ExitError
+	if errors.As(err, &exit) {
+		return exit.Code
+	}
+	code, verdict := 1, "FAIL"
+	var refused *sandbox.NotAllowedError
+	if errors.As(err, &refused) && refused.UID != 0 {
+		code, verdict = 0, "SKIP"
+	}
+	fmt.Fprintf(out, "--- %s: all tests of this package (0.00s)\n    %v\n", verdict, err)
+	return code
+}
+
+// NewNetns makes a network namespace, with lo up, that goes with the test.
+func NewNetns(t testing.TB) *sandbox.Netns {
+	t.Helper()
+	ns, err := sandbox.CreateNetns(uniqueName())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := ns.Delete(); err != nil {
+			t.Error(err)
+		}
+	})
+	return ns
+}
+
+// uniqueName is free of the test's own name, which may be longer than a file's
+// may be.
+func uniqueName() string { return "test-" + strings.ToLower(rand.Text()[:10]) }
+
+// Do runs fn in ns and fails the test if it returns an error. fn runs on
+// another goroutine, so it must not call the test's FailNow itself.
+func Do(t testing.TB, ns *sandbox.Netns, fn func() error) {
+	t.Helper()
+	if err := ns.Do(fn); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,187 @@
+package bridge
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/overlay-cni/overlay-cni/internal/rtnl"
+	"github.com/overlay-cni/overlay-cni/internal/sandbox"
+	"github.com/overlay-cni/overlay-cni/internal/sandbox/sandboxtest"
+)
+
+func TestMain(m *testing.M) { os.Exit(sandboxtest.Main(m)) }
+
+func prefixes(texts ...string) []netip.Prefix {
+	var ps []netip.Prefix
+	for _, s := range texts {
+		ps = append(ps, netip.MustParsePrefix(s))
+	}
+	return ps
+}
+
+func TestPlan(t *testing.T) {
+	want := Spec{Name: "cni0", MTU: 1450, Gateways: prefixes("10.244.1.1/24", "fd00::1/64")}.Want()
+	forwards := map[Family]bool{IPv4: true, IPv6: true}
+	right := Bridge{Name: "cni0", MTU: 1450, MAC: want.MAC, Up: true, Forwards: forwards, Addresses: want.Addresses}
+	changed := func(change func(*Bridge)) *Bridge {
+		b := right
+		change(&b)
+		return &b
+	}
+	for _, tc := range []struct {
+		name string
+		have *Bridge
+		want []string
+	}{
+		{"all is right", &right, nil},
+		{"none", nil, []string{
+			"create cni0", "set up cni0", "forward on cni0: ipv4", "forward on cni0: ipv6",
+			"add address to cni0: 10.244.1.1/24", "add address to cni0: fd00::1/64", "add address to cni0: fe80::1/64",
+		}},
+		{"down", changed(func(b *Bridge) { b.Up = false }), []string{"set up cni0"}},
+		{"MTU", changed(func(b *Bridge) { b.MTU = 1500 }), []string{"set MTU of cni0: 1450"}},
+		{"MAC", changed(func(b *Bridge) { b.MAC = nil }), []string{"set MAC of cni0: " + want.MAC.String()}},
+		{"forwarding", changed(func(b *Bridge) { b.Forwards = nil }), []string{"forward on cni0: ipv4", "forward on cni0: ipv6"}},
+		{"IPv4 address", changed(func(b *Bridge) { b.Addresses = prefixes("10.244.9.1/24", "fd00::1/64", "fe80::1/64") }), []string{
+			"add address to cni0: 10.244.1.1/24", "delete address of cni0: 10.244.9.1/24",
+		}},
+		{"IPv6 address", changed(func(b *Bridge) { b.Addresses = prefixes("10.244.1.1/24", "fd00::1/56", "fe80::1/64") }), []string{
+			"add address to cni0: fd00::1/64", "delete address of cni0: fd00::1/56",
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var got []string
+			for _, o := range plan(want, tc.have) {
+				got = append(got, o.String())
+			}
+			if !slices.Equal(got, tc.want) {
+				t.Errorf("got  %q\nwant %q", got, tc.want)
+			}
+		})
+	}
+}
+
+// inNetns runs fn with a Kernel of a namespace of its own.
+func inNetns(t *testing.T, fn func(k *Kernel, h *netlink.Handle, ns *sandbox.Netns) error) {
+	t.Helper()
+	ns := sandboxtest.NewNetns(t)
+	h, err := ns.Handle()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	sandboxtest.Do(t, ns, func() error {
+		k, err := Open()
+		if err != nil {
+			return err
+		}
+		defer k.Close()
+		return fn(k, h, ns)
+	})
+}
+
+// TestSyncMends breaks a bridge in every way and looks that one Sync mends it,
+// and the next one finds nothing to do.
+func TestSyncMends(t *testing.T) {
+	spec := Spec{Name: "cni0", MTU: 1450, Gateways: prefixes("10.244.1.1/24", "fd00::1/64")}
+	for name, damage := range map[string]func(h *netlink.Handle, l netlink.Link) error{
+		"nothing":   func(*netlink.Handle, netlink.Link) error { return nil },
+		"deleted":   func(h *netlink.Handle, l netlink.Link) error { return h.LinkDel(l) },
+		"set down":  func(h *netlink.Handle, l netlink.Link) error { return h.LinkSetDown(l) },
+		"other MTU": func(h *netlink.Handle, l netlink.Link) error { return h.LinkSetMTU(l, 1000+300) },
+		"other MAC": func(h *netlink.Handle, l netlink.Link) error {
+			return h.LinkSetHardwareAddr(l, []byte{2, 0, 0, 0, 0, 1})
+		},
+		"address removed": func(h *netlink.Handle, l netlink.Link) error { return h.AddrDel(l, address("10.244.1.1/24")) },
+		"foreign address": func(h *netlink.Handle, l netlink.Link) error { return h.AddrAdd(l, address("fd00:9::1/64")) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inNetns(t, func(k *Kernel, h *netlink.Handle, _ *sandbox.Netns) error {
+				if _, err := k.Sync(spec); err != nil {
+					return err
+				}
+				l, err := h.LinkByName("cni0")
+				if err == nil {
+					err = damage(h, l)
+				}
+				if err != nil {
+					return err
+				}
+				changes, err := k.Sync(spec)
+				if (len(changes) == 0) != (name == "nothing") {
+					t.Errorf("it changed %q", changes)
+				}
+				again, err2 := k.Sync(spec)
+				if len(again) > 0 {
+					t.Errorf("the second Sync changed %q", again)
+				}
+				return errors.Join(err, err2)
+			})
+		})
+	}
+}
+
+func address(text string) *netlink.Addr {
+	p := netip.MustParsePrefix(text)
+	return &netlink.Addr{IPNet: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}}
+}
+
+func TestEnsureLeavesOthersAddresses(t *testing.T) {
+	inNetns(t, func(k *Kernel, _ *netlink.Handle, _ *sandbox.Netns) error {
+		one := Spec{Name: "cni0", MTU: 1500, Gateways: prefixes("10.244.1.1/24")}
+		two := Spec{Name: "cni0", MTU: 1400, Gateways: prefixes("10.244.1.1/24", "10.9.0.1/24")}
+		for _, s := range []Spec{one, two, one} {
+			if _, err := k.Ensure(s); err != nil {
+				return err
+			}
+		}
+		_, b, err := k.read("cni0")
+		if err == nil && !slices.Equal(b.Addresses, two.Gateways) {
+			t.Errorf("the bridge has %v, want %v", b.Addresses, two.Gateways)
+		}
+		return err
+	})
+}
+
+func TestFullBridge(t *testing.T) {
+	inNetns(t, func(k *Kernel, _ *netlink.Handle, ns *sandbox.Netns) error {
+		spec := Spec{Name: "cni0", MTU: 1500, Gateways: prefixes("10.244.0.1/16")}
+		index, err := k.Ensure(spec)
+		if err != nil {
+			return err
+		}
+		other := sandboxtest.NewNetns(t)
+		var b rtnl.Batch
+		for i := range maxPorts {
+			b.AddVeth(rtnl.Veth{
+				Name: fmt.Sprint("p", i), MAC: []byte{2, 0, 0, 0, byte(i >> 8), byte(i)}, Master: index, MTU: 1500,
+				Peer: rtnl.VethPeer{Name: fmt.Sprint("q", i), MAC: []byte{2, 0, 0, 1, byte(i >> 8), byte(i)}, Netns: other.FD()},
+			})
+		}
+		if err := k.conn.Run(&b); err != nil {
+			return err
+		}
+		pod, err := os.Open(other.Path())
+		if err != nil {
+			return err
+		}
+		defer pod.Close()
+		err = k.Attach(pod, index, spec, Port{HostName: "late", IfName: "eth0", MTU: 1500, MAC: []byte{2, 0, 0, 2, 0, 0}, HostMAC: []byte{2, 0, 0, 2, 0, 1}})
+		want := "bridge is full: cni0 has the 1023 ports that the kernel allows; no more pods fit on this node"
+		if !errors.Is(err, ErrBridgeFull) || err.Error() != want {
+			t.Errorf("got  %v\nwant %s", err, want)
+		}
+		if _, err := k.conn.Link("late"); !errors.Is(err, unix.ENODEV) {
+			t.Errorf("the veth pair is left: %v", err)
+		}
+		return nil
+	})
+}

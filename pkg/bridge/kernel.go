@@ -1,0 +1,237 @@
+package bridge
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/overlay-cni/overlay-cni/internal/rtnl"
+	"github.com/overlay-cni/overlay-cni/internal/sysctl"
+)
+
+// ErrForeign is for a device that has our bridge's name and is something else.
+var ErrForeign = errors.New("the name belongs to another device")
+
+// Kernel is the network namespace in which the bridge is. It is for one
+// goroutine at a time.
+type Kernel struct {
+	conn   *rtnl.Conn
+	handle *netlink.Handle // opened when first needed, see lib
+}
+
+// Open opens the network namespace of the calling thread.
+func Open() (*Kernel, error) {
+	conn, err := rtnl.Open()
+	if err != nil {
+		return nil, err
+	}
+	return &Kernel{conn: conn}, nil
+}
+
+// Close closes the sockets.
+func (k *Kernel) Close() {
+	_ = k.conn.Close()
+	if k.handle != nil {
+		k.handle.Close()
+	}
+}
+
+func (k *Kernel) lib() (*netlink.Handle, error) {
+	if k.handle == nil {
+		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			return nil, fmt.Errorf("open a route netlink socket: %w", err)
+		}
+		k.handle = h
+	}
+	return k.handle, nil
+}
+
+// Ensure makes the bridge if it isn't there, and mends it where it isn't as
+// specified, but takes nothing away: other networks may share it. It returns
+// the bridge's interface index.
+//
+// Where nothing has to be done, which is so for nearly every pod, it asks the
+// kernel one question. Addresses aren't looked at then: Attach adds them.
+func (k *Kernel) Ensure(s Spec) (int, error) {
+	want := s.Want()
+	link, err := k.find(s.Name)
+	if err != nil {
+		return 0, err
+	}
+	if link != nil {
+		have := stateOf(link)
+		have.Addresses, have.Forwards = want.Addresses, want.Forwards
+		if len(plan(want, &have)) == 0 {
+			return link.Attrs().Index, nil
+		}
+	}
+	index, _, err := k.sync(want, addOnly)
+	return index, err
+}
+
+// Sync makes the bridge exactly as specified and returns what it changed.
+func (k *Kernel) Sync(s Spec) ([]string, error) {
+	_, changes, err := k.sync(s.Want(), exact)
+	return changes, err
+}
+
+// policy is what to do with addresses that weren't asked for.
+type policy int
+
+const (
+	exact policy = iota
+	addOnly
+)
+
+// attempts bounds how often sync looks again when another process changed the
+// bridge at the same time: two first pods of a host both make it.
+const attempts = 5
+
+func (k *Kernel) sync(want Bridge, p policy) (int, []string, error) {
+	var changes []string
+	for range attempts {
+		index, have, err := k.read(want.Name)
+		if err != nil {
+			return 0, changes, err
+		}
+		ops := plan(want, have)
+		if p == addOnly {
+			ops = slices.DeleteFunc(ops, func(o op) bool { return o.verb == delAddress })
+		}
+		if len(ops) == 0 {
+			return index, changes, nil
+		}
+		for _, o := range ops {
+			err := k.apply(o)
+			if errors.Is(err, unix.EEXIST) || errors.Is(err, unix.ENODEV) {
+				break // somebody else was faster: look again
+			}
+			if err != nil {
+				return 0, changes, fmt.Errorf("%s: %w", o, err)
+			}
+			changes = append(changes, o.String())
+		}
+	}
+	return 0, changes, fmt.Errorf("bridge %s does not stay as it is set: another program changes it at the same time", want.Name)
+}
+
+// read returns the bridge, or nil if there is none.
+func (k *Kernel) read(name string) (int, *Bridge, error) {
+	link, err := k.find(name)
+	if err != nil || link == nil {
+		return 0, nil, err
+	}
+	h, err := k.lib()
+	if err != nil {
+		return 0, nil, err
+	}
+	addrs, err := retryDump(func() ([]netlink.Addr, error) { return h.AddrList(link, netlink.FAMILY_ALL) })
+	if err != nil {
+		return 0, nil, fmt.Errorf("list addresses of %s: %w", name, err)
+	}
+	b := stateOf(link)
+	for _, a := range addrs {
+		// The kernel's own link-local address is none of ours.
+		if p, ok := prefixOf(a); ok && (!p.Addr().IsLinkLocalUnicast() || p == linkLocal) {
+			b.Addresses = append(b.Addresses, p)
+		}
+	}
+	for _, f := range []Family{IPv4, IPv6} {
+		b.Forwards[f] = forwards(f, name)
+	}
+	return link.Attrs().Index, &b, nil
+}
+
+// find looks the bridge up; there being none is no error.
+func (k *Kernel) find(name string) (netlink.Link, error) {
+	link, err := k.conn.Link(name)
+	if errors.Is(err, unix.ENODEV) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if link.Type() != "bridge" {
+		return nil, fmt.Errorf("%w: %s is of kind %q, not a bridge: remove it (ip link del %s), or set the key \"bridge\" to another name",
+			ErrForeign, name, link.Type(), name)
+	}
+	return link, nil
+}
+
+func stateOf(link netlink.Link) Bridge {
+	a := link.Attrs()
+	return Bridge{
+		Name: a.Name, MTU: a.MTU, MAC: a.HardwareAddr,
+		Up: a.RawFlags&unix.IFF_UP != 0, Forwards: map[Family]bool{},
+	}
+}
+
+func (k *Kernel) apply(o op) error {
+	h, err := k.lib()
+	if err != nil {
+		return err
+	}
+	if o.verb == create {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name, attrs.MTU, attrs.HardwareAddr = o.bridge, o.mtu, o.mac
+		return h.LinkAdd(&netlink.Bridge{LinkAttrs: attrs})
+	}
+	link, err := k.conn.Link(o.bridge)
+	if err != nil {
+		return err
+	}
+	var b rtnl.Batch
+	switch o.verb {
+	case setMAC:
+		return h.LinkSetHardwareAddr(link, o.mac)
+	case setMTU:
+		return h.LinkSetMTU(link, o.mtu)
+	case setUp:
+		return h.LinkSetUp(link)
+	case setForward:
+		_, err := sysctl.Ensure([]sysctl.Parameter{{Path: forwardPath(o.family, o.bridge), Value: "1"}})
+		return err
+	case addAddress:
+		b.AddAddr(link.Attrs().Index, o.address)
+	case delAddress:
+		b.DelAddr(link.Attrs().Index, o.address)
+	}
+	return k.conn.Run(&b)
+}
+
+// forwardPath is the switch that lets the kernel forward what comes from the
+// bridge. IPv4 has one for each interface; IPv6 has one for all, which decides
+// alone (ip6_forward in net/ipv6/ip6_output.c).
+func forwardPath(f Family, name string) string {
+	if f == IPv6 {
+		name = "all"
+	}
+	return "net/" + string(f) + "/conf/" + name + "/forwarding"
+}
+
+func forwards(f Family, name string) bool {
+	v, err := sysctl.Get(forwardPath(f, name))
+	return err == nil && v == "1"
+}
+
+func prefixOf(a netlink.Addr) (netip.Prefix, bool) {
+	ip, ok := netip.AddrFromSlice(a.IP)
+	bits, _ := a.Mask.Size()
+	return netip.PrefixFrom(ip.Unmap(), bits), ok
+}
+
+// retryDump repeats a listing that the kernel says changed while it was made.
+func retryDump[T any](list func() ([]T, error)) ([]T, error) {
+	for range attempts {
+		items, err := list()
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return items, err
+		}
+	}
+	return list()
+}

@@ -1,0 +1,179 @@
+package bridge
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/overlay-cni/overlay-cni/internal/rtnl"
+)
+
+// ErrIfNameTaken is for an interface name that the pod already uses.
+var ErrIfNameTaken = errors.New("the pod already has an interface of that name")
+
+// ErrBridgeFull is for a bridge on which the kernel has no port left.
+var ErrBridgeFull = errors.New("bridge is full")
+
+// Port is a pod's connection to the bridge.
+type Port struct {
+	HostName string // the host's end of the veth pair
+	Alias    string // of the host's end, for people
+	IfName   string // the pod's end
+	HostMAC  net.HardwareAddr
+	MAC      net.HardwareAddr // the pod's end
+	MTU      int
+	// Addresses are the pod's, at most one a family.
+	Addresses []Address
+	Routes    []Route // beside the default routes
+}
+
+// Address is one of a pod's addresses and what it sends everything to.
+type Address struct {
+	Addr    netip.Addr
+	Gateway netip.Addr // an address of the bridge
+}
+
+// Route is a destination that a pod reaches by a next hop.
+type Route struct {
+	Dst netip.Prefix
+	Via netip.Addr
+}
+
+// AllRoutes are the port's routes: a default for each address, and the others.
+func (p Port) AllRoutes() []Route {
+	var rs []Route
+	for _, a := range p.Addresses {
+		rs = append(rs, Route{netip.PrefixFrom(unspecified(a.Addr), 0), a.Gateway})
+	}
+	return append(rs, p.Routes...)
+}
+
+func unspecified(a netip.Addr) netip.Addr {
+	if a.Is4() {
+		return netip.IPv4Unspecified()
+	}
+	return netip.IPv6Unspecified()
+}
+
+// Attach makes the veth pair between the bridge with that interface index and
+// the pod's network namespace, with addresses and routes. When it returns an
+// error something may be left: Detach removes it.
+//
+// It is four exchanges with the kernel: the pair and its port in one message
+// batch, opening a socket in the pod's namespace, the index the pod's end got,
+// and addresses and routes in another batch.
+func (k *Kernel) Attach(netns *os.File, index int, s Spec, p Port) error {
+	pod, err := rtnl.OpenAt(netns)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = pod.Close() }()
+	err = k.addPair(netns, index, s, p)
+	if err != nil {
+		return k.explain(err, s.Name, p)
+	}
+	link, err := pod.Link(p.IfName)
+	if err != nil {
+		return err
+	}
+	var b rtnl.Batch
+	b.SetUp(link.Attrs().Index)
+	for _, a := range p.Addresses {
+		b.AddAddr(link.Attrs().Index, netip.PrefixFrom(a.Addr, a.Addr.BitLen()))
+	}
+	for _, r := range p.AllRoutes() {
+		// The gateway is no neighbour by the pod's /32 address, so the route
+		// has to say that it is on the link.
+		b.ReplaceRoute(rtnl.Route{Dst: r.Dst, Via: r.Via, Index: link.Attrs().Index, Onlink: true})
+	}
+	return pod.Run(&b)
+}
+
+func (k *Kernel) addPair(netns *os.File, index int, s Spec, p Port) error {
+	var b rtnl.Batch
+	// The addresses go along, because adding one that is there costs less than
+	// asking whether it is.
+	for _, g := range s.Gateways {
+		b.AddAddr(index, g)
+	}
+	b.AddVeth(rtnl.Veth{
+		Name: p.HostName, MAC: p.HostMAC, Master: index, MTU: p.MTU,
+		Peer: rtnl.VethPeer{Name: p.IfName, MAC: p.MAC, Netns: int(netns.Fd())},
+	})
+	b.SetPort(rtnl.Port{Name: p.HostName, Alias: p.Alias, Isolated: true})
+	errs, err := k.conn.Exec(&b)
+	if err != nil {
+		return err
+	}
+	for i, err := range errs {
+		if err == nil || (i < len(s.Gateways) && errors.Is(err, unix.EEXIST)) {
+			continue
+		}
+		return err
+	}
+	return nil
+}
+
+// explain finds out what an error of addPair is about: the kernel says "file
+// exists" for both ends' names.
+func (k *Kernel) explain(err error, bridge string, p Port) error {
+	switch {
+	case errors.Is(err, unix.EXFULL):
+		return fmt.Errorf("%w: %s has the %d ports that the kernel allows; no more pods fit on this node", ErrBridgeFull, bridge, maxPorts)
+	case !errors.Is(err, unix.EEXIST):
+		return err
+	}
+	if _, look := k.conn.Link(p.HostName); look == nil {
+		return fmt.Errorf("%w (a link %s is there already: remove it with ip link del %s)", err, p.HostName, p.HostName)
+	}
+	return fmt.Errorf("%w: %s", ErrIfNameTaken, p.IfName)
+}
+
+// Detach removes devices by their names: the host's end of a veth pair, with
+// which its peer goes, and others of the port. Those that are not there are
+// fine.
+func (k *Kernel) Detach(names ...string) error {
+	var b rtnl.Batch
+	for _, name := range names {
+		b.DelLink(name)
+	}
+	results, err := k.conn.Exec(&b)
+	if err != nil {
+		return err
+	}
+	return errors.Join(slices.DeleteFunc(results, func(err error) bool { return errors.Is(err, unix.ENODEV) })...)
+}
+
+// Ports are the names of the bridge's ports; of none if there is no bridge.
+func (k *Kernel) Ports(bridge string) ([]string, error) {
+	link, err := k.find(bridge)
+	if err != nil || link == nil {
+		return nil, err
+	}
+	h, err := k.lib()
+	if err != nil {
+		return nil, err
+	}
+	links, err := retryDump(h.LinkList)
+	if err != nil {
+		return nil, fmt.Errorf("list ports of %s: %w", bridge, err)
+	}
+	var names []string
+	for _, l := range links {
+		if l.Attrs().MasterIndex == link.Attrs().Index {
+			names = append(names, l.Attrs().Name)
+		}
+	}
+	return names, nil
+}
+
+// Exists tells whether there is a link of that name.
+func (k *Kernel) Exists(name string) bool {
+	_, err := k.conn.Link(name)
+	return err == nil
+}

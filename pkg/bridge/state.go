@@ -1,0 +1,146 @@
+package bridge
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/overlay-cni/overlay-cni/pkg/subnet"
+)
+
+// maxPorts is how many ports a Linux bridge has room for (BR_MAX_PORTS in
+// net/bridge/br_private.h, of which number 0 isn't used).
+const maxPorts = 1023
+
+// Bridge is the state of the bridge that is wanted, or that is there.
+type Bridge struct {
+	Name string
+	MTU  int // bytes
+	MAC  net.HardwareAddr
+	Up   bool
+	// Forwards says for each address family that is used whether the kernel
+	// forwards what pods send.
+	Forwards map[Family]bool
+	// Addresses are the pods' gateways, each with the length of its subnet.
+	Addresses []netip.Prefix
+}
+
+// Family is an address family, as the directory below /proc/sys/net.
+type Family string
+
+// The address families.
+const (
+	IPv4 Family = "ipv4"
+	IPv6 Family = "ipv6"
+)
+
+// FamilyOf is the family of an address.
+func FamilyOf(a netip.Addr) Family {
+	if a.Is4() {
+		return IPv4
+	}
+	return IPv6
+}
+
+// Spec is what a bridge is made from.
+type Spec struct {
+	Name     string
+	MTU      int
+	Gateways []netip.Prefix // the gateway's address with its subnet's length
+}
+
+// linkLocal is an address that the bridge has beside its IPv6 gateways. The
+// kernel asks for pods' MAC addresses from a link-local one when it forwards,
+// and the one it makes itself can't be used for the first two seconds
+// (duplicate address detection), in which it loses what it forwards.
+var linkLocal = netip.MustParsePrefix("fe80::1/64")
+
+// Want is the state that follows from a specification.
+func (s Spec) Want() Bridge {
+	b := Bridge{Name: s.Name, MTU: s.MTU, Up: true, Addresses: slices.Clone(s.Gateways), Forwards: map[Family]bool{}}
+	for _, g := range s.Gateways {
+		b.Forwards[FamilyOf(g.Addr())] = true
+	}
+	if b.Forwards[IPv6] {
+		b.Addresses = append(b.Addresses, linkLocal)
+	}
+	if len(s.Gateways) > 0 {
+		b.MAC = subnet.MAC("bridge " + subnet.Sort(s.Gateways)[0].Addr().String())
+	}
+	return b
+}
+
+// verb is one kind of change of the bridge.
+type verb string
+
+const (
+	create     verb = "create"
+	setMAC     verb = "set MAC of"
+	setMTU     verb = "set MTU of"
+	setUp      verb = "set up"
+	setForward verb = "forward on"
+	addAddress verb = "add address to"
+	delAddress verb = "delete address of"
+)
+
+// op is one change.
+type op struct {
+	verb    verb
+	bridge  string
+	family  Family       // of setForward
+	address netip.Prefix // of addAddress and delAddress
+	mac     net.HardwareAddr
+	mtu     int
+}
+
+func (o op) String() string {
+	switch o.verb {
+	case addAddress, delAddress:
+		return fmt.Sprintf("%s %s: %s", o.verb, o.bridge, o.address)
+	case setForward:
+		return fmt.Sprintf("%s %s: %s", o.verb, o.bridge, o.family)
+	case setMAC:
+		return fmt.Sprintf("%s %s: %s", o.verb, o.bridge, o.mac)
+	case setMTU:
+		return fmt.Sprintf("%s %s: %d", o.verb, o.bridge, o.mtu)
+	default:
+		return fmt.Sprintf("%s %s", o.verb, o.bridge)
+	}
+}
+
+// plan lists the changes that turn have into want; have is nil if there is no
+// such bridge.
+func plan(want Bridge, have *Bridge) []op {
+	var ops []op
+	if have == nil {
+		ops = append(ops, op{verb: create, bridge: want.Name, mac: want.MAC, mtu: want.MTU})
+		have = &Bridge{MAC: want.MAC, MTU: want.MTU}
+	}
+	if want.MAC.String() != have.MAC.String() {
+		ops = append(ops, op{verb: setMAC, bridge: want.Name, mac: want.MAC})
+	}
+	if want.MTU != have.MTU {
+		ops = append(ops, op{verb: setMTU, bridge: want.Name, mtu: want.MTU})
+	}
+	if !have.Up {
+		ops = append(ops, op{verb: setUp, bridge: want.Name})
+	}
+	for _, f := range []Family{IPv4, IPv6} {
+		if want.Forwards[f] && !have.Forwards[f] {
+			ops = append(ops, op{verb: setForward, bridge: want.Name, family: f})
+		}
+	}
+	for _, a := range without(want.Addresses, have.Addresses) {
+		ops = append(ops, op{verb: addAddress, bridge: want.Name, address: a})
+	}
+	for _, a := range without(have.Addresses, want.Addresses) {
+		ops = append(ops, op{verb: delAddress, bridge: want.Name, address: a})
+	}
+	return ops
+}
+
+// without is all of a that isn't in b, in a's order.
+func without(a, b []netip.Prefix) []netip.Prefix {
+	return slices.DeleteFunc(slices.Clone(a), func(p netip.Prefix) bool { return slices.Contains(b, p) })
+}

@@ -1,0 +1,100 @@
+package config
+
+import (
+	"log/slog"
+	"net/netip"
+	"time"
+)
+
+// Config is the daemon's configuration, complete and validated.
+type Config struct {
+	// NodeName is this host's name in the registry.
+	NodeName string
+	// RunDir is where the daemon and the plugin meet.
+	RunDir string
+	// Underlay says which interface and address carry the tunnel.
+	Underlay Underlay
+	// MTU is that of pods and tunnel device; 0 follows the underlay's.
+	MTU int
+	// Bridge is the name of the pods' bridge.
+	Bridge string
+	// Masquerade hides pods behind the host's address when they talk to
+	// addresses outside of the pod network.
+	Masquerade bool
+	// NoMasqueradeTo are destinations that see the pods' own addresses. They
+	// have no host bits, and may overlap.
+	NoMasqueradeTo []netip.Prefix
+	Registry       Registry
+	VXLAN          VXLAN
+	// Resync is how often everything is compared when nothing happened.
+	Resync time.Duration
+	Log    Log
+}
+
+// Registry says where the set of nodes comes from.
+type Registry struct {
+	Type RegistryType
+	// File is the path of the nodes file where Type is RegistryFile.
+	File string
+}
+
+// RegistryType is a kind of registry.
+type RegistryType string
+
+// RegistryFile is a YAML list of nodes.
+const RegistryFile RegistryType = "file"
+
+// VXLAN describes the tunnel, which must be the same on all hosts but for the
+// name of the device.
+type VXLAN struct {
+	Device string
+	VNI    uint32
+	Port   uint16
+}
+
+// Log says what the daemon logs, and how.
+type Log struct {
+	Level  slog.Level
+	Format LogFormat
+}
+
+// LogFormat is how a line of the log looks.
+type LogFormat string
+
+// Text is for people (key=value), JSON for log collectors.
+const (
+	LogText LogFormat = "text"
+	LogJSON LogFormat = "json"
+)
+
+// Underlay says how to find the interface and the host's own address on it. At
+// most one field is set; none means the interface of the default route.
+type Underlay struct {
+	// Interface is a name.
+	Interface string
+	// Address is one of the host's own.
+	Address netip.Addr
+	// Reaches is any address: the underlay is whatever the host would use to
+	// send there.
+	Reaches netip.Addr
+}
+
+// reaches is written before the address in the third form of Underlay. No
+// interface name can begin like it, since the kernel allows no colon in one.
+const reaches = "to:"
+
+// underlayAuto is how the zero Underlay is written.
+const underlayAuto = "auto"
+
+// String is the form in which the setting is written.
+func (u Underlay) String() string {
+	switch {
+	case u.Interface != "":
+		return u.Interface
+	case u.Address.IsValid():
+		return u.Address.String()
+	case u.Reaches.IsValid():
+		return reaches + u.Reaches.String()
+	}
+	return underlayAuto
+}

@@ -1,0 +1,198 @@
+package config
+
+import (
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/overlay-cni/overlay-cni/pkg/config/strictyaml"
+	"github.com/overlay-cni/overlay-cni/pkg/registry"
+)
+
+// The parse functions take the text of one value. Their errors name the value
+// and say what would be right; the caller adds where it stands.
+
+func quote(text string) string { return strictyaml.Quote(text) }
+
+// number parses decimal digits without a sign or leading zeros: 010 is 8 in
+// YAML 1.1, 10 on most command lines, and here a mistake.
+func number(text string, low, high uint64) (uint64, error) {
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil || n < low || n > high || strconv.FormatUint(n, 10) != text {
+		return 0, fmt.Errorf("%s: expected a whole number from %d to %d", quote(text), low, high)
+	}
+	return n, nil
+}
+
+// maxVNI is the largest number in the 24 bits that VXLAN has for it. 0 is left
+// out because programs show it for a device that has none.
+const maxVNI = 1<<24 - 1
+
+func parseVNI(text string) (uint32, error) {
+	n, err := number(text, 1, maxVNI)
+	return uint32(n), err
+}
+
+func parsePort(text string) (uint16, error) {
+	n, err := number(text, 1, 1<<16-1)
+	return uint16(n), err
+}
+
+// minMTU is what every IPv4 host must be able to receive (RFC 791). IPv6 needs
+// 1280, which whoever knows the families of the subnets has to check.
+const (
+	minMTU = 576
+	maxMTU = 65535
+)
+
+func parseMTU(text string) (int, error) {
+	n, err := number(text, 0, maxMTU)
+	if err != nil || n != 0 && n < minMTU {
+		return 0, fmt.Errorf("%s: expected 0 (from the underlay), or %d to %d", quote(text), minMTU, maxMTU)
+	}
+	return int(n), nil
+}
+
+func parseBool(text string) (bool, error) {
+	switch text {
+	case "true":
+		return true, nil
+	case "false":
+		return false, nil
+	}
+	return false, fmt.Errorf("%s: expected true or false", quote(text))
+}
+
+// minResync keeps a slip of the unit (30ms) from taking a whole core.
+const minResync = time.Second
+
+func parseResync(text string) (time.Duration, error) {
+	d, err := time.ParseDuration(text)
+	if err != nil || d < minResync {
+		return 0, fmt.Errorf("%s: expected a duration of at least %s, such as 30s or 5m", quote(text), minResync)
+	}
+	return d, nil
+}
+
+// oneOf parses one of a few words.
+func oneOf[T ~string](words ...T) func(string) (T, error) {
+	return func(text string) (T, error) {
+		names := make([]string, len(words))
+		for i, w := range words {
+			if text == string(w) {
+				return w, nil
+			}
+			names[i] = string(w)
+		}
+		return "", fmt.Errorf("%s: expected %s", quote(text), strings.Join(names, " or "))
+	}
+}
+
+func parseLevel(text string) (slog.Level, error) {
+	for _, level := range []slog.Level{slog.LevelDebug, slog.LevelInfo, slog.LevelWarn, slog.LevelError} {
+		if text == strings.ToLower(level.String()) {
+			return level, nil
+		}
+	}
+	return 0, fmt.Errorf("%s: expected debug, info, warn or error", quote(text))
+}
+
+// parseNodeName takes the empty name, too: it stands for the host name, which
+// is only looked up when it is needed (see Loader.Load).
+func parseNodeName(text string) (string, error) {
+	if text == "" {
+		return "", nil
+	}
+	return text, registry.CheckName(text)
+}
+
+// parsePath takes a relative path as relative to the working directory, as any
+// other program's flag.
+func parsePath(text string) (string, error) {
+	if text == "" || strings.ContainsFunc(text, isControl) {
+		return "", fmt.Errorf("%s: expected the path of a file", quote(text))
+	}
+	return filepath.Clean(text), nil
+}
+
+// parseRunDir refuses relative paths: the plugin has to find the same
+// directory and runs in another working directory.
+func parseRunDir(text string) (string, error) {
+	if !filepath.IsAbs(text) || strings.ContainsFunc(text, isControl) || filepath.Clean(text) == "/" {
+		return "", fmt.Errorf("%s: expected an absolute path of a directory of our own, such as /run/overlay-cni", quote(text))
+	}
+	return filepath.Clean(text), nil
+}
+
+func isControl(r rune) bool { return r < ' ' || r == 0x7f }
+
+// maxDevice is IFNAMSIZ without the zero at the end.
+const maxDevice = 15
+
+// parseDevice follows the kernel's dev_valid_name. A percent sign it takes as
+// a pattern to number devices by, and all and default are directories beside
+// those of the devices in /proc/sys/net.
+func parseDevice(text string) (string, error) {
+	const rule = "expected a device name: 1 to 15 characters without '/', ':', '%' and white space"
+	switch {
+	case text == "", len(text) > maxDevice, strings.ContainsFunc(text, notInDevice), hasLatin1Space(text):
+		return "", fmt.Errorf("%s: %s", quote(text), rule)
+	case text == ".", text == "..", text == "all", text == "default":
+		return "", fmt.Errorf("%s: the kernel uses this name for something else: choose another device name", quote(text))
+	}
+	return text, nil
+}
+
+func notInDevice(r rune) bool { return isControl(r) || strings.ContainsRune(" /:%", r) }
+
+// hasLatin1Space looks for byte 0xa0: the kernel reads names as Latin-1, where
+// it is a no-break space, even if it is a part of a letter in UTF-8.
+func hasLatin1Space(text string) bool { return strings.IndexByte(text, 0xa0) >= 0 }
+
+func parseUnderlay(text string) (Underlay, error) {
+	if text == underlayAuto {
+		return Underlay{}, nil
+	}
+	if target, ok := strings.CutPrefix(text, reaches); ok {
+		addr, err := parseAddr(target)
+		return Underlay{Reaches: addr}, err
+	}
+	if _, err := netip.ParseAddr(text); err == nil {
+		addr, err := parseAddr(text)
+		return Underlay{Address: addr}, err
+	}
+	name, err := parseDevice(text)
+	if err != nil {
+		return Underlay{}, fmt.Errorf("%s: expected auto, the name of an interface, an address, or to:ADDRESS", quote(text))
+	}
+	return Underlay{Interface: name}, nil
+}
+
+func parseAddr(text string) (netip.Addr, error) {
+	addr, err := netip.ParseAddr(text)
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("%s: expected an address such as 192.168.77.1", quote(text))
+	}
+	return addr, registry.CheckAddress(addr)
+}
+
+func parseNetwork(text string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(text)
+	if err != nil {
+		if a, err := netip.ParseAddr(text); err == nil && a.Zone() == "" {
+			return netip.Prefix{}, fmt.Errorf("%s: expected a network: write %s/%d for this one address", quote(text), a, a.BitLen())
+		}
+		return netip.Prefix{}, fmt.Errorf("%s: expected a network such as 192.168.0.0/16", quote(text))
+	}
+	if p.Addr().Is4In6() {
+		return netip.Prefix{}, fmt.Errorf("%s: expected a network: write this one in IPv4 form", quote(text))
+	}
+	if p != p.Masked() {
+		return netip.Prefix{}, fmt.Errorf("%s: expected a network without host bits: write %s", quote(text), p.Masked())
+	}
+	return p, nil
+}

@@ -1,0 +1,169 @@
+package config
+
+import (
+	"log/slog"
+	"net/netip"
+	"strings"
+	"time"
+	"unicode"
+)
+
+// setting is all there is to know about one setting.
+type setting struct {
+	// key is its name in the file; a dot is a level of nesting.
+	key string
+	// kind is what a value is, in a word or two, for help and for messages.
+	kind  string
+	usage string
+	// fallback is the default as it would be written; empty with a reason in
+	// computed where the default is not a constant.
+	fallback string
+	computed string
+	// add parses, validates and stores one value; of a list one item.
+	add func(*Config, string) error
+	// clear empties a list before the items of another source are added. It
+	// is nil for a setting with a single value.
+	clear func(*Config)
+}
+
+// flag is the name of the setting's flag: log.level is --log-level and
+// nodeName --node-name.
+func (s setting) flag() string {
+	var b strings.Builder
+	for _, r := range s.key {
+		switch {
+		case r == '.':
+			b.WriteByte('-')
+		case unicode.IsUpper(r):
+			b.WriteByte('-')
+			b.WriteRune(unicode.ToLower(r))
+		default:
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}
+
+// shown is the default as people read it.
+func (s setting) shown() string {
+	if s.computed != "" {
+		return s.computed
+	}
+	return s.fallback
+}
+
+// bool kinds may stand without a value on the command line.
+const kindBool = "true|false"
+
+// settings is the table.
+func settings() []setting {
+	var all []setting
+	for _, group := range [][]setting{hostSettings(), podSettings(), registrySettings(), vxlanSettings(), logSettings()} {
+		all = append(all, group...)
+	}
+	return all
+}
+
+func hostSettings() []setting {
+	return []setting{{
+		key: "nodeName", kind: "name", computed: "the host name",
+		usage: "this host's name in the registry",
+		add:   store(parseNodeName, func(c *Config) *string { return &c.NodeName }),
+	}, {
+		key: "runDir", kind: "path", fallback: "/run/overlay-cni",
+		usage: "directory where daemon and plugin meet, on a tmpfs; the plugin's runDir must be the same",
+		add:   store(parseRunDir, func(c *Config) *string { return &c.RunDir }),
+	}, {
+		key: "underlay", kind: "underlay", fallback: underlayAuto,
+		usage: "interface that carries the tunnel: auto (that of the default route), its name, one of its addresses, or to:ADDRESS (that which reaches the address)",
+		add:   store(parseUnderlay, func(c *Config) *Underlay { return &c.Underlay }),
+	}, {
+		key: "resync", kind: "duration", fallback: "30s",
+		usage: "how often to compare everything with the kernel when nothing happened",
+		add:   store(parseResync, func(c *Config) *time.Duration { return &c.Resync }),
+	}}
+}
+
+func podSettings() []setting {
+	return []setting{{
+		key: "mtu", kind: "bytes", fallback: "0",
+		usage: "MTU of pods and tunnel device, 576 to 65535 and with IPv6 at least 1280; 0 is the underlay's less the tunnel's overhead",
+		add:   store(parseMTU, func(c *Config) *int { return &c.MTU }),
+	}, {
+		key: "bridge", kind: "name", fallback: "cni0",
+		usage: "bridge that the pods are attached to",
+		add:   store(parseDevice, func(c *Config) *string { return &c.Bridge }),
+	}, {
+		key: "masquerade", kind: kindBool, fallback: "true",
+		usage: "give the host's address to what pods send out of the pod network",
+		add:   store(parseBool, func(c *Config) *bool { return &c.Masquerade }),
+	}, {
+		key: "noMasqueradeTo", kind: "networks", computed: "none",
+		usage: "destinations outside of the pod network that see the pods' own addresses, such as 192.168.0.0/16",
+		add:   appendTo(parseNetwork, func(c *Config) *[]netip.Prefix { return &c.NoMasqueradeTo }),
+		clear: func(c *Config) { c.NoMasqueradeTo = nil },
+	}}
+}
+
+func registrySettings() []setting {
+	return []setting{{
+		key: "registry.type", kind: "registry", fallback: string(RegistryFile),
+		usage: "where the set of nodes comes from: file",
+		add:   store(oneOf(RegistryFile), func(c *Config) *RegistryType { return &c.Registry.Type }),
+	}, {
+		key: "registry.file", kind: "path", fallback: "/etc/overlay-cni/nodes.yaml",
+		usage: "the nodes file, with registry.type file; watched for edits",
+		add:   store(parsePath, func(c *Config) *string { return &c.Registry.File }),
+	}}
+}
+
+func vxlanSettings() []setting {
+	return []setting{{
+		key: "vxlan.device", kind: "name", fallback: "overlay0",
+		usage: "name of the tunnel device",
+		add:   store(parseDevice, func(c *Config) *string { return &c.VXLAN.Device }),
+	}, {
+		key: "vxlan.vni", kind: "number", fallback: "1",
+		usage: "VXLAN network identifier, 1 to 16777215; the same on all hosts",
+		add:   store(parseVNI, func(c *Config) *uint32 { return &c.VXLAN.VNI }),
+	}, {
+		key: "vxlan.port", kind: "number", fallback: "4789",
+		usage: "UDP port of the tunnel, 1 to 65535; the same on all hosts",
+		add:   store(parsePort, func(c *Config) *uint16 { return &c.VXLAN.Port }),
+	}}
+}
+
+func logSettings() []setting {
+	return []setting{{
+		key: "log.level", kind: "level", fallback: "info",
+		usage: "what is logged: debug, info, warn or error",
+		add:   store(parseLevel, func(c *Config) *slog.Level { return &c.Log.Level }),
+	}, {
+		key: "log.format", kind: "format", fallback: string(LogText),
+		usage: "how a line of the log looks: text or json",
+		add:   store(oneOf(LogText, LogJSON), func(c *Config) *LogFormat { return &c.Log.Format }),
+	}}
+}
+
+// store makes the add function of a setting with one value. A value that is
+// refused leaves the field as it was.
+func store[T any](parse func(string) (T, error), field func(*Config) *T) func(*Config, string) error {
+	return func(c *Config, text string) error {
+		v, err := parse(text)
+		if err == nil {
+			*field(c) = v
+		}
+		return err
+	}
+}
+
+// appendTo makes the add function of a list.
+func appendTo[T any](parse func(string) (T, error), field func(*Config) *[]T) func(*Config, string) error {
+	return func(c *Config, text string) error {
+		v, err := parse(text)
+		if err == nil {
+			*field(c) = append(*field(c), v)
+		}
+		return err
+	}
+}

@@ -1,0 +1,85 @@
+package strictyaml
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// Mistake is one thing that is wrong in a file, and where.
+type Mistake struct {
+	File string
+	// Line and Column count from 1. Column is 0 where only the line is known,
+	// and Line is 0 where it is about the file as a whole.
+	Line, Column int
+	// Key is the full name of the value, such as vxlan.vni or
+	// nodes[0].name; empty where it is not about one.
+	Key string
+	Err error
+}
+
+// Error is "file:line:column: key: what is wrong and what would be right".
+func (m *Mistake) Error() string {
+	var b strings.Builder
+	b.WriteString(m.File)
+	for _, n := range []int{m.Line, m.Column} {
+		if n > 0 {
+			fmt.Fprintf(&b, ":%d", n)
+		}
+	}
+	b.WriteString(": ")
+	if m.Key != "" {
+		b.WriteString(m.Key + ": ")
+	}
+	b.WriteString(m.Err.Error())
+	return b.String()
+}
+
+// Unwrap gives errors.Is and errors.As the error beside its place.
+func (m *Mistake) Unwrap() error { return m.Err }
+
+// Reader takes values out of one file and collects the mistakes.
+type Reader struct {
+	file     string
+	mistakes []*Mistake
+}
+
+// NewReader returns a Reader that calls its file by this name.
+func NewReader(file string) *Reader { return &Reader{file: file} }
+
+// Add records that the value at node is wrong. A nil node stands for the file
+// as a whole.
+func (r *Reader) Add(node *yaml.Node, key string, err error) {
+	m := &Mistake{File: r.file, Key: key, Err: err}
+	if node != nil {
+		m.Line, m.Column = node.Line, node.Column
+	}
+	r.mistakes = append(r.mistakes, m)
+}
+
+func (r *Reader) addf(node *yaml.Node, key, format string, args ...any) {
+	r.Add(node, key, fmt.Errorf(format, args...))
+}
+
+// Len is the number of mistakes so far.
+func (r *Reader) Len() int { return len(r.mistakes) }
+
+// Mistakes lists what was found so far, by line and column.
+func (r *Reader) Mistakes() []error {
+	sorted := slices.Clone(r.mistakes)
+	slices.SortStableFunc(sorted, func(a, b *Mistake) int {
+		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
+	})
+	errs := make([]error, len(sorted))
+	for i, m := range sorted {
+		errs[i] = m
+	}
+	return errs
+}
+
+// Err joins all mistakes in the order of Mistakes; nil if there are none.
+func (r *Reader) Err() error { return errors.Join(r.Mistakes()...) }

@@ -1,0 +1,94 @@
+package strictyaml
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// suggest says what a key that is not known could have been.
+func (m Mapping) suggest(name string) string {
+	meant := m.Meant
+	if meant == nil {
+		meant = m.Keys
+	}
+	// The right key in the wrong place: vxlan.vni as one word, or a key of a
+	// section that stands outside of it.
+	for _, full := range meant {
+		section, last, nested := cutLast(full)
+		if nested && (name == full || name == last) {
+			return fmt.Sprintf("write %q inside the mapping %q", last, section)
+		}
+	}
+	if best, ok := nearest(name, m.Path, meant); ok {
+		return fmt.Sprintf("did you mean %q?", best)
+	}
+	return "the keys here are " + strings.Join(m.Keys, ", ")
+}
+
+// nearest is the name with the fewest typing mistakes in between, compared in
+// full and by its last word alone. More than one in three letters is no
+// likeness.
+func nearest(name, path string, meant []string) (string, bool) {
+	limit := max(1, len(name)/3)
+	best, found := "", false
+	for _, full := range meant {
+		_, last, _ := cutLast(full)
+		d := min(typos(name, last), typos(join(path, name), full), typos(name, full))
+		if d <= limit {
+			best, limit, found = full, d-1, true
+		}
+	}
+	return best, found
+}
+
+// cutLast splits vxlan.vni into vxlan and vni.
+func cutLast(full string) (section, last string, nested bool) {
+	i := strings.LastIndexByte(full, '.')
+	if i < 0 {
+		return "", full, false
+	}
+	return full[:i], full[i+1:], true
+}
+
+// maxTyped bounds the work for a "key" that is no word at all.
+const maxTyped = 64
+
+// typos counts the letters added, left out, replaced or swapped between a and
+// b, in any case of letters (the distance of Damerau and Levenshtein, where no
+// part is edited twice).
+func typos(a, b string) int {
+	a, b = strings.ToLower(a), strings.ToLower(b)
+	if max(len(a), len(b)) > maxTyped {
+		return max(len(a), len(b))
+	}
+	// rows[i][j] is the distance of a[:i] and b[:j].
+	rows := make([][]int, len(a)+1)
+	for i := range rows {
+		rows[i] = make([]int, len(b)+1)
+		rows[i][0] = i
+	}
+	for j := range rows[0] {
+		rows[0][j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		for j := 1; j <= len(b); j++ {
+			rows[i][j] = step(rows, a[:i], b[:j])
+		}
+	}
+	return rows[len(a)][len(b)]
+}
+
+// step is the distance of a and b when that of all shorter pairs is known.
+func step(rows [][]int, a, b string) int {
+	i, j := len(a), len(b)
+	replaced := rows[i-1][j-1]
+	if a[i-1] != b[j-1] {
+		replaced++
+	}
+	best := slices.Min([]int{rows[i-1][j] + 1, rows[i][j-1] + 1, replaced})
+	if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+		best = min(best, rows[i-2][j-2]+1)
+	}
+	return best
+}

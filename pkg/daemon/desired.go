@@ -1,0 +1,122 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/overlay-cni/overlay-cni/internal/sysctl"
+	"github.com/overlay-cni/overlay-cni/pkg/bridge"
+	"github.com/overlay-cni/overlay-cni/pkg/config"
+	"github.com/overlay-cni/overlay-cni/pkg/firewall"
+	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
+	"github.com/overlay-cni/overlay-cni/pkg/registry"
+	"github.com/overlay-cni/overlay-cni/pkg/subnet"
+	"github.com/overlay-cni/overlay-cni/pkg/underlay"
+	"github.com/overlay-cni/overlay-cni/pkg/vxlan"
+)
+
+// errNotListed says that the registry doesn't know this host.
+var errNotListed = errors.New("is not in the registry")
+
+// input is everything that the desired state follows from.
+type input struct {
+	config   config.Config
+	nodes    []registry.Node
+	own      registry.Node
+	underlay underlay.Underlay
+	// claimed: an earlier run said that the VXLAN device's name is ours.
+	claimed bool
+}
+
+// desired is what this host should have.
+type desired struct {
+	vxlan    vxlan.State
+	bridge   bridge.Spec
+	firewall firewall.State
+	sysctls  []sysctl.Parameter
+	publish  nodestate.State
+}
+
+// desire computes the desired state. An error beside a state that is not the
+// zero value is about peers that are left out.
+func desire(in input) (desired, error) {
+	tunnel, peers := vxlan.Desired(vxlan.Input{
+		Config: vxlan.Config{
+			Device: in.config.VXLAN.Device, VNI: in.config.VXLAN.VNI, Port: in.config.VXLAN.Port,
+			MTU: in.config.MTU, Claimed: in.claimed,
+		},
+		Underlay: in.underlay, Own: in.own, Nodes: in.nodes,
+	})
+	if tunnel.Device.Name == "" {
+		return desired{}, peers
+	}
+	table, err := firewall.Desired(firewall.Config{
+		Own: in.own.Subnets, Network: podSubnets(in.nodes), NoMasqueradeTo: in.config.NoMasqueradeTo,
+		Masquerade: in.config.Masquerade, Bridge: in.config.Bridge,
+	})
+	if err != nil {
+		return desired{}, err
+	}
+	return desired{
+		vxlan:    tunnel,
+		bridge:   bridgeOf(in, tunnel.Device.MTU),
+		firewall: table,
+		sysctls:  forwarding(in.own.Subnets),
+		publish: nodestate.State{
+			Node: in.own.Name, Subnets: in.own.Subnets, MTU: tunnel.Device.MTU,
+			Bridge: in.config.Bridge, Device: in.config.VXLAN.Device,
+		},
+	}, peers
+}
+
+func podSubnets(nodes []registry.Node) []netip.Prefix {
+	var all []netip.Prefix
+	for _, n := range nodes {
+		all = append(all, n.Subnets...)
+	}
+	return all
+}
+
+func bridgeOf(in input, mtu int) bridge.Spec {
+	s := bridge.Spec{Name: in.config.Bridge, MTU: mtu}
+	for _, p := range in.own.Subnets {
+		s.Gateways = append(s.Gateways, netip.PrefixFrom(subnet.Gateway(p), p.Bits()))
+	}
+	return s
+}
+
+// forwarding are the kernel's switches for routing between interfaces, of the
+// families that pods have. They hold for the whole host: replies to pods come
+// in on interfaces that are not ours.
+func forwarding(subnets []netip.Prefix) []sysctl.Parameter {
+	paths := map[bridge.Family]string{
+		bridge.IPv4: "net/ipv4/ip_forward",
+		bridge.IPv6: "net/ipv6/conf/all/forwarding",
+	}
+	var want []sysctl.Parameter
+	for _, p := range subnets {
+		s := sysctl.Parameter{Path: paths[bridge.FamilyOf(p.Addr())], Value: "1"}
+		if !slices.Contains(want, s) {
+			want = append(want, s)
+		}
+	}
+	return want
+}
+
+// ownNode finds this host in the registry.
+func ownNode(name string, nodes []registry.Node) (registry.Node, error) {
+	var names []string
+	for _, n := range nodes {
+		if n.Name == name {
+			return n, nil
+		}
+		names = append(names, n.Name)
+	}
+	const shown = 10
+	if len(names) > shown {
+		names = append(names[:shown], "...")
+	}
+	return registry.Node{}, fmt.Errorf("node %q %w, which has %q: add it there, or set nodeName to one of these", name, errNotListed, names)
+}

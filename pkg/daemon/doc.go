@@ -1,0 +1,9 @@
+// Package daemon puts the parts together: from what the registry, the
+// configuration and the underlay say it computes what this host should have,
+// and has each part make it so.
+//
+// Invariant: nothing here remembers what was done before. Every run starts
+// from the registry and the kernel as they are, so a restart, a lost event and
+// a change by somebody else's hand are all the same case. Ending the daemon
+// changes nothing in the kernel: pods keep talking.
+package daemon

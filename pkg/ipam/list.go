@@ -1,0 +1,99 @@
+package ipam
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Entry is an attachment as it is found on disk.
+type Entry struct {
+	Key    Key
+	Record Record
+	// Err says why there is no Record: ErrDamaged, ErrNewer, or ErrEmpty.
+	Err error
+}
+
+// ErrEmpty is for an attachment of which nothing is recorded yet: an ADD is at
+// work, or was killed before it touched the kernel.
+var ErrEmpty = errors.New("nothing is recorded yet")
+
+// List reads all attachments. One that goes while it reads is left out.
+func (s *Store) List() ([]Entry, error) {
+	names, err := os.ReadDir(filepath.Join(s.dir, attachmentsDir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var entries []Entry
+	for _, n := range names {
+		name, ours := strings.CutSuffix(n.Name(), ending)
+		if !ours {
+			continue
+		}
+		e := Entry{Key: Key(name)}
+		data, err := os.ReadFile(s.attachmentPath(e.Key))
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			continue
+		case err != nil:
+			return nil, err
+		case len(data) == 0:
+			e.Err = ErrEmpty
+		default:
+			if e.Record, err = parseRecord(data); err != nil {
+				e.Err = fmt.Errorf("%s: %w", s.attachmentPath(e.Key), err)
+			}
+		}
+		entries = append(entries, e)
+	}
+	return entries, nil
+}
+
+// FreeLost gives back the addresses that belong to no attachment: what is left
+// of one whose file somebody removed. It returns them.
+func (s *Store) FreeLost() ([]netip.Addr, error) {
+	taken, err := s.reserved()
+	if err != nil {
+		return nil, err
+	}
+	var freed []netip.Addr
+	var errs []error
+	for addr := range taken {
+		// A link that leads nowhere is lost: an attachment's file comes before
+		// its reservations and goes after them.
+		if _, err := os.Stat(s.addressPath(addr)); !errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		holder, err := s.holder(addr)
+		if err != nil {
+			continue // freed by now
+		}
+		ok, err := s.freeLost(addr, holder)
+		errs = append(errs, err)
+		if ok {
+			freed = append(freed, addr)
+		}
+	}
+	return freed, errors.Join(errs...)
+}
+
+// freeLost frees an address under the lock of the attachment that it names,
+// which keeps everybody else from doing the same at the same time.
+func (s *Store) freeLost(addr netip.Addr, holder Key) (bool, error) {
+	a, err := s.Lock(holder)
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = a.Close() }()
+	if !a.Fresh() {
+		return false, nil // it is an attachment's again
+	}
+	return true, errors.Join(s.free(addr, holder), a.Release())
+}

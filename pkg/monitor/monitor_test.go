@@ -1,0 +1,348 @@
+package monitor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/overlay-cni/overlay-cni/internal/sandbox"
+	"github.com/overlay-cni/overlay-cni/internal/sandbox/sandboxtest"
+)
+
+func TestMain(m *testing.M) { os.Exit(sandboxtest.Main(m)) }
+
+// patience bounds every wait.
+const patience = 10 * time.Second
+
+// host is a network namespace with a tunnel, a bridge and a pod, which are
+// known to a monitor.
+type host struct {
+	t      *testing.T
+	ns     *sandbox.Netns
+	handle *netlink.Handle
+	tunnel int
+	told   chan struct{}
+	count  atomic.Int64
+	stop   func() error
+}
+
+func newHost(t *testing.T) *host {
+	t.Helper()
+	h := &host{t: t, ns: sandboxtest.NewNetns(t), told: make(chan struct{}, 1)}
+	var err error
+	h.handle, err = h.ns.Handle()
+	h.must(err)
+	t.Cleanup(h.handle.Close)
+	h.must(h.handle.LinkAdd(&netlink.Vxlan{LinkAttrs: netlink.LinkAttrs{Name: "overlay0"}, VxlanId: 1, Port: 4789}))
+	// With an address of its own, as ours has, or it would follow the ports'.
+	h.must(h.handle.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "cni0", HardwareAddr: mac()}}))
+	for _, name := range []string{"overlay0", "cni0"} {
+		h.must(h.handle.LinkSetUp(h.link(name)))
+	}
+	h.tunnel = h.link("overlay0").Attrs().Index
+	h.watch()
+	return h
+}
+
+func (h *host) must(err error) {
+	h.t.Helper()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+func (h *host) link(name string) netlink.Link {
+	h.t.Helper()
+	l, err := h.handle.LinkByName(name)
+	h.must(err)
+	return l
+}
+
+// watch returns when the monitor is there.
+func (h *host) watch() {
+	h.t.Helper()
+	h.run(h.changed)
+	h.isTold("that it watches")
+}
+
+// run starts a monitor that ends with the test or by stop.
+func (h *host) run(changed func()) {
+	h.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- h.ns.Do(func() error { return Watch(ctx, func() int { return h.tunnel }, changed) })
+	}()
+	h.stop = sync.OnceValue(func() error {
+		cancel()
+		select {
+		case err := <-ended:
+			return err
+		case <-time.After(patience):
+			return errors.New("the monitor does not end")
+		}
+	})
+	h.t.Cleanup(func() {
+		if err := h.stop(); err != nil {
+			h.t.Error(err)
+		}
+	})
+}
+
+func (h *host) changed() {
+	h.count.Add(1)
+	select {
+	case h.told <- struct{}{}:
+	default:
+	}
+}
+
+func (h *host) isTold(what string) {
+	h.t.Helper()
+	select {
+	case <-h.told:
+	case <-time.After(patience):
+		h.t.Errorf("nothing was told of: %s", what)
+	}
+}
+
+// settle returns when everything that was done so far has been told of: the
+// messages come in order, so after one that is told of.
+func (h *host) settle() {
+	h.t.Helper()
+	before := h.count.Load()
+	h.must(h.handle.LinkSetAlias(h.link("cni0"), "settled"+time.Now().String()))
+	for deadline := time.After(patience); h.count.Load() == before; {
+		select {
+		case <-h.told:
+		case <-deadline:
+			h.t.Fatal("the monitor is deaf")
+		}
+	}
+	select {
+	case <-h.told:
+	default:
+	}
+}
+
+// changes are told of, one by one. Each begins where the one before ended.
+func changes() []struct {
+	name string
+	do   func(*host) error
+} {
+	route := func(h *host, dst string) *netlink.Route {
+		return &netlink.Route{LinkIndex: h.tunnel, Dst: ipNet(dst), Gw: via(dst), Flags: int(netlink.FLAG_ONLINK)}
+	}
+	neighbor := func(h *host, ip string) *netlink.Neigh {
+		return &netlink.Neigh{LinkIndex: h.tunnel, IP: net.ParseIP(ip), HardwareAddr: mac(), State: netlink.NUD_PERMANENT}
+	}
+	forward := func(h *host, ip string) *netlink.Neigh {
+		return &netlink.Neigh{LinkIndex: h.tunnel, Family: unix.AF_BRIDGE, Flags: netlink.NTF_SELF, IP: net.ParseIP(ip), HardwareAddr: mac(), State: netlink.NUD_PERMANENT}
+	}
+	address := func(prefix string) *netlink.Addr { return &netlink.Addr{IPNet: ipNet(prefix), Flags: unix.IFA_F_NODAD} }
+	return []struct {
+		name string
+		do   func(*host) error
+	}{
+		{"an IPv4 address comes", func(h *host) error { return h.handle.AddrAdd(h.link("cni0"), address("10.1.0.1/24")) }},
+		{"an IPv4 address goes", func(h *host) error { return h.handle.AddrDel(h.link("cni0"), address("10.1.0.1/24")) }},
+		{"an IPv6 address comes", func(h *host) error { return h.handle.AddrAdd(h.link("cni0"), address("fd01::1/64")) }},
+		{"an IPv6 address goes", func(h *host) error { return h.handle.AddrDel(h.link("cni0"), address("fd01::1/64")) }},
+		{"an IPv4 route comes", func(h *host) error { return h.handle.RouteAdd(route(h, "10.2.0.0/24")) }},
+		{"an IPv4 route goes", func(h *host) error { return h.handle.RouteDel(route(h, "10.2.0.0/24")) }},
+		{"an IPv6 route comes", func(h *host) error { return h.handle.RouteAdd(route(h, "fd02::/64")) }},
+		{"an IPv6 route goes", func(h *host) error { return h.handle.RouteDel(route(h, "fd02::/64")) }},
+		{"an IPv4 neighbour comes", func(h *host) error { return h.handle.NeighSet(neighbor(h, "10.2.0.1")) }},
+		{"an IPv4 neighbour goes", func(h *host) error { return h.handle.NeighDel(neighbor(h, "10.2.0.1")) }},
+		{"an IPv6 neighbour comes", func(h *host) error { return h.handle.NeighSet(neighbor(h, "fd02::1")) }},
+		{"an IPv6 neighbour goes", func(h *host) error { return h.handle.NeighDel(neighbor(h, "fd02::1")) }},
+		{"a forwarding entry comes", func(h *host) error { return h.handle.NeighSet(forward(h, "192.0.2.1")) }},
+		{"a forwarding entry goes", func(h *host) error { return h.handle.NeighDel(forward(h, "192.0.2.1")) }},
+		{"IPv4 forwarding is turned on", turn("net/ipv4/ip_forward", "1")},
+		{"IPv4 forwarding is turned off", turn("net/ipv4/ip_forward", "0")},
+		{"IPv6 forwarding is turned on", turn("net/ipv6/conf/all/forwarding", "1")},
+		{"IPv6 forwarding is turned off", turn("net/ipv6/conf/all/forwarding", "0")},
+		{"forwarding of the bridge is turned on", turn("net/ipv4/conf/cni0/forwarding", "1")},
+		{"a link's MTU changes", func(h *host) error { return h.handle.LinkSetMTU(h.link("overlay0"), 1400) }},
+		{"a link goes down", func(h *host) error { return h.handle.LinkSetDown(h.link("overlay0")) }},
+		{"a link goes up", func(h *host) error { return h.handle.LinkSetUp(h.link("overlay0")) }},
+		{"an interface appears", func(h *host) error {
+			return h.handle.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "eth1"}})
+		}},
+		{"a link is renamed", func(h *host) error { return h.handle.LinkSetName(h.link("eth1"), "eth2") }},
+		{"a link is deleted", func(h *host) error { return h.handle.LinkDel(h.link("overlay0")) }},
+	}
+}
+
+func ipNet(prefix string) *net.IPNet {
+	p := netip.MustParsePrefix(prefix)
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+func via(dst string) net.IP { return netip.MustParsePrefix(dst).Addr().Next().AsSlice() }
+
+func mac() net.HardwareAddr { return net.HardwareAddr{2, 0, 0, 0, 0, 1} }
+
+func turn(path, value string) func(*host) error {
+	return func(h *host) error {
+		return h.ns.Do(func() error { return os.WriteFile(filepath.Join("/proc/sys", path), []byte(value), 0) })
+	}
+}
+
+func TestChangesAreToldOf(t *testing.T) {
+	h := newHost(t)
+	for _, c := range changes() {
+		h.settle()
+		h.must(c.do(h))
+		h.isTold(c.name)
+	}
+}
+
+// Pods come and go, and their neighbours with them, without a word.
+func TestEverydayTrafficIsNotToldOf(t *testing.T) {
+	h := newHost(t)
+	pod := sandboxtest.NewNetns(t)
+	// The first port gives the bridge its carrier, which is news.
+	h.must(h.handle.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "vethfirst", MasterIndex: h.link("cni0").Attrs().Index}, PeerName: "far"}))
+	h.must(h.handle.LinkSetUp(h.link("vethfirst")))
+	h.must(h.handle.LinkSetUp(h.link("far")))
+	h.quiet()
+	h.settle()
+	before := h.count.Load()
+	for _, do := range []func() error{
+		func() error {
+			// As the plugin makes it: the port gets no address of its own.
+			return h.handle.LinkAdd(&netlink.Veth{
+				LinkAttrs: netlink.LinkAttrs{Name: "veth0123456789a", MasterIndex: h.link("cni0").Attrs().Index},
+				PeerName:  "eth0", PeerNamespace: netlink.NsFd(pod.FD()),
+			})
+		},
+		func() error { return h.handle.LinkSetIP6AddrGenMode(h.link("veth0123456789a"), 1) }, // IN6_ADDR_GEN_MODE_NONE
+		func() error { return h.handle.LinkSetUp(h.link("veth0123456789a")) },
+		func() error { return h.handle.LinkSetAlias(h.link("veth0123456789a"), "shop/cart-0") },
+		func() error {
+			return h.handle.NeighSet(&netlink.Neigh{
+				LinkIndex: h.link("cni0").Attrs().Index, IP: net.IPv4(10, 1, 0, 5), HardwareAddr: mac(), State: netlink.NUD_REACHABLE,
+			})
+		},
+		func() error { return h.handle.LinkDel(h.link("veth0123456789a")) },
+	} {
+		h.must(do())
+	}
+	h.settle()
+	if n := h.count.Load() - before; n != 1 { // of settle itself
+		t.Errorf("%d changes were told of", n-1)
+	}
+}
+
+// quiet waits for what the kernel does late: it looks for duplicates of the
+// addresses that it gave the links, and sees the bridge's carrier.
+func (h *host) quiet() {
+	h.t.Helper()
+	busy := func() bool {
+		addrs, err := h.handle.AddrList(nil, netlink.FAMILY_V6)
+		h.must(err)
+		return h.link("cni0").Attrs().OperState != netlink.OperUp ||
+			slices.ContainsFunc(addrs, func(a netlink.Addr) bool { return a.Flags&unix.IFA_F_TENTATIVE != 0 })
+	}
+	for deadline := time.After(patience); busy(); {
+		select {
+		case <-h.told:
+		case <-deadline:
+			h.t.Fatal("the links do not come to rest")
+		}
+	}
+}
+
+// What is lost in the socket's buffer is a change as well, for nobody knows
+// what it was.
+func TestLostMessagesAreToldOf(t *testing.T) {
+	h := newHost(t)
+	h.must(h.stop())
+	// Of no interest, were it not for the loss.
+	h.must(h.handle.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "vethnoise"}}))
+	noise := h.link("vethnoise")
+	watching, lost := make(chan struct{}), make(chan struct{})
+	begin := sync.OnceFunc(func() {
+		close(watching)
+		<-lost // nothing is read meanwhile
+	})
+	h.run(func() {
+		begin()
+		h.changed()
+	})
+	<-watching
+	for i := range 1000 { // the buffer holds some hundred
+		h.must(h.handle.LinkSetAlias(noise, fmt.Sprint("noise ", i)))
+	}
+	close(lost)
+	h.isTold("that it watches")
+	h.isTold("that messages were lost")
+}
+
+func TestWatchEnds(t *testing.T) {
+	h := newHost(t)
+	before := sockets(t)
+	h.must(h.stop())
+	if after := sockets(t); after != before-1 {
+		t.Errorf("%d sockets are open, before %d", after, before)
+	}
+	calls := h.count.Load()
+	h.must(h.handle.LinkSetAlias(h.link("cni0"), "unheard"))
+	if n := h.count.Load() - calls; n != 0 {
+		t.Errorf("%d calls after the end", n)
+	}
+}
+
+func sockets(t *testing.T) int {
+	t.Helper()
+	names, err := filepath.Glob("/proc/self/fd/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, name := range names {
+		if target, err := os.Readlink(name); err == nil && strings.HasPrefix(target, "socket:") {
+			n++
+		}
+	}
+	return n
+}
+
+func TestMalformedMessagesConcern(t *testing.T) {
+	for name, tt := range map[string]struct {
+		in   []byte
+		want bool
+	}{
+		"nothing":          {nil, false},
+		"less than a head": {make([]byte, 15), false},
+		"length zero":      {make([]byte, 16), true},
+		"length too long":  {append([]byte{255, 0, 0, 0}, make([]byte, 12)...), true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := concerns(tt.in, 1); got != tt.want {
+				t.Errorf("got %v", got)
+			}
+		})
+	}
+}
+
+func FuzzConcerns(f *testing.F) {
+	f.Add([]byte{16, 0, 0, 0, unix.RTM_NEWLINK, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0})
+	f.Add([]byte{20, 0, 0, 0, unix.RTM_NEWNETCONF, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0})
+	f.Add([]byte{24, 0, 0, 0, unix.RTM_NEWNEIGH, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0})
+	f.Fuzz(func(_ *testing.T, in []byte) { concerns(in, 1) }) // must not panic, must end
+}

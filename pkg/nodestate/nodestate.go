@@ -1,0 +1,101 @@
+package nodestate
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+)
+
+const (
+	// DefaultDir is the run directory where the configuration names no other.
+	// It has to be on a tmpfs, so that a reboot empties it.
+	DefaultDir = "/run/overlay-cni"
+	// FileName is the name of the file in the run directory.
+	FileName = "node.json"
+	// version is the format written. A plugin refuses one that is newer.
+	version = 1
+)
+
+// ErrNotPublished says that the daemon has not published yet.
+var ErrNotPublished = errors.New("overlayd has not published this node's subnets yet")
+
+// State is what a plugin needs to know about its node.
+type State struct {
+	Version int    `json:"version"`
+	Node    string `json:"node"`
+	// Subnets are the node's pod subnets; a pod gets one address of each, in
+	// this order.
+	Subnets []netip.Prefix `json:"subnets"`
+	MTU     int            `json:"mtu"`    // of pods and bridge, in bytes
+	Bridge  string         `json:"bridge"` // interface name
+	Device  string         `json:"device"` // interface name of the VXLAN device
+}
+
+// Read returns what is published in dir, or an error that is ErrNotPublished.
+func Read(dir string) (State, error) {
+	path := filepath.Join(dir, FileName)
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return State{}, fmt.Errorf("%w (there is no %s)", ErrNotPublished, path)
+	}
+	if err != nil {
+		return State{}, err
+	}
+	state, err := parse(data)
+	if err != nil {
+		return State{}, fmt.Errorf("%s: %w: overlayd writes this file, restart it to have it written again", path, err)
+	}
+	return state, nil
+}
+
+func parse(data []byte) (State, error) {
+	var s State
+	if err := json.Unmarshal(data, &s); err != nil {
+		return State{}, err
+	}
+	switch {
+	case s.Version > version:
+		return State{}, fmt.Errorf("format %d is newer than the %d that this plugin knows, update overlay-cni", s.Version, version)
+	case s.Version < 1 || len(s.Subnets) == 0 || s.MTU <= 0 || s.Bridge == "":
+		return State{}, errors.New("version, subnets, mtu or bridge is missing")
+	}
+	return s, nil
+}
+
+// Write publishes s in dir, which it makes if needed. It reports whether
+// anything changed: a file that already says the same is left alone.
+func Write(dir string, s State) (bool, error) {
+	s.Version = version
+	data, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return false, err
+	}
+	data = append(data, '\n')
+	path := filepath.Join(dir, FileName)
+	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, data) {
+		return false, nil
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return false, err
+	}
+	// One writer at a time, so the temporary name can be fixed, and what a
+	// crash left of it is overwritten the next time.
+	next := filepath.Join(dir, "."+FileName+".next")
+	if err := os.WriteFile(next, data, 0o644); err != nil {
+		return false, err
+	}
+	return true, os.Rename(next, path)
+}
+
+// Remove takes the publication back; that there is none is fine.
+func Remove(dir string) error {
+	if err := os.Remove(filepath.Join(dir, FileName)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}

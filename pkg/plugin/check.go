@@ -1,0 +1,121 @@
+package plugin
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/containernetworking/cni/pkg/types/create"
+
+	"github.com/overlay-cni/overlay-cni/pkg/bridge"
+)
+
+// check compares prevResult, the record and the kernel, and reports all that
+// differs at once.
+func (p Plugin) check(args *skel.CmdArgs) error {
+	c, err := newCall(args)
+	if err != nil {
+		return err
+	}
+	defer c.kernel.Close()
+	net, err := c.conf.network(0)
+	if err != nil {
+		return err
+	}
+	want, err := c.expected()
+	if err != nil {
+		return err
+	}
+	netns, err := openNetns(args.Netns)
+	if err != nil {
+		return err
+	}
+	defer netns.Close()
+	diffs, err := c.checkRecord(want)
+	if err != nil {
+		return err
+	}
+	kernel, err := c.kernel.Inspect(netns, net.bridge, want)
+	if err != nil {
+		return err
+	}
+	if diffs = append(diffs, kernel...); len(diffs) > 0 {
+		return types.NewError(CodeCheckFailed, fmt.Sprintf("container %s, interface %s: %s",
+			args.ContainerID, args.IfName, strings.Join(diffs, "; ")), "delete the pod's sandbox to have it made anew")
+	}
+	return nil
+}
+
+// expected is the port that prevResult describes.
+func (c *call) expected() (bridge.Port, error) {
+	p := bridge.Port{HostName: c.key.HostName(), IfName: c.args.IfName}
+	prev, err := c.conf.prevResult()
+	if err != nil {
+		return p, err
+	}
+	own := -1
+	for i, link := range prev.Interfaces {
+		if link.Name == c.args.IfName && link.Sandbox != "" {
+			own = i
+			p.MTU = link.Mtu
+			if p.MAC, err = net.ParseMAC(link.Mac); err != nil {
+				return p, invalid("prevResult: interface %s has MAC address %q: %s", link.Name, link.Mac, err)
+			}
+		}
+	}
+	if own < 0 {
+		return p, invalid("prevResult has no interface %s of a pod: it is not of this attachment", c.args.IfName)
+	}
+	for _, ip := range prev.IPs {
+		addr, ok := netip.AddrFromSlice(ip.Address.IP)
+		gateway, _ := netip.AddrFromSlice(ip.Gateway)
+		if ok && (ip.Interface == nil || *ip.Interface == own) {
+			p.Addresses = append(p.Addresses, bridge.Address{Addr: addr.Unmap(), Gateway: gateway.Unmap()})
+		}
+	}
+	return p, nil
+}
+
+func (c *conf) prevResult() (*types100.Result, error) {
+	if len(c.PrevResult) == 0 {
+		return nil, invalid("prevResult is missing: CHECK needs the result of ADD")
+	}
+	r, err := create.Create(c.CNIVersion, c.PrevResult)
+	if err != nil {
+		return nil, invalid("prevResult can't be read: %s", err)
+	}
+	return types100.NewResultFromResult(r)
+}
+
+// checkRecord compares our own record with what prevResult says.
+func (c *call) checkRecord(want bridge.Port) ([]string, error) {
+	a, err := c.store.LockExisting(c.key)
+	if errors.Is(err, fs.ErrNotExist) {
+		return []string{"there is no record of the attachment in " + c.conf.RunDir}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = a.Close() }()
+	r, found, err := a.Record()
+	if err != nil || !found {
+		return []string{fmt.Sprintf("the record of the attachment can't be used: %v", err)}, nil
+	}
+	var diffs []string
+	for _, w := range want.Addresses {
+		if !r.Holds(w.Addr) {
+			diffs = append(diffs, fmt.Sprintf("address %s is not the attachment's, which has %v", w.Addr, r.Addresses))
+			continue
+		}
+		if err := a.Reserved(w.Addr); err != nil {
+			diffs = append(diffs, err.Error())
+		}
+	}
+	return diffs, nil
+}

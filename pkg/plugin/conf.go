@@ -1,0 +1,235 @@
+package plugin
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/overlay-cni/overlay-cni/pkg/bridge"
+	"github.com/overlay-cni/overlay-cni/pkg/ipam"
+	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
+)
+
+// Type is the plugin's name in CNI configurations.
+const Type = "overlay-cni"
+
+const (
+	defaultBridge = "cni0"
+	defaultMTU    = 1500 // of Ethernet, where no daemon says otherwise
+	defaultWait   = 10 * time.Second
+	// maxWait stays below the two minutes that a kubelet gives a pod.
+	maxWait = time.Minute
+)
+
+// conf is the CNI configuration. Keys that it doesn't have are left to others:
+// the specification lets a runtime add any.
+type conf struct {
+	CNIVersion string          `json:"cniVersion"`
+	Name       string          `json:"name"`
+	Type       string          `json:"type"`
+	RunDir     string          `json:"runDir"`
+	Bridge     string          `json:"bridge"`
+	MTU        int             `json:"mtu"`
+	Wait       *int            `json:"waitSeconds"`
+	IPAM       ipamConf        `json:"ipam"`
+	DNS        types.DNS       `json:"dns"`
+	PrevResult json.RawMessage `json:"prevResult"`
+	Runtime    runtimeConfig   `json:"runtimeConfig"`
+	Args       argsConf        `json:"args"`
+	Valid      json.RawMessage `json:"cni.dev/valid-attachments"`
+}
+
+type ipamConf struct {
+	Type   string        `json:"type"`
+	Ranges [][]rangeConf `json:"ranges"`
+	Routes []routeConf   `json:"routes"`
+	// Subnet is an older form of host-local, known here to say what to write.
+	Subnet string `json:"subnet"`
+}
+
+type rangeConf struct {
+	Subnet     string   `json:"subnet"`
+	RangeStart string   `json:"rangeStart"`
+	RangeEnd   string   `json:"rangeEnd"`
+	Gateway    string   `json:"gateway"`
+	Exclude    []string `json:"exclude"`
+}
+
+type routeConf struct {
+	Dst string `json:"dst"`
+	GW  string `json:"gw"`
+}
+
+// parseConf reads what every command needs, and no more: a DEL has to work
+// with a configuration that an ADD would refuse.
+func parseConf(data []byte) (*conf, error) {
+	c := &conf{}
+	if err := json.Unmarshal(data, c); err != nil {
+		var wrong *json.UnmarshalTypeError
+		if errors.As(err, &wrong) {
+			err = fmt.Errorf("key %q holds a %s, expected a %s", wrong.Field, wrong.Value, jsonKind(wrong))
+		}
+		return nil, types.NewError(types.ErrDecodingFailure, "the CNI configuration can't be read: "+err.Error(), "")
+	}
+	if c.RunDir == "" {
+		c.RunDir = nodestate.DefaultDir
+	}
+	if !filepath.IsAbs(c.RunDir) {
+		return nil, invalid("runDir %q is not an absolute path, such as %s", c.RunDir, nodestate.DefaultDir)
+	}
+	return c, nil
+}
+
+// jsonKind is what the wrong value should have been, in JSON's words.
+func jsonKind(e *json.UnmarshalTypeError) string {
+	switch kind := e.Type.Kind().String(); {
+	case strings.HasPrefix(kind, "int"):
+		return "number"
+	case kind == "slice":
+		return "list"
+	case kind == "struct":
+		return "object"
+	default:
+		return kind
+	}
+}
+
+func invalid(format string, args ...any) error {
+	return types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf(format, args...), "")
+}
+
+// network is what pods get, wherever it was said: in the CNI configuration, or
+// by the daemon.
+type network struct {
+	bridge bridge.Spec
+	sets   []ipam.RangeSet
+	routes []bridge.Route
+}
+
+// network resolves the configuration. If the daemon has to tell, it waits for
+// it for limit at most.
+func (c *conf) network(limit time.Duration) (network, error) {
+	if err := c.check(); err != nil {
+		return network{}, err
+	}
+	if len(c.IPAM.Ranges) > 0 {
+		return c.fromRanges()
+	}
+	return c.fromDaemon(limit)
+}
+
+func (c *conf) check() error {
+	switch {
+	case c.Type != Type:
+		return invalid("unknown type %q: this plugin is %q", c.Type, Type)
+	case c.IPAM.Type != "" && c.IPAM.Type != Type:
+		return invalid("unknown ipam.type %q: this plugin gives the addresses itself, leave it out or write %q", c.IPAM.Type, Type)
+	case c.IPAM.Subnet != "" && len(c.IPAM.Ranges) == 0:
+		return invalid("ipam.subnet is not supported: write \"ranges\": [[{\"subnet\": %q}]]", c.IPAM.Subnet)
+	case c.MTU != 0 && (c.MTU < 576 || c.MTU > 65535):
+		return invalid("mtu %d is out of range: use 576 to 65535, or 0 for the default", c.MTU)
+	case c.Wait != nil && (*c.Wait < 0 || *c.Wait > int(maxWait.Seconds())):
+		return invalid("waitSeconds %d is out of range: use 0 to %d", *c.Wait, int(maxWait.Seconds()))
+	}
+	return checkLinkName("bridge", c.Bridge)
+}
+
+// checkLinkName is the kernel's rule for interface names (dev_valid_name).
+func checkLinkName(key, name string) error {
+	if name == "" {
+		return nil
+	}
+	if len(name) > 15 || name == "." || name == ".." || strings.ContainsAny(name, "/:") || strings.ContainsFunc(name, unicode.IsSpace) {
+		return invalid("%s %q can't be an interface name: use 1 to 15 characters without spaces, '/' and ':'", key, name)
+	}
+	return nil
+}
+
+// limit is how long an ADD may wait for the daemon.
+func (c *conf) limit() time.Duration {
+	if c.Wait == nil {
+		return defaultWait
+	}
+	return time.Duration(*c.Wait) * time.Second
+}
+
+// bridgeName is the bridge's name as far as it is known without a complete
+// configuration.
+func (c *conf) bridgeName() string {
+	if c.Bridge != "" {
+		return c.Bridge
+	}
+	if len(c.IPAM.Ranges) == 0 {
+		if state, err := nodestate.Read(c.RunDir); err == nil {
+			return state.Bridge
+		}
+	}
+	return defaultBridge
+}
+
+func (c *conf) fromRanges() (network, error) {
+	sets, err := c.IPAM.sets()
+	if err != nil {
+		return network{}, err
+	}
+	n := network{sets: sets, bridge: bridge.Spec{Name: c.bridgeName(), MTU: c.MTU}}
+	if n.bridge.MTU == 0 {
+		n.bridge.MTU = defaultMTU
+	}
+	return c.finish(n)
+}
+
+func (c *conf) fromDaemon(limit time.Duration) (network, error) {
+	state, err := nodestate.Wait(c.RunDir, limit)
+	if errors.Is(err, nodestate.ErrNotPublished) {
+		return network{}, types.NewError(types.ErrTryAgainLater, err.Error(),
+			"is overlayd running on this node, with the same run directory? Its log says what it waits for")
+	}
+	if err != nil {
+		return network{}, err
+	}
+	if c.Bridge != "" && c.Bridge != state.Bridge {
+		return network{}, invalid("bridge is %q here and %q for overlayd: leave it out here", c.Bridge, state.Bridge)
+	}
+	n := network{bridge: bridge.Spec{Name: state.Bridge, MTU: state.MTU}}
+	if c.MTU > state.MTU {
+		return network{}, invalid("mtu %d is more than the %d that fit through the tunnel: leave it out", c.MTU, state.MTU)
+	}
+	if c.MTU != 0 {
+		n.bridge.MTU = c.MTU
+	}
+	sets := make([]ipam.RangeSet, len(state.Subnets))
+	for i, p := range state.Subnets {
+		sets[i] = ipam.FromSubnet(p)
+	}
+	if n.sets, err = ipam.Complete(sets); err != nil {
+		return network{}, fmt.Errorf("subnets that overlayd published: %w", err)
+	}
+	return c.finish(n)
+}
+
+// finish adds what follows from the range sets: the bridge's addresses and the
+// routes by them.
+func (c *conf) finish(n network) (network, error) {
+	families := map[bridge.Family]netip.Addr{}
+	for _, set := range n.sets {
+		family := bridge.FamilyOf(set[0].Gateway)
+		if families[family].IsValid() {
+			return n, invalid("ipam.ranges has two range sets of %s, %s is in the second: a pod gets one address of each family", family, set)
+		}
+		families[family] = set[0].Gateway
+		for _, r := range set {
+			n.bridge.Gateways = append(n.bridge.Gateways, netip.PrefixFrom(r.Gateway, r.Subnet.Bits()))
+		}
+	}
+	var err error
+	n.routes, err = c.IPAM.routes(families)
+	return n, err
+}

@@ -1,0 +1,98 @@
+package plugin
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/containernetworking/cni/pkg/types"
+)
+
+func TestNetworkFromRanges(t *testing.T) {
+	for _, tc := range []struct{ name, ipam, gateways, routes string }{
+		{"IPv4", `"ranges":[[{"subnet":"10.244.1.0/24"}]]`, "10.244.1.1/24", ""},
+		{"IPv6", `"ranges":[[{"subnet":"fd00::/64"}]]`, "fd00::1/64", ""},
+		{"dual stack", `"ranges":[[{"subnet":"fd00::/64"}],[{"subnet":"10.244.1.0/24","gateway":"10.244.1.254"}]]`, "fd00::1/64 10.244.1.254/24", ""},
+		{"two ranges in a set", `"ranges":[[{"subnet":"10.1.0.0/24"},{"subnet":"10.2.0.0/24"}]]`, "10.1.0.1/24 10.2.0.1/24", ""},
+		{"routes", `"ranges":[[{"subnet":"10.244.1.0/24"}]],"routes":[{"dst":"0.0.0.0/0"},{"dst":"192.168.0.0/16"},{"dst":"172.16.0.0/12","gw":"10.244.1.9"}]`,
+			"10.244.1.1/24", "192.168.0.0/16 10.244.1.1, 172.16.0.0/12 10.244.1.9"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			c, err := parseConf([]byte(`{"type":"overlay-cni","ipam":{` + tc.ipam + `}}`))
+			if err != nil {
+				t.Fatal(err)
+			}
+			n, err := c.network(0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var gateways, routes []string
+			for _, g := range n.bridge.Gateways {
+				gateways = append(gateways, g.String())
+			}
+			for _, r := range n.routes {
+				routes = append(routes, r.Dst.String()+" "+r.Via.String())
+			}
+			if got := strings.Join(gateways, " "); got != tc.gateways {
+				t.Errorf("gateways %s, want %s", got, tc.gateways)
+			}
+			if got := strings.Join(routes, ", "); got != tc.routes {
+				t.Errorf("routes %s, want %s", got, tc.routes)
+			}
+			if n.bridge.Name != "cni0" || n.bridge.MTU != 1500 {
+				t.Errorf("defaults: %+v", n.bridge)
+			}
+		})
+	}
+}
+
+// FuzzConf gives ADD's configuration anything. It may refuse with a CNI error,
+// or know at least one gateway.
+func FuzzConf(f *testing.F) {
+	f.Add([]byte(`{"type":"overlay-cni","ipam":{"ranges":[[{"subnet":"10.244.1.0/24","exclude":["10.244.1.4/30","10.244.1.9"]}]]}}`))
+	f.Add([]byte(`{"type":"overlay-cni","bridge":"b","mtu":1400,"ipam":{"ranges":[[{"subnet":"fd00::/64","rangeStart":"fd00::5"}]],"routes":[{"dst":"fd01::/48"}]}}`))
+	f.Add([]byte(`{"type":"overlay-cni","runDir":"/nowhere"}`))
+	f.Add([]byte(`[]`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, err := parseConf(data)
+		if err == nil && len(c.IPAM.Ranges) == 0 {
+			return // it would ask the daemon
+		}
+		var n network
+		if err == nil {
+			n, err = c.network(0)
+		}
+		var reported *types.Error
+		switch {
+		case err != nil && !errors.As(err, &reported):
+			t.Errorf("not a CNI error: %v", err)
+		case err == nil && len(n.bridge.Gateways) == 0:
+			t.Error("accepted without a gateway")
+		}
+	})
+}
+
+// FuzzRequest gives the runtime's arguments anything. What is accepted has to
+// be addresses and a MAC address that an interface can have.
+func FuzzRequest(f *testing.F) {
+	f.Add("IgnoreUnknown=1;K8S_POD_NAMESPACE=a;K8S_POD_NAME=b;IP=10.244.1.7,fd00::7;MAC=02:00:00:00:00:01", []byte(`{}`))
+	f.Add(";;=;", []byte(`{"runtimeConfig":{"ips":["10.244.1.7/24"],"mac":"02:00:00:00:00:02"},"args":{"cni":{"ips":["fd00::1"]}}}`))
+	f.Fuzz(func(t *testing.T, args string, data []byte) {
+		c, err := parseConf(data)
+		if err != nil {
+			return
+		}
+		r, err := c.request(args)
+		if err != nil {
+			return
+		}
+		for _, a := range r.addresses {
+			if !a.IsValid() || a.Is4In6() || a.Zone() != "" {
+				t.Errorf("address %v", a)
+			}
+		}
+		if r.mac != nil && (len(r.mac) != 6 || r.mac[0]&1 != 0) {
+			t.Errorf("MAC address %v", r.mac)
+		}
+	})
+}

@@ -1,0 +1,48 @@
+package plugin
+
+import (
+	"errors"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/overlay-cni/overlay-cni/pkg/bridge"
+	"github.com/overlay-cni/overlay-cni/pkg/ipam"
+)
+
+// Error codes of our own. The specification leaves those from 100 on to
+// plugins.
+const (
+	CodeNoAddress     uint = 100 // every address of a range set is taken
+	CodeIfNameTaken   uint = 101 // the pod has an interface of that name
+	CodeForeignDevice uint = 102 // the bridge's name is another device's
+	CodeBridgeFull    uint = 103 // the bridge has no port left
+	CodeCheckFailed   uint = 104 // CHECK found differences
+	CodeAddressTaken  uint = 105 // the address asked for is another pod's
+	CodeNotInRange    uint = 106 // the address asked for can't be given here
+)
+
+var codes = []struct {
+	err  error
+	code uint
+}{
+	{ipam.ErrExhausted, CodeNoAddress},
+	{ipam.ErrTaken, CodeAddressTaken},
+	{ipam.ErrNotInRange, CodeNotInRange},
+	{bridge.ErrIfNameTaken, CodeIfNameTaken},
+	{bridge.ErrForeign, CodeForeignDevice},
+	{bridge.ErrBridgeFull, CodeBridgeFull},
+}
+
+// toCNI gives an error its code.
+func toCNI(err error) error {
+	var done *types.Error
+	if err == nil || errors.As(err, &done) {
+		return err
+	}
+	for _, c := range codes {
+		if errors.Is(err, c.err) {
+			return types.NewError(c.code, err.Error(), "")
+		}
+	}
+	return types.NewError(types.ErrInternal, err.Error(), "")
+}

@@ -1,0 +1,98 @@
+package plugin
+
+import (
+	"errors"
+	"io/fs"
+
+	"github.com/containernetworking/cni/pkg/skel"
+
+	"github.com/overlay-cni/overlay-cni/pkg/bridge"
+	"github.com/overlay-cni/overlay-cni/pkg/ipam"
+)
+
+// gc removes every attachment of this network that the runtime doesn't know,
+// and whatever is left of attachments that nobody can know any more.
+func (p Plugin) gc(args *skel.CmdArgs) error {
+	conf, err := parseConf(args.StdinData)
+	if err != nil {
+		return err
+	}
+	valid, err := parseValidAttachments(conf.Valid)
+	if err != nil {
+		return err
+	}
+	kernel, err := bridge.Open()
+	if err != nil {
+		return err
+	}
+	defer kernel.Close()
+	s := sweep{network: conf.Name, bridge: conf.bridgeName(), store: ipam.Open(conf.RunDir), kernel: kernel, keep: map[ipam.Key]bool{}}
+	for _, v := range valid {
+		s.keep[ipam.Owner{ContainerID: v.ContainerID, IfName: v.IfName}.Key()] = true
+	}
+	return s.run()
+}
+
+// sweep removes attachments.
+type sweep struct {
+	network string
+	bridge  string
+	store   *ipam.Store
+	kernel  *bridge.Kernel
+	keep    map[ipam.Key]bool
+}
+
+// run goes through everything even if something can't be removed.
+func (s sweep) run() error {
+	// The ports come before the attachments: every pair's file is older than
+	// the pair, so a port without a file is lost, and not just new.
+	ports, err := s.kernel.Ports(s.bridge)
+	if err != nil {
+		return err
+	}
+	entries, err := s.store.List()
+	if err != nil {
+		return err
+	}
+	known := map[string]bool{}
+	var errs []error
+	for k := range s.keep {
+		known[k.HostName()] = true
+	}
+	for _, e := range entries {
+		known[e.Key.HostName()] = true
+		if !s.keep[e.Key] {
+			errs = append(errs, s.remove(e.Key))
+		}
+	}
+	for _, port := range ports {
+		if devices := ipam.SameDevices(port); devices != nil && !known[port] {
+			errs = append(errs, s.kernel.Detach(devices...))
+		}
+	}
+	_, err = s.store.FreeLost()
+	return errors.Join(append(errs, err)...)
+}
+
+// remove removes an attachment if it is of this network, or of none: one whose
+// ADD was killed before it touched the kernel.
+func (s sweep) remove(k ipam.Key) error {
+	a, err := s.store.TryLock(k)
+	if errors.Is(err, ipam.ErrBusy) || errors.Is(err, fs.ErrNotExist) {
+		return nil // an ADD or DEL takes care of it
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { _ = a.Close() }()
+	r, found, err := a.Record()
+	switch {
+	case found && err == nil && r.Network != s.network:
+		return nil
+	case err != nil && s.kernel.Exists(k.HostName()):
+		// Of an unknown network, and in use: a DEL, which knows, removes it.
+		return nil
+	}
+	c := call{kernel: s.kernel, key: k}
+	return c.remove(a)
+}

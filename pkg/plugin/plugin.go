@@ -1,0 +1,191 @@
+package plugin
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types"
+	"golang.org/x/sys/unix"
+
+	"github.com/overlay-cni/overlay-cni/pkg/bridge"
+	"github.com/overlay-cni/overlay-cni/pkg/ipam"
+)
+
+// Plugin does the commands. Results go to Out.
+type Plugin struct {
+	Out io.Writer
+}
+
+// Funcs are the commands as the skeleton takes them. Their errors are
+// *types.Error.
+func (p Plugin) Funcs() skel.CNIFuncs {
+	return skel.CNIFuncs{
+		Add:    func(a *skel.CmdArgs) error { return toCNI(p.add(a)) },
+		Del:    func(a *skel.CmdArgs) error { return toCNI(p.del(a)) },
+		Check:  func(a *skel.CmdArgs) error { return toCNI(p.check(a)) },
+		GC:     func(a *skel.CmdArgs) error { return toCNI(p.gc(a)) },
+		Status: func(a *skel.CmdArgs) error { return toCNI(p.status(a)) },
+	}
+}
+
+// call is one run of the plugin for one attachment.
+type call struct {
+	conf   *conf
+	args   *skel.CmdArgs
+	key    ipam.Key
+	store  *ipam.Store
+	kernel *bridge.Kernel
+}
+
+func newCall(args *skel.CmdArgs) (*call, error) {
+	c, err := parseConf(args.StdinData)
+	if err != nil {
+		return nil, err
+	}
+	kernel, err := bridge.Open()
+	if err != nil {
+		return nil, err
+	}
+	return &call{
+		conf: c, args: args, kernel: kernel, store: ipam.Open(c.RunDir),
+		key: ipam.Owner{ContainerID: args.ContainerID, IfName: args.IfName}.Key(),
+	}, nil
+}
+
+func (p Plugin) add(args *skel.CmdArgs) error {
+	c, err := newCall(args)
+	if err != nil {
+		return err
+	}
+	defer c.kernel.Close()
+	net, err := c.conf.network(c.conf.limit())
+	if err != nil {
+		return err
+	}
+	netns, err := openNetns(args.Netns)
+	if err != nil {
+		return err
+	}
+	defer netns.Close()
+	a, err := c.store.Lock(c.key)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = a.Close() }()
+	if !a.Fresh() {
+		// The runtime gave up on an earlier ADD, or never saw its result.
+		if err := errors.Join(c.kernel.Detach(c.key.Devices()...), a.Reset()); err != nil {
+			return err
+		}
+	}
+	err = c.attach(a, netns, net, p.Out)
+	if err != nil {
+		return errors.Join(err, c.remove(a))
+	}
+	return nil
+}
+
+// attach reserves, records, connects and prints, in this order: see package
+// ipam for why a crash at any point is mended.
+func (c *call) attach(a *ipam.Attachment, netns *os.File, net network, out io.Writer) error {
+	req, err := c.conf.request(c.args.Args)
+	if err != nil {
+		return err
+	}
+	addrs, err := a.Reserve(net.sets, req.addresses)
+	if err != nil {
+		return err
+	}
+	port := c.newPort(net, req, addrs)
+	err = a.Write(ipam.Record{
+		Network: c.conf.Name, ContainerID: c.args.ContainerID, IfName: c.args.IfName, Pod: req.pod, Netns: c.args.Netns, HostName: port.HostName,
+		MAC: port.MAC.String(), MTU: port.MTU, Bridge: net.bridge.Name,
+	})
+	if err != nil {
+		return err
+	}
+	index, err := c.kernel.Ensure(net.bridge)
+	if err != nil {
+		return err
+	}
+	if err := c.kernel.Attach(netns, index, net.bridge, port); err != nil {
+		return err
+	}
+	if req.limits != (bridge.Limits{}) {
+		if err := c.kernel.Shape(port, c.key.ShaperName(), req.limits); err != nil {
+			return err
+		}
+	}
+	r, err := c.conf.extend(result(net, port, c.args.Netns))
+	if err != nil {
+		return err
+	}
+	return printResult(out, c.conf, r)
+}
+
+// remove undoes all that an ADD does. The addresses go last, so that nobody
+// gets one that is still in use.
+func (c *call) remove(a *ipam.Attachment) error {
+	if err := c.kernel.Detach(c.key.Devices()...); err != nil {
+		return err
+	}
+	return a.Release()
+}
+
+func (p Plugin) del(args *skel.CmdArgs) error {
+	c, err := newCall(args)
+	if err != nil {
+		return err
+	}
+	defer c.kernel.Close()
+	a, err := c.store.LockForRemoval(c.key)
+	if errors.Is(err, fs.ErrNotExist) {
+		return c.kernel.Detach(c.key.Devices()...)
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { _ = a.Close() }()
+	return c.remove(a)
+}
+
+// openNetns opens a pod's network namespace. The file's name is the path.
+func openNetns(path string) (*os.File, error) {
+	refuse := func(why string) (*os.File, error) {
+		return nil, types.NewError(types.ErrInvalidNetNS, fmt.Sprintf("CNI_NETNS %q %s", path, why), "")
+	}
+	// Not os.Open, which would also ask the poller about it.
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return refuse("does not exist: the container is gone, or the runtime named the wrong path")
+	case err != nil:
+		return refuse("can't be opened: " + err.Error())
+	}
+	f := os.NewFile(uintptr(fd), path)
+	kind, err := unix.IoctlRetInt(int(f.Fd()), unix.NS_GET_NSTYPE)
+	if err != nil || kind != unix.CLONE_NEWNET {
+		_ = f.Close()
+		return refuse("is not a network namespace")
+	}
+	if same, err := ownNetns(f); same || err != nil {
+		_ = f.Close()
+		return refuse("is the host's own network namespace, not a pod's")
+	}
+	return f, nil
+}
+
+func ownNetns(f *os.File) (bool, error) {
+	var own, other unix.Stat_t
+	if err := unix.Stat("/proc/thread-self/ns/net", &own); err != nil {
+		return false, err
+	}
+	if err := unix.Fstat(int(f.Fd()), &other); err != nil {
+		return false, err
+	}
+	return own.Dev == other.Dev && own.Ino == other.Ino, nil
+}

@@ -1,0 +1,97 @@
+package plugin
+
+import (
+	"net/netip"
+
+	"github.com/overlay-cni/overlay-cni/pkg/bridge"
+	"github.com/overlay-cni/overlay-cni/pkg/ipam"
+)
+
+// sets reads ipam.ranges.
+func (c ipamConf) sets() ([]ipam.RangeSet, error) {
+	sets := make([]ipam.RangeSet, len(c.Ranges))
+	for i, set := range c.Ranges {
+		for _, r := range set {
+			parsed, err := r.parse()
+			if err != nil {
+				return nil, err
+			}
+			sets[i] = append(sets[i], parsed)
+		}
+	}
+	sets, err := ipam.Complete(sets)
+	if err != nil {
+		return nil, invalid("ipam.ranges: %s", err)
+	}
+	return sets, nil
+}
+
+func (c rangeConf) parse() (ipam.Range, error) {
+	var r ipam.Range
+	if c.Subnet == "" {
+		return r, invalid("ipam.ranges: a range has no subnet: write {\"subnet\": \"10.244.1.0/24\"}")
+	}
+	subnet, err := netip.ParsePrefix(c.Subnet)
+	if err != nil {
+		return r, invalid("ipam.ranges: subnet %q is not a prefix such as 10.244.1.0/24", c.Subnet)
+	}
+	r.Subnet = subnet
+	for _, a := range []struct {
+		key, text string
+		to        *netip.Addr
+	}{
+		{"rangeStart", c.RangeStart, &r.Start},
+		{"rangeEnd", c.RangeEnd, &r.End},
+		{"gateway", c.Gateway, &r.Gateway},
+	} {
+		if a.text == "" {
+			continue
+		}
+		if *a.to, err = netip.ParseAddr(a.text); err != nil {
+			return r, invalid("ipam.ranges: %s %q of %s is not an IP address", a.key, a.text, c.Subnet)
+		}
+	}
+	for _, text := range c.Exclude {
+		p, err := parseExclude(text)
+		if err != nil {
+			return r, invalid("ipam.ranges: exclude %q of %s is neither a prefix nor an IP address", text, c.Subnet)
+		}
+		r.Exclude = append(r.Exclude, p)
+	}
+	return r, nil
+}
+
+// parseExclude reads a prefix, or an address, which stands for itself.
+func parseExclude(text string) (netip.Prefix, error) {
+	if a, err := netip.ParseAddr(text); err == nil {
+		return netip.PrefixFrom(a, a.BitLen()), nil
+	}
+	p, err := netip.ParsePrefix(text)
+	return p.Masked(), err
+}
+
+// routes reads ipam.routes. Where a route names no gateway it goes by the
+// pod's, which is the one of its family.
+func (c ipamConf) routes(gateways map[bridge.Family]netip.Addr) ([]bridge.Route, error) {
+	var routes []bridge.Route
+	for _, r := range c.Routes {
+		dst, err := netip.ParsePrefix(r.Dst)
+		if err != nil {
+			return nil, invalid("ipam.routes: dst %q is not a prefix such as 192.168.0.0/16", r.Dst)
+		}
+		if dst.Bits() == 0 && r.GW == "" {
+			continue // the default route is there anyway
+		}
+		via := gateways[bridge.FamilyOf(dst.Addr())]
+		if r.GW != "" {
+			if via, err = netip.ParseAddr(r.GW); err != nil {
+				return nil, invalid("ipam.routes: gw %q of %s is not an IP address", r.GW, r.Dst)
+			}
+		}
+		if !via.IsValid() || via.Is4() != dst.Addr().Is4() {
+			return nil, invalid("ipam.routes: %s has no gateway of its address family", r.Dst)
+		}
+		routes = append(routes, bridge.Route{Dst: dst.Masked(), Via: via})
+	}
+	return routes, nil
+}

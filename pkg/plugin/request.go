@@ -1,0 +1,164 @@
+package plugin
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"net"
+	"net/netip"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/overlay-cni/overlay-cni/pkg/bridge"
+)
+
+// request is what the runtime asks for one pod beside the configuration.
+type request struct {
+	pod       string // namespace/name, or empty
+	addresses []netip.Addr
+	mac       net.HardwareAddr
+	limits    bridge.Limits
+}
+
+// runtimeConfig holds the capability arguments (CNI conventions,
+// "Dynamic Plugin specific fields").
+type runtimeConfig struct {
+	IPs []string `json:"ips"`
+	MAC string   `json:"mac"`
+	// Bandwidth is in bits, and bits a second.
+	Bandwidth struct {
+		IngressRate  uint64 `json:"ingressRate"`
+		IngressBurst uint64 `json:"ingressBurst"`
+		EgressRate   uint64 `json:"egressRate"`
+		EgressBurst  uint64 `json:"egressBurst"`
+	} `json:"bandwidth"`
+}
+
+// limits reads the bandwidth capability, which the reference plugin defines: a
+// rate needs a burst, and a burst that the kernel can count.
+func (c runtimeConfig) limits() (bridge.Limits, error) {
+	b := c.Bandwidth
+	l := bridge.Limits{
+		Ingress: bridge.Rate{Rate: b.IngressRate, Burst: b.IngressBurst},
+		Egress:  bridge.Rate{Rate: b.EgressRate, Burst: b.EgressBurst},
+	}
+	for _, r := range []struct {
+		name string
+		rate bridge.Rate
+	}{{"ingress", l.Ingress}, {"egress", l.Egress}} {
+		switch {
+		case (r.rate.Rate == 0) != (r.rate.Burst == 0):
+			return l, invalid("bandwidth: %sRate is %d and %sBurst is %d: give both, in bits, or none", r.name, r.rate.Rate, r.name, r.rate.Burst)
+		case r.rate.Rate > 0 && r.rate.Rate < 8:
+			return l, invalid("bandwidth: %sRate is %d bits a second: the least is 8", r.name, r.rate.Rate)
+		case r.rate.Burst/8 > math.MaxUint32:
+			return l, invalid("bandwidth: %sBurst is %d bits: the most is %d", r.name, r.rate.Burst, uint64(math.MaxUint32)*8)
+		}
+	}
+	return l, nil
+}
+
+// argsConf is the older way to pass arguments, in the configuration.
+type argsConf struct {
+	CNI struct {
+		IPs []string `json:"ips"`
+	} `json:"cni"`
+}
+
+// request reads CNI_ARGS and the capability arguments. The latter win, being
+// the newer way to say the same.
+func (c *conf) request(cniArgs string) (request, error) {
+	pairs, err := parseArgs(cniArgs)
+	if err != nil {
+		return request{}, err
+	}
+	r := request{}
+	if r.limits, err = c.Runtime.limits(); err != nil {
+		return r, err
+	}
+	if name := pairs["K8S_POD_NAME"]; name != "" {
+		r.pod = pairs["K8S_POD_NAMESPACE"] + "/" + name
+	}
+	texts := append(c.Runtime.IPs, c.Args.CNI.IPs...)
+	if ip := pairs["IP"]; ip != "" && len(texts) == 0 {
+		texts = strings.Split(ip, ",")
+	}
+	for _, text := range texts {
+		addr, err := parseFixed(text)
+		if err != nil {
+			return r, err
+		}
+		r.addresses = append(r.addresses, addr)
+	}
+	mac := c.Runtime.MAC
+	if mac == "" {
+		mac = pairs["MAC"]
+	}
+	if mac != "" {
+		r.mac, err = parseMAC(mac)
+	}
+	return r, err
+}
+
+// parseArgs splits CNI_ARGS. Keys that are meant for others are left alone,
+// with or without IgnoreUnknown.
+func parseArgs(cniArgs string) (map[string]string, error) {
+	pairs := map[string]string{}
+	for pair := range strings.SplitSeq(cniArgs, ";") {
+		key, value, ok := strings.Cut(pair, "=")
+		if pair != "" && !ok {
+			return nil, types.NewError(types.ErrInvalidEnvironmentVariables,
+				fmt.Sprintf("CNI_ARGS: %q is not KEY=VALUE", pair), "arguments are separated by ';'")
+		}
+		pairs[key] = value
+	}
+	return pairs, nil
+}
+
+// parseFixed reads an address that was asked for, with or without a prefix
+// length, which says nothing here: pods have their address alone.
+func parseFixed(text string) (netip.Addr, error) {
+	text = strings.TrimSpace(text)
+	if p, err := netip.ParsePrefix(text); err == nil {
+		return p.Addr().Unmap(), nil
+	}
+	a, err := netip.ParseAddr(text)
+	if err != nil || a.Zone() != "" {
+		return a, types.NewError(types.ErrInvalidNetworkConfig,
+			fmt.Sprintf("the address asked for, %q, is not an IP address such as 10.244.1.7", text), "it is in CNI_ARGS as IP, or in runtimeConfig.ips")
+	}
+	return a.Unmap(), nil
+}
+
+func parseMAC(text string) (net.HardwareAddr, error) {
+	mac, err := net.ParseMAC(text)
+	switch {
+	case err != nil || len(mac) != 6:
+		return nil, invalid("the MAC address asked for, %q, is not one such as 02:00:00:00:00:01", text)
+	case mac[0]&1 != 0:
+		return nil, invalid("the MAC address asked for, %s, is of a group (its first octet is odd): an interface needs its own", mac)
+	case mac.String() == "00:00:00:00:00:00":
+		return nil, invalid("the MAC address asked for is all zeros: leave it out to have one made")
+	}
+	return mac, nil
+}
+
+// validAttachments are the ones that a GC has to keep.
+type validAttachments []struct {
+	ContainerID string `json:"containerID"`
+	IfName      string `json:"ifname"`
+}
+
+// parseValidAttachments insists on the list: its absence must not be taken for
+// "none", or a GC would end every pod's network.
+func parseValidAttachments(raw json.RawMessage) (validAttachments, error) {
+	var list validAttachments
+	if len(raw) == 0 {
+		return nil, invalid("cni.dev/valid-attachments is missing: a GC has to say what to keep, [] for nothing")
+	}
+	if err := json.Unmarshal(raw, &list); err != nil {
+		return nil, invalid("cni.dev/valid-attachments can't be read: %s", err)
+	}
+	return list, nil
+}

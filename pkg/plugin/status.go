@@ -1,0 +1,39 @@
+package plugin
+
+import (
+	"errors"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/overlay-cni/overlay-cni/pkg/ipam"
+)
+
+// status tells whether an ADD would find what it needs: the daemon's
+// publication and a free address. The specification has a code for "no".
+func (p Plugin) status(args *skel.CmdArgs) error {
+	conf, err := parseConf(args.StdinData)
+	if err != nil {
+		return err
+	}
+	net, err := conf.network(0)
+	if err != nil {
+		return notAvailable(err)
+	}
+	return notAvailable(ipam.Open(conf.RunDir).Free(net.sets))
+}
+
+// notAvailable gives errors that may pass by themselves the code for it, and
+// leaves the others, such as a wrong configuration, as they are.
+func notAvailable(err error) error {
+	var known *types.Error
+	switch {
+	case err == nil:
+		return nil
+	case !errors.As(err, &known):
+		return types.NewError(types.ErrPluginNotAvailable, err.Error(), "")
+	case known.Code == types.ErrTryAgainLater:
+		return types.NewError(types.ErrPluginNotAvailable, known.Msg, known.Details)
+	}
+	return err
+}

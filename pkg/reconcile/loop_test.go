@@ -1,0 +1,294 @@
+package reconcile
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+const resync = 30 * time.Second
+
+// bench is a loop on a fake clock. Nothing in it waits for real.
+type bench struct {
+	t     *testing.T
+	loop  *Loop
+	start time.Time
+	busy  atomic.Int32
+
+	mu   sync.Mutex
+	runs []time.Duration // when each began, since the loop did
+	log  bytes.Buffer
+	will behaviour
+}
+
+// behaviour is what runs do.
+type behaviour struct {
+	fails string // the text of the error that a run ends with; empty: none
+	takes time.Duration
+}
+
+// on runs a test with a loop that has done its first run, and ends the loop,
+// which must not take any time.
+func on(t *testing.T, test func(b *bench)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		b := &bench{t: t, start: time.Now()}
+		b.loop = New(b.sync, resync, slog.New(slog.NewTextHandler(b, nil)))
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			b.loop.Run(ctx)
+		}()
+		synctest.Wait()
+		test(b)
+		b.logged()
+		end := time.Now()
+		cancel()
+		<-ended
+		if took := time.Since(end); took > 0 {
+			t.Errorf("it took %s to end", took)
+		}
+		if log := b.logged(); log != "" {
+			t.Errorf("the end is logged: %s", log)
+		}
+	})
+}
+
+func (b *bench) sync(ctx context.Context) error {
+	if b.busy.Add(1) > 1 {
+		b.t.Error("it runs twice at once")
+	}
+	defer b.busy.Add(-1)
+	from, will := time.Since(b.start), b.behaviour()
+	if will.takes > 0 {
+		select {
+		case <-time.After(will.takes):
+		case <-ctx.Done():
+		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.runs = append(b.runs, from)
+	if will.fails != "" {
+		return errors.New(will.fails)
+	}
+	return nil
+}
+
+func (b *bench) behaviour() behaviour {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.will
+}
+
+func (b *bench) from(now behaviour) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.will = now
+}
+
+// Write takes the log.
+func (b *bench) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.log.Write(p)
+}
+
+// logged is the log since the last call.
+func (b *bench) logged() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	text := b.log.String()
+	b.log.Reset()
+	return text
+}
+
+// pass lets time go by. Runs that are due at the end of it have happened.
+func (b *bench) pass(d time.Duration) {
+	<-time.After(d)
+	synctest.Wait()
+}
+
+// began are the moments at which runs began since the last call.
+func (b *bench) began() []time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	at := b.runs
+	b.runs = nil
+	return at
+}
+
+func (b *bench) wantRuns(want ...time.Duration) {
+	b.t.Helper()
+	if got := b.began(); !slices.Equal(got, want) {
+		b.t.Errorf("ran at %v, want %v", got, want)
+	}
+}
+
+func (b *bench) trigger(times int) {
+	for range times {
+		b.loop.Trigger()
+	}
+	synctest.Wait()
+}
+
+func TestRunsAtOnceAndEveryResync(t *testing.T) {
+	on(t, func(b *bench) {
+		b.wantRuns(0)
+		b.pass(2*resync + time.Second)
+		b.wantRuns(resync, 2*resync)
+	})
+}
+
+func TestTriggerRunsSoon(t *testing.T) {
+	on(t, func(b *bench) {
+		b.pass(time.Second)
+		b.began()
+		b.trigger(1)
+		b.wantRuns(time.Second)
+		b.pass(resync + time.Second)
+		b.wantRuns(time.Second + resync) // the resync counts from the last run
+	})
+}
+
+func TestBurstOfTriggersIsFewRuns(t *testing.T) {
+	on(t, func(b *bench) {
+		b.pass(time.Second)
+		b.began()
+		for range 100 {
+			b.trigger(50)
+			b.pass(time.Millisecond)
+		}
+		b.pass(time.Second)
+		// 100 ms of triggers, a run at once and then one each gap.
+		b.wantRuns(time.Second, time.Second+gap, time.Second+2*gap)
+	})
+}
+
+func TestTriggerDuringARunIsNotLost(t *testing.T) {
+	on(t, func(b *bench) {
+		b.from(behaviour{takes: 3 * time.Second})
+		b.pass(time.Second)
+		b.began()
+		b.trigger(1) // begins at 1 s
+		b.pass(time.Second)
+		b.trigger(5) // while it runs
+		b.pass(10 * time.Second)
+		b.wantRuns(time.Second, 4*time.Second+gap)
+	})
+}
+
+func TestTriggerNeverBlocks(t *testing.T) {
+	loop := New(nil, resync, slog.New(slog.DiscardHandler))
+	for range 1000 {
+		loop.Trigger() // nobody reads
+	}
+}
+
+func TestFailureIsTriedAgainEverSlower(t *testing.T) {
+	on(t, func(b *bench) {
+		b.pass(time.Second)
+		b.began()
+		b.from(behaviour{fails: "no such luck"})
+		b.trigger(1)
+		b.pass(2 * time.Minute)
+		want, at := []time.Duration{time.Second}, time.Second
+		for delay := firstRetry; at+delay <= time.Second+2*time.Minute; delay = min(2*delay, lastRetry) {
+			at += delay
+			want = append(want, at)
+		}
+		b.wantRuns(want...)
+		b.from(behaviour{})
+		b.pass(lastRetry)
+		if n := len(b.began()); n != 1 {
+			b.t.Errorf("%d runs after it was mended", n)
+		}
+		b.from(behaviour{fails: "again"})
+		b.trigger(1)
+		b.began()
+		b.pass(firstRetry)
+		if n := len(b.began()); n != 1 {
+			b.t.Errorf("after a success the delay does not begin anew: %d runs", n)
+		}
+	})
+}
+
+// What was missing may just have come: a change is looked at soon, however
+// long it has failed, but a storm of changes does not become a storm of runs.
+func TestChangeDuringAFailure(t *testing.T) {
+	on(t, func(b *bench) {
+		b.from(behaviour{fails: "no underlay"})
+		b.trigger(1)
+		b.pass(time.Minute) // the delay is lastRetry by now
+		last := b.began()
+		b.pass(eagerRetry)
+		b.trigger(1)
+		b.pass(0)
+		if got := b.began(); len(got) != 1 {
+			b.t.Fatalf("a change had runs at %v, the last before at %v", got, last[len(last)-1])
+		}
+		for range 100 {
+			b.trigger(1)
+			b.pass(50 * time.Millisecond)
+		}
+		if n := len(b.began()); n > 5 {
+			b.t.Errorf("%d runs in 5 s", n)
+		}
+	})
+}
+
+func TestErrorIsLoggedOnceAMinute(t *testing.T) {
+	on(t, func(b *bench) {
+		b.pass(time.Second)
+		b.from(behaviour{fails: "no such luck"})
+		b.trigger(1)
+		count := func(after time.Duration, text string) int {
+			b.pass(after)
+			return strings.Count(b.logged(), text)
+		}
+		if n := count(50*time.Second, "no such luck"); n != 1 {
+			b.t.Errorf("logged %d times in 50 s", n)
+		}
+		if n := count(time.Minute, "no such luck"); n != 1 {
+			b.t.Errorf("logged %d times in the next minute", n)
+		}
+		b.from(behaviour{fails: "another reason"})
+		if n := count(lastRetry, "another reason"); n != 1 {
+			b.t.Errorf("another error was logged %d times", n)
+		}
+		b.from(behaviour{})
+		if n := count(10*lastRetry, "all is well again"); n != 1 {
+			b.t.Errorf("the end of it was logged %d times", n)
+		}
+	})
+}
+
+func TestEndsAtOnce(t *testing.T) {
+	for name, prepare := range map[string]func(*bench){
+		"waiting for the resync": func(*bench) {},
+		"waiting after a failure": func(b *bench) {
+			b.from(behaviour{fails: "no such luck"})
+			b.trigger(1)
+			b.pass(time.Minute)
+		},
+		"in the gap": func(b *bench) { b.pass(time.Second); b.trigger(2) },
+		"in a run": func(b *bench) {
+			b.from(behaviour{takes: time.Hour}) // the run itself gets the context
+			b.pass(time.Second)
+			b.trigger(1)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			on(t, prepare) // which looks at the end
+		})
+	}
+}

@@ -1,0 +1,130 @@
+package file
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/overlay-cni/overlay-cni/pkg/config/strictyaml"
+	"github.com/overlay-cni/overlay-cni/pkg/registry"
+)
+
+// Read returns the nodes of a file, sorted by name and validated.
+func Read(path string) ([]registry.Node, error) {
+	// Opening a pipe would wait for its other end.
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("read the nodes file: %s is not a regular file", path)
+	}
+	data, err := strictyaml.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read the nodes file: %w", err)
+	}
+	return parse(path, data)
+}
+
+// parse reads the content of the file called name. Its error joins all
+// mistakes in the order of the lines.
+func parse(name string, data []byte) ([]registry.Node, error) {
+	d := decoder{reader: strictyaml.NewReader(name)}
+	d.document(data)
+	for _, problem := range registry.Problems(d.nodes) {
+		d.reader.Add(d.places[problem.Node], "", problem.Err)
+	}
+	if err := registry.Summary(d.reader.Mistakes()); err != nil {
+		return nil, err
+	}
+	slices.SortFunc(d.nodes, func(a, b registry.Node) int { return cmp.Compare(a.Name, b.Name) })
+	return d.nodes, nil
+}
+
+// decoder takes nodes out of a file. Those with a mistake in them are left
+// out, so that validating the others finds what is wrong between them.
+type decoder struct {
+	reader *strictyaml.Reader
+	nodes  []registry.Node
+	places []*yaml.Node // of each node
+}
+
+// document requires the list: a file without one is most likely half written,
+// and to take it for "no nodes" would end the traffic of all of them. An empty
+// list has to be written: [].
+func (d *decoder) document(data []byte) {
+	d.nodes = []registry.Node{}
+	root := d.reader.Document(data)
+	found := false
+	if root != nil {
+		for _, list := range d.reader.Fields(strictyaml.Mapping{Node: root, Keys: []string{"nodes"}}) {
+			found = true
+			for _, item := range d.reader.Items(list, "nodes, or [] for none") {
+				d.node(item)
+			}
+		}
+	}
+	if !found && d.reader.Len() == 0 {
+		d.reader.Add(root, "nodes", errors.New("is missing: expected the list of nodes, or nodes: [] for none"))
+	}
+}
+
+// keys of a node, all of them required.
+func keys() []string { return []string{"name", "addresses", "podSubnets"} }
+
+func (d *decoder) node(item strictyaml.Value) {
+	before := d.reader.Len()
+	var n registry.Node
+	seen := map[string]bool{}
+	for key, value := range d.reader.Fields(strictyaml.Mapping{Node: item.Node, Path: item.Key, Keys: keys()}) {
+		seen[key] = true
+		switch key {
+		case "name":
+			n.Name, _ = d.reader.Text(value, "a name")
+		case "addresses":
+			n.Addresses = items(d, value, netip.ParseAddr, kind{"an address such as 192.168.77.1", "addresses, such as [192.168.77.1]"})
+		case "podSubnets":
+			n.Subnets = items(d, value, netip.ParsePrefix, kind{"a network such as 10.244.1.0/24", "networks, such as [10.244.1.0/24]"})
+		}
+	}
+	if d.reader.Len() == before {
+		d.require(item, seen)
+	}
+	if d.reader.Len() == before {
+		d.nodes, d.places = append(d.nodes, n), append(d.places, item.Node)
+	}
+}
+
+func (d *decoder) require(item strictyaml.Value, seen map[string]bool) {
+	for _, key := range keys() {
+		if !seen[key] {
+			d.reader.Add(item.Node, item.Key+"."+key, fmt.Errorf("is missing: a node has the keys %s", strings.Join(keys(), ", ")))
+		}
+	}
+}
+
+// kind is what a list has to hold, in words.
+type kind struct{ one, many string }
+
+// items takes the values of a list that has to have some.
+func items[T any](d *decoder, list strictyaml.Value, parse func(string) (T, error), want kind) []T {
+	var all []T
+	for _, item := range d.reader.Items(list, want.many) {
+		text, ok := d.reader.Text(item, want.one)
+		if !ok {
+			continue
+		}
+		v, err := parse(text)
+		if err != nil {
+			d.reader.Add(item.Node, item.Key, fmt.Errorf("%s: expected %s", strictyaml.Quote(text), want.one))
+			continue
+		}
+		all = append(all, v)
+	}
+	if list.Node.Kind == yaml.SequenceNode && len(list.Node.Content) == 0 {
+		d.reader.Add(list.Node, list.Key, fmt.Errorf("is empty: expected a list of %s", want.many))
+	}
+	return all
+}

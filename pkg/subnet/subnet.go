@@ -1,0 +1,101 @@
+package subnet
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/cespare/xxhash/v2"
+)
+
+// maxBits is the longest prefix that still has a network address, a gateway
+// and two pod addresses, by address length in bits.
+var maxBits = map[int]int{32: 30, 128: 126}
+
+// Check reports why p cannot be a node's pod subnet: it must be a valid prefix
+// in canonical form (no host bits), unicast, and at most a /30 (IPv4) or a
+// /126 (IPv6).
+func Check(p netip.Prefix) error {
+	switch {
+	case !p.IsValid():
+		return fmt.Errorf("pod subnet %q is not a prefix such as 10.244.1.0/24", p)
+	case p.Addr().Is4In6():
+		return fmt.Errorf("pod subnet %s is an IPv4-mapped IPv6 prefix: write it as IPv4", p)
+	case p != p.Masked():
+		return fmt.Errorf("pod subnet %s has host bits set: write %s", p, p.Masked())
+	case p.Addr().IsMulticast(), p.Addr().IsLoopback(), p.Addr().IsLinkLocalUnicast(), p.Addr().IsUnspecified():
+		return fmt.Errorf("pod subnet %s is not a range of unicast addresses that can be routed", p)
+	}
+	if limit := maxBits[p.Addr().BitLen()]; p.Bits() > limit {
+		return fmt.Errorf("pod subnet %s is too small for a gateway and pods: use a /%d or larger", p, limit)
+	}
+	return nil
+}
+
+// Gateway is the first address after the network's own, which the bridge of
+// the node holds: 10.244.1.1 for 10.244.1.0/24.
+func Gateway(p netip.Prefix) netip.Addr { return p.Masked().Addr().Next() }
+
+// VTEP is the subnet's own network address. It is the address of the node's
+// VXLAN device, and the next hop by which the other nodes reach the subnet.
+func VTEP(p netip.Prefix) netip.Addr { return p.Masked().Addr() }
+
+// Last is the highest address of p: the broadcast address where p is IPv4.
+func Last(p netip.Prefix) netip.Addr {
+	b := p.Masked().Addr().AsSlice()
+	for i := p.Bits(); i < len(b)*8; i++ {
+		b[i/8] |= 1 << (7 - i%8)
+	}
+	last, _ := netip.AddrFromSlice(b)
+	return last
+}
+
+// Host is addr as a prefix of its full length: /32 or /128.
+func Host(addr netip.Addr) netip.Prefix { return netip.PrefixFrom(addr, addr.BitLen()) }
+
+// Sort orders prefixes canonically: IPv4 before IPv6, then by address, then
+// the larger network first. It returns a new slice.
+func Sort(ps []netip.Prefix) []netip.Prefix {
+	sorted := slices.Clone(ps)
+	slices.SortFunc(sorted, netip.Prefix.Compare)
+	return sorted
+}
+
+// VTEPMAC is the address of the VXLAN device of the node that has these pod
+// subnets. Every node computes it for every other one, so it depends on
+// nothing but the first subnet in canonical order (see Sort), and has to stay
+// the same function for ever: nodes of different versions must agree.
+func VTEPMAC(subnets []netip.Prefix) net.HardwareAddr {
+	if len(subnets) == 0 {
+		return nil
+	}
+	return MAC("vtep " + Sort(subnets)[0].Masked().String())
+}
+
+// MAC derives a locally administered unicast address (IEEE 802, bit 1 of the
+// first octet set, bit 0 clear) from a name. Equal names give equal addresses.
+func MAC(name string) net.HardwareAddr {
+	mac := net.HardwareAddr(binary.BigEndian.AppendUint64(nil, Hash(name))[:6])
+	mac[0] = mac[0]&^0x01 | 0x02
+	return mac
+}
+
+// Hash spreads a name over 64 bits (XXH64, seed 0). It is for names that the
+// cluster's own operators and runtimes choose: it does not withstand an
+// attacker, and costs a plugin's start nothing, as a cryptographic one would.
+func Hash(name string) uint64 { return xxhash.Sum64String(name) }
+
+// encapInner is what VXLAN adds between the outer IP header and the inner
+// packet: UDP, VXLAN (RFC 7348) and the inner Ethernet header.
+const encapInner = 8 + 8 + 14
+
+// Overhead is how many bytes of the underlay's MTU the tunnel takes when the
+// outer packet is of underlay's family: 50 for IPv4, 70 for IPv6.
+func Overhead(underlay netip.Addr) int {
+	if underlay.Is4() {
+		return 20 + encapInner
+	}
+	return 40 + encapInner
+}

@@ -1,0 +1,167 @@
+package underlay
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/overlay-cni/overlay-cni/internal/rtnl"
+	"github.com/overlay-cni/overlay-cni/internal/sandbox/sandboxtest"
+	"github.com/overlay-cni/overlay-cni/pkg/config"
+)
+
+func TestMain(m *testing.M) { os.Exit(sandboxtest.Main(m)) }
+
+// host is a network namespace with eth0 and eth1, both up.
+type host struct {
+	t    *testing.T
+	conn *rtnl.Conn
+	nl   *netlink.Handle
+}
+
+// newHost moves the test's thread into a namespace of its own. It is never
+// unlocked, so it ends with the test.
+func newHost(t *testing.T) *host {
+	t.Helper()
+	runtime.LockOSThread()
+	h := &host{t: t}
+	var err error
+	h.must(unix.Unshare(unix.CLONE_NEWNET))
+	h.conn, err = rtnl.Open()
+	h.must(err)
+	h.nl, err = netlink.NewHandle(unix.NETLINK_ROUTE)
+	h.must(err)
+	t.Cleanup(func() { h.nl.Close(); h.conn.Close() })
+	h.must(h.nl.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth0", MTU: 1450}, PeerName: "eth1", PeerMTU: 1400}))
+	for _, name := range []string{"lo", "eth0", "eth1"} {
+		h.must(h.nl.LinkSetUp(h.link(name)))
+	}
+	h.addr("eth0", "192.168.77.1/24")
+	h.addr("eth0", "fd77::1/64")
+	h.addr("eth1", "192.168.88.1/24")
+	return h
+}
+
+func (h *host) must(err error) {
+	h.t.Helper()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+func (h *host) link(name string) netlink.Link {
+	h.t.Helper()
+	l, err := h.nl.LinkByName(name)
+	h.must(err)
+	return l
+}
+
+func network(prefix string) *net.IPNet {
+	p := netip.MustParsePrefix(prefix)
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+func (h *host) addr(name, prefix string) {
+	h.t.Helper()
+	h.must(h.nl.AddrAdd(h.link(name), &netlink.Addr{IPNet: network(prefix), Flags: unix.IFA_F_NODAD}))
+}
+
+func (h *host) route(dst, name, via string, metric int) {
+	h.t.Helper()
+	h.must(h.nl.RouteAdd(&netlink.Route{Dst: network(dst), LinkIndex: h.link(name).Attrs().Index, Gw: net.ParseIP(via), Priority: metric}))
+}
+
+// finds looks for an underlay and compares interface, address and MTU.
+func (h *host) finds(spec Spec, name, addr string, mtu int) {
+	h.t.Helper()
+	got, err := Find(h.conn, spec)
+	h.must(err)
+	want := Underlay{Name: name, Index: h.link(name).Attrs().Index, MTU: mtu, Address: netip.MustParseAddr(addr)}
+	if got != want {
+		h.t.Errorf("got %+v, want %+v", got, want)
+	}
+}
+
+func (h *host) fails(spec Spec, text string) {
+	h.t.Helper()
+	got, err := Find(h.conn, spec)
+	if !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), text) {
+		h.t.Errorf("got %+v, %v; want an error with %q", got, err, text)
+	}
+}
+
+func TestFindByDefaultRoute(t *testing.T) {
+	h := newHost(t)
+	h.fails(Spec{}, "there is no default route")
+	h.route("::/0", "eth0", "fd77::9", 0)
+	h.finds(Spec{}, "eth0", "fd77::1", 1450)
+	h.route("0.0.0.0/0", "eth0", "192.168.77.9", 100)
+	h.finds(Spec{}, "eth0", "192.168.77.1", 1450)
+	h.route("0.0.0.0/0", "eth1", "192.168.88.9", 50)
+	h.finds(Spec{}, "eth1", "192.168.88.1", 1400)
+	h.finds(Spec{NodeAddrs: addrs("fd77::1")}, "eth0", "fd77::1", 1450)
+	h.finds(Spec{Ours: []string{"eth1"}}, "eth0", "192.168.77.1", 1450)
+	h.must(h.nl.LinkSetDown(h.link("eth1")))
+	h.finds(Spec{}, "eth0", "192.168.77.1", 1450)
+}
+
+// A default route in another table, or one that forbids, is none.
+func TestFindPassesOverOtherDefaultRoutes(t *testing.T) {
+	h := newHost(t)
+	h.must(h.nl.RouteAdd(&netlink.Route{Dst: network("0.0.0.0/0"), LinkIndex: h.link("eth1").Attrs().Index, Gw: net.ParseIP("192.168.88.9"), Table: 100}))
+	h.must(h.nl.RouteAdd(&netlink.Route{Dst: network("0.0.0.0/0"), Type: unix.RTN_UNREACHABLE, Priority: 7}))
+	h.must(h.nl.RouteAdd(&netlink.Route{Dst: network("::/0"), Type: unix.RTN_UNREACHABLE, Priority: 7}))
+	h.fails(Spec{}, "there is no default route")
+}
+
+func TestFindByMultipathDefaultRoute(t *testing.T) {
+	h := newHost(t)
+	h.must(h.nl.RouteAdd(&netlink.Route{Dst: network("0.0.0.0/0"), MultiPath: []*netlink.NexthopInfo{
+		{LinkIndex: h.link("eth1").Attrs().Index, Gw: net.ParseIP("192.168.88.9")},
+		{LinkIndex: h.link("eth0").Attrs().Index, Gw: net.ParseIP("192.168.77.9")},
+	}}))
+	first := "eth0"
+	if h.link("eth1").Attrs().Index < h.link("eth0").Attrs().Index {
+		first = "eth1"
+	}
+	got, err := Find(h.conn, Spec{})
+	if err != nil || got.Name != first {
+		t.Errorf("got %+v, %v; want %s", got, err, first)
+	}
+}
+
+func TestFindByName(t *testing.T) {
+	h := newHost(t)
+	h.finds(Spec{Want: config.Underlay{Interface: "eth0"}}, "eth0", "192.168.77.1", 1450)
+	h.fails(Spec{Want: config.Underlay{Interface: "eth9"}}, `there is no interface "eth9"`)
+	h.fails(Spec{Want: config.Underlay{Interface: "lo"}}, "is a loopback")
+	h.must(h.nl.LinkSetDown(h.link("eth0")))
+	h.fails(Spec{Want: config.Underlay{Interface: "eth0"}}, `interface "eth0" is down`)
+}
+
+func TestFindByAddress(t *testing.T) {
+	h := newHost(t)
+	h.finds(Spec{Want: config.Underlay{Address: netip.MustParseAddr("fd77::1")}}, "eth0", "fd77::1", 1450)
+	h.fails(Spec{Want: config.Underlay{Address: netip.MustParseAddr("192.0.2.1")}}, "eth0 192.168.77.1 fd77::1")
+}
+
+func TestFindByReachedAddress(t *testing.T) {
+	h := newHost(t)
+	to := func(a string) Spec { return Spec{Want: config.Underlay{Reaches: netip.MustParseAddr(a)}} }
+	h.finds(to("192.168.88.7"), "eth1", "192.168.88.1", 1400)
+	h.finds(to("fd77::7"), "eth0", "fd77::1", 1450)
+	h.fails(to("192.0.2.1"), "no route leads to 192.0.2.1")
+	h.fails(to("2001:db8::1"), "no route leads to 2001:db8::1")
+	h.fails(to("192.168.77.1"), "is a loopback")
+	h.must(h.nl.RouteAdd(&netlink.Route{Dst: network("192.0.2.0/24"), Type: unix.RTN_PROHIBIT}))
+	h.must(h.nl.RouteAdd(&netlink.Route{Dst: network("198.51.100.0/24"), Type: unix.RTN_BLACKHOLE}))
+	h.fails(to("192.0.2.1"), "no route leads to 192.0.2.1")
+	h.fails(to("198.51.100.1"), "no route leads to 198.51.100.1")
+}

@@ -1,0 +1,194 @@
+package vxlan
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/overlay-cni/overlay-cni/internal/rtnl"
+)
+
+// Kernel reads and changes the device in one network namespace. It is for one
+// goroutine at a time.
+type Kernel struct {
+	conn *rtnl.Conn
+}
+
+// Open works in the network namespace of the calling thread.
+func Open() (*Kernel, error) {
+	conn, err := rtnl.Open()
+	if err != nil {
+		return nil, err
+	}
+	return &Kernel{conn: conn}, nil
+}
+
+// Close frees the socket. It leaves everything in the kernel as it is.
+func (k *Kernel) Close() error { return k.conn.Close() }
+
+// Sync makes the kernel's state the desired one. It returns what it changed,
+// also beside an error. An operation that fails does not keep others from
+// being tried; the error joins those of all. A device of somebody else is not
+// touched (ErrNotOurs).
+func (k *Kernel) Sync(want State) (Changes, error) {
+	if want.Device.Name == "" {
+		return nil, errors.New("sync the vxlan device: the desired state has none")
+	}
+	done, have, err := k.syncDevice(want)
+	if have.Device.Index == 0 {
+		return done, err
+	}
+	entries, failed := k.apply(planEntries(want, have), have.Device.Index)
+	if failed != nil {
+		err = errors.Join(err, fmt.Errorf("sync vxlan device %q: %w", want.Device.Name, failed))
+	}
+	return append(done, entries...), err
+}
+
+// deviceRounds is how often the device is looked at before something else must
+// be undoing what was done to it. Three are needed for a new one: for itself,
+// for its addresses, and to see that all is well.
+const deviceRounds = 6
+
+// syncDevice brings the device itself and its addresses into shape and returns
+// what is on it then. It looks again after every change, because that changes
+// what is on the device: the kernel flushes it when it gets another MAC
+// address, say.
+func (k *Kernel) syncDevice(want State) (Changes, State, error) {
+	var done Changes
+	for range deviceRounds {
+		have, err := k.Read(want.Device.Name)
+		if err == nil {
+			err = refuse(want.Device, have.Device)
+		}
+		if err != nil {
+			return done, State{}, err
+		}
+		ops, _ := planDevice(want, have)
+		if len(ops) == 0 {
+			ops = planAddresses(want, have)
+		}
+		if len(ops) == 0 {
+			return done, have, nil
+		}
+		changed, err := k.apply(ops, have.Device.Index)
+		if len(changed) == 0 {
+			return done, have, k.explain(want.Device, err)
+		}
+		done = append(done, changed...)
+	}
+	return done, State{}, fmt.Errorf("vxlan device %q does not stay as it is set, something else must be changing it: %s", want.Device.Name, done)
+}
+
+// explain is the error about a device that could not be set up.
+func (k *Kernel) explain(want Device, failed error) error {
+	const fix = "set vxlan.vni or vxlan.port to another value, on all hosts"
+	err := fmt.Errorf("set up vxlan device %q: %w", want.Name, failed)
+	if !errors.Is(failed, unix.EEXIST) && !errors.Is(failed, unix.EADDRINUSE) {
+		return err
+	}
+	rivals, _ := k.rivals(want)
+	if len(rivals) == 0 {
+		return fmt.Errorf("%w: UDP port %d is taken by another program (see \"ss -lun\") or by a vxlan device that was moved to another network namespace: %s",
+			err, want.Tunnel.Port, fix)
+	}
+	r := rivals[0]
+	return fmt.Errorf("%w: device %q has VNI %d and port %d: remove it with \"ip link del %s\", or %s",
+		err, r.Name, r.Tunnel.VNI, r.Tunnel.Port, r.Name, fix)
+}
+
+// rivals are the other devices on the same port, those of the same VNI first.
+func (k *Kernel) rivals(want Device) ([]Device, error) {
+	var found []Device
+	err := k.eachDevice(func(d Device) {
+		switch {
+		case d.Name == want.Name || d.Tunnel.Port != want.Tunnel.Port:
+		case d.Tunnel.VNI == want.Tunnel.VNI:
+			found = slices.Insert(found, 0, d)
+		default:
+			found = append(found, d)
+		}
+	})
+	return found, err
+}
+
+// Delete makes the device absent, with everything on it. One that does not
+// carry our alias is left alone (ErrNotOurs).
+func (k *Kernel) Delete(name string) error {
+	have, err := k.Read(name)
+	if err != nil {
+		return err
+	}
+	var ops []Op
+	for _, stray := range have.Strays {
+		ops = append(ops, Op{Verb: DeleteDevice, Text: stray})
+	}
+	var refused error
+	switch d := have.Device; {
+	case d.Name == "":
+	case d.Alias == Alias && d.Kind == kindVXLAN:
+		ops = append(ops, Op{Verb: DeleteDevice, Text: name})
+	default:
+		refused = fmt.Errorf("delete device %q: it %w (kind %s, alias %q): remove it with \"ip link del %s\" if it has to go",
+			name, ErrNotOurs, d.Kind, d.Alias, name)
+	}
+	_, err = k.apply(ops, 0)
+	return errors.Join(refused, err)
+}
+
+// apply carries out operations and returns those that the kernel did, in the
+// same memory, and the errors of the others.
+func (k *Kernel) apply(ops []Op, index int) (Changes, error) {
+	if len(ops) == 0 {
+		return nil, nil
+	}
+	var b rtnl.Batch
+	b.Grow(len(ops))
+	for i := range ops {
+		ops[i].appendTo(&b, index)
+	}
+	results, err := k.conn.Exec(&b)
+	if err != nil {
+		return nil, err
+	}
+	done := ops[:0] // in place: there can be thousands
+	var failed []error
+	for i, err := range results {
+		if err != nil && !ops[i].settled(err) {
+			failed = append(failed, err)
+			continue
+		}
+		done = append(done, ops[i])
+	}
+	return done, summary(failed)
+}
+
+// summary joins errors: the first few, since they tend to be alike. A missing
+// device that follows from another error is not worth a word.
+func summary(failed []error) error {
+	const shown = 5
+	if len(failed) > 1 {
+		rest := slices.DeleteFunc(failed[1:], func(err error) bool { return errors.Is(err, unix.ENODEV) })
+		failed = failed[:1+len(rest)]
+	}
+	if more := len(failed) - shown; more > 0 {
+		failed = append(failed[:shown], fmt.Errorf("and %d more operations failed", more))
+	}
+	return errors.Join(failed...)
+}
+
+// settled says that an error means the kernel already is as it should be:
+// somebody was faster. The device's going takes with it what is on it.
+func (o *Op) settled(err error) bool {
+	switch o.Verb {
+	case AddAddress:
+		return errors.Is(err, unix.EEXIST)
+	case DeleteDevice:
+		return errors.Is(err, unix.ENODEV)
+	case DeleteForeign, DeleteRoute, DeleteNeighbor, DeleteForward, DeleteAddress:
+		return errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EADDRNOTAVAIL)
+	}
+	return false
+}

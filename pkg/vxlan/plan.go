@@ -1,0 +1,168 @@
+package vxlan
+
+import (
+	"bytes"
+	"fmt"
+	"net/netip"
+	"slices"
+)
+
+// Plan lists the operations that turn have into want, in the order in which
+// they have to happen. It is deterministic, and empty if there is nothing to
+// do.
+func Plan(want, have State) []Op {
+	ops, born := planDevice(want, have)
+	if born {
+		// A new device is empty, whatever was on the one before it.
+		have = State{Device: have.Device}
+	}
+	ops = append(ops, planAddresses(want, have)...)
+	return append(ops, planEntries(want, have)...)
+}
+
+// planDevice lists what is to be done to the device itself. Born says that it
+// is made anew, by which the kernel drops everything on it.
+func planDevice(want, have State) (ops []Op, born bool) {
+	for _, name := range have.Strays {
+		ops = append(ops, Op{Verb: DeleteDevice, Text: name})
+	}
+	w, h := want.Device, have.Device
+	if h.Name != "" && !changeable(w.Tunnel, h.Tunnel) {
+		ops = append(ops, Op{Verb: DeleteDevice, Text: h.Name})
+		h = Device{}
+	}
+	if h.Name == "" {
+		ops = append(ops, Op{Verb: CreateDevice, Device: &w})
+		born, h = true, newborn(w)
+	}
+	return append(ops, changes(w, h)...), born
+}
+
+// changeable says whether the kernel can turn one tunnel into the other. It
+// changes neither VNI nor port of a live device, nor the family of its local
+// address. Options that we never set are too rare to learn how to unset.
+func changeable(w, h Tunnel) bool {
+	return w.VNI == h.VNI && w.Port == h.Port && w.Local.BitLen() == h.Local.BitLen() && w.More == h.More
+}
+
+// newborn is a device as the kernel makes it when asked for d.
+func newborn(d Device) Device {
+	d.Up, d.Alias, d.AutoAddress = false, "", true
+	return d
+}
+
+// changes lists what changes a device in place. The tunnel comes before the
+// MTU, which the underlay limits, and what keeps IPv6 addresses away before
+// the device goes up.
+func changes(w, h Device) []Op {
+	var ops []Op
+	add := func(v Verb, differs bool) {
+		if differs {
+			ops = append(ops, Op{Verb: v, Device: &w})
+		}
+	}
+	add(SetAlias, w.Alias != h.Alias)
+	add(SetTunnel, w.Tunnel != h.Tunnel)
+	add(SetMTU, w.MTU != h.MTU)
+	add(SetMAC, w.MAC != h.MAC)
+	add(SetNoAutoAddress, h.AutoAddress && !w.AutoAddress)
+	add(SetUp, w.Up && !h.Up)
+	return ops
+}
+
+// planAddresses lists what is to be done to the device's own addresses. New
+// ones are added before old ones are deleted, since with its last IPv4 address
+// a device loses all its IPv4 routes; but what holds the place of a new one,
+// the same address with another prefix length, has to go before.
+func planAddresses(want, have State) []Op {
+	var before, add, after []Op
+	inTheWay := map[netip.Addr]bool{}
+	for _, p := range missing(want.Addresses, have.Addresses, netip.Prefix.Compare) {
+		add = append(add, Op{Verb: AddAddress, Subnet: p})
+		inTheWay[p.Addr()] = true
+	}
+	// Seen from the other side, what is missing is what is there too much.
+	for _, p := range missing(have.Addresses, want.Addresses, netip.Prefix.Compare) {
+		op := Op{Verb: DeleteAddress, Subnet: p, Odd: have.Addresses[p].Odd}
+		if inTheWay[p.Addr()] {
+			before = append(before, op)
+		} else {
+			after = append(after, op)
+		}
+	}
+	return slices.Concat(before, add, after)
+}
+
+// planEntries lists what is to be done on the device. Foreign entries go
+// first: they can be in the way, since the kernel replaces only the first of
+// several routes to one destination. Then entries are set before others are
+// deleted. A peer's forwarding entry is set before its neighbours and these
+// before its routes, so that no packet finds a route that leads nowhere.
+func planEntries(want, have State) []Op {
+	forwards := missing(want.Forwards, have.Forwards, compareMAC)
+	neighbors := missing(want.Neighbors, have.Neighbors, netip.Addr.Compare)
+	routes := missing(want.Routes, have.Routes, netip.Prefix.Compare)
+	ops := make([]Op, 0, len(have.Foreign)+len(forwards)+len(neighbors)+len(routes))
+	for i := range have.Foreign {
+		ops = append(ops, Op{Verb: DeleteForeign, Odd: &have.Foreign[i]})
+	}
+	for _, mac := range forwards {
+		ops = append(ops, Op{Verb: SetForward, MAC: mac, IP: want.Forwards[mac].Host, Text: was(have.Forwards, mac)})
+	}
+	for _, ip := range neighbors {
+		ops = append(ops, Op{Verb: SetNeighbor, IP: ip, MAC: want.Neighbors[ip].MAC, Text: was(have.Neighbors, ip)})
+	}
+	for _, p := range routes {
+		ops = append(ops, Op{Verb: SetRoute, Subnet: p, IP: want.Routes[p].Via, Text: was(have.Routes, p)})
+	}
+	return append(ops, planDeletes(want, have)...)
+}
+
+// planDeletes goes the other way: routes first.
+func planDeletes(want, have State) []Op {
+	var ops []Op
+	for _, p := range excess(have.Routes, want.Routes, netip.Prefix.Compare) {
+		ops = append(ops, Op{Verb: DeleteRoute, Subnet: p, IP: have.Routes[p].Via, Odd: have.Routes[p].Odd})
+	}
+	for _, ip := range excess(have.Neighbors, want.Neighbors, netip.Addr.Compare) {
+		ops = append(ops, Op{Verb: DeleteNeighbor, IP: ip, MAC: have.Neighbors[ip].MAC, Odd: have.Neighbors[ip].Odd})
+	}
+	for _, mac := range excess(have.Forwards, want.Forwards, compareMAC) {
+		ops = append(ops, Op{Verb: DeleteForward, MAC: mac, IP: have.Forwards[mac].Host, Odd: have.Forwards[mac].Odd})
+	}
+	return ops
+}
+
+// missing are the keys of want that have lacks or has another value for.
+func missing[K, V comparable](want, have map[K]V, compare func(K, K) int) []K {
+	var keys []K
+	for k, w := range want {
+		if h, ok := have[k]; !ok || h != w {
+			keys = append(keys, k)
+		}
+	}
+	slices.SortFunc(keys, compare)
+	return keys
+}
+
+// excess are the keys of have that want lacks.
+func excess[K, V comparable](have, want map[K]V, compare func(K, K) int) []K {
+	var keys []K
+	for k := range have {
+		if _, ok := want[k]; !ok {
+			keys = append(keys, k)
+		}
+	}
+	slices.SortFunc(keys, compare)
+	return keys
+}
+
+// was describes what is replaced; empty if nothing is.
+func was[K comparable, V fmt.Stringer](have map[K]V, k K) string {
+	if h, ok := have[k]; ok {
+		return h.String()
+	}
+	return ""
+}
+
+func compareMAC(a, b MAC) int { return bytes.Compare(a[:], b[:]) }

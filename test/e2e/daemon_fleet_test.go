@@ -1,0 +1,261 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/overlay-cni/overlay-cni/internal/lab"
+	"github.com/overlay-cni/overlay-cni/internal/lab/probe"
+	"github.com/overlay-cni/overlay-cni/internal/sandbox"
+	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
+)
+
+const (
+	// healing is how long a daemon may take to mend what it was notified of:
+	// far less than the resync of any test that waits for notifications.
+	healing = 5 * time.Second
+	// settled is how many answers a stream gets before and after an event, so
+	// that the event lies within the stream.
+	settled = 50
+
+	tunnel  = "overlay0"
+	podNet4 = "10.244.0.0/16"
+	podNet6 = "fd44::/48"
+)
+
+// fleet is a lab whose hosts, host-a, host-b and so on, run a daemon and have
+// one pod each.
+type fleet struct {
+	t     *testing.T
+	lab   *lab.Lab
+	hosts []*lab.Host
+	pods  []*lab.Pod
+}
+
+// newFleet is dual stack. What change sets is different.
+func newFleet(t *testing.T, size int, change func(*lab.Config)) *fleet {
+	t.Helper()
+	f := newIdleFleet(t, size, change)
+	ctx := withPatience(t)
+	for _, h := range f.hosts {
+		f.start(ctx, h)
+	}
+	for _, h := range f.hosts {
+		f.pods = append(f.pods, f.addPod(ctx, h, "pod"))
+	}
+	return f
+}
+
+// newIdleFleet is registered but runs nothing.
+func newIdleFleet(t *testing.T, size int, change func(*lab.Config)) *fleet {
+	t.Helper()
+	f := &fleet{t: t, lab: newLab(t, func(c *lab.Config) {
+		c.PodNetworks = []netip.Prefix{netip.MustParsePrefix(podNet4), netip.MustParsePrefix(podNet6)}
+		// The log tells when a daemon has found nothing to do.
+		c.DaemonArgs = []string{"--log-level", "debug"}
+		if change != nil {
+			change(c)
+		}
+	})}
+	for i := range size {
+		f.hosts = append(f.hosts, addHost(t, f.lab, "host-"+string(rune('a'+i))))
+	}
+	f.must(f.lab.Register(f.hosts...))
+	t.Cleanup(f.showLogs)
+	return f
+}
+
+func (f *fleet) showLogs() {
+	if !f.t.Failed() {
+		return
+	}
+	const lines = 12
+	for _, h := range f.hosts {
+		if d := h.Daemon(); d != nil {
+			f.t.Logf("the log of %s ends with:\n%s", h.Name, strings.Join(d.Log.Tail(lines), "\n"))
+		}
+	}
+}
+
+func (f *fleet) must(err error) {
+	f.t.Helper()
+	if err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+// sub is the fleet in a subtest.
+func (f *fleet) sub(t *testing.T) *fleet {
+	s := *f
+	s.t = t
+	return &s
+}
+
+// start returns when the daemon has looked at everything once without error.
+func (f *fleet) start(ctx context.Context, h *lab.Host, args ...string) *lab.Daemon {
+	f.t.Helper()
+	d, err := h.StartDaemon(ctx, args...)
+	f.must(err)
+	f.must(d.Log.Wait(ctx, "reconciled"))
+	return d
+}
+
+// launch starts a daemon that is not expected to get anywhere.
+func (f *fleet) launch(h *lab.Host, args ...string) *lab.Daemon {
+	f.t.Helper()
+	d, err := h.LaunchDaemon(args...)
+	f.must(err)
+	return d
+}
+
+func (f *fleet) stop(ctx context.Context, h *lab.Host) {
+	f.t.Helper()
+	f.must(h.Daemon().Stop(ctx))
+}
+
+func (f *fleet) addPod(ctx context.Context, h *lab.Host, name string) *lab.Pod {
+	f.t.Helper()
+	p, err := h.AddPod(ctx, lab.PodSpec{Name: name})
+	f.must(err)
+	return p
+}
+
+func (f *fleet) ping(ctx context.Context, from, to *lab.Pod) {
+	f.t.Helper()
+	f.must(ping(ctx, from, to))
+}
+
+// ping tries all of the addresses.
+func ping(ctx context.Context, from, to *lab.Pod) error {
+	var errs []error
+	for _, a := range to.Addresses {
+		_, err := probe.Ping(ctx, from.Netns(), a)
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// eventually is for changes that a daemon makes after it was notified.
+func (f *fleet) eventually(ctx context.Context, attempt func(context.Context) error) {
+	f.t.Helper()
+	ctx, cancel := context.WithTimeout(ctx, healing)
+	defer cancel()
+	f.must(probe.Eventually(ctx, attempt))
+}
+
+// talk is a stream each way and of each family between two pods.
+type talk []*probe.Stream
+
+func (f *fleet) talk(ctx context.Context, a, b *lab.Pod) talk {
+	f.t.Helper()
+	var streams talk
+	for _, way := range [][2]*lab.Pod{{a, b}, {b, a}} {
+		for _, address := range way[1].Addresses {
+			echo, err := probe.ServeEcho(way[1].Netns(), netip.AddrPortFrom(address, 0))
+			f.must(err)
+			f.t.Cleanup(func() { echo.Close() })
+			s, err := probe.StartStream(way[0].Netns(), echo.Addr)
+			f.must(err)
+			f.t.Cleanup(func() { s.Stop() })
+			streams = append(streams, s)
+		}
+	}
+	f.goesOn(ctx, streams)
+	return streams
+}
+
+// goesOn returns when every stream has had some more answers.
+func (f *fleet) goesOn(ctx context.Context, streams talk) {
+	f.t.Helper()
+	errs := make(chan error, len(streams))
+	for _, s := range streams {
+		go func() { errs <- s.Answered(ctx, settled) }()
+	}
+	for range streams {
+		f.must(<-errs)
+	}
+}
+
+// end fails the test if any packet was lost since the beginning.
+func (f *fleet) end(ctx context.Context, streams talk) {
+	f.t.Helper()
+	f.goesOn(ctx, streams)
+	for _, s := range streams {
+		if c := s.Stop(); c.Lost > 0 || c.Duplicated > 0 {
+			f.t.Errorf("%s, %d duplicated; the longest pause was %s", c, c.Duplicated, c.Gap)
+		}
+	}
+}
+
+// published is what the daemon told the plugin.
+func (f *fleet) published(h *lab.Host) nodestate.State {
+	f.t.Helper()
+	s, err := nodestate.Read(h.RunDir())
+	f.must(err)
+	return s
+}
+
+func (f *fleet) notPublished(h *lab.Host) {
+	f.t.Helper()
+	if s, err := nodestate.Read(h.RunDir()); !errors.Is(err, nodestate.ErrNotPublished) {
+		f.t.Errorf("%s published %+v, %v", h.Name, s, err)
+	}
+}
+
+// write replaces a file of the lab's folder and returns its path.
+func (f *fleet) write(name, text string) string {
+	f.t.Helper()
+	path := filepath.Join(filepath.Dir(f.lab.RegistryFile()), name)
+	f.must(os.WriteFile(path, []byte(text), 0o644))
+	return path
+}
+
+// entry is a node of the registry.
+type entry struct {
+	name      string
+	addresses []netip.Addr
+	subnets   []netip.Prefix
+}
+
+func entries(hosts ...*lab.Host) []entry {
+	var all []entry
+	for _, h := range hosts {
+		all = append(all, entry{h.Name, h.Addresses(), h.Subnets()})
+	}
+	return all
+}
+
+// register makes entries the registry's content.
+func (f *fleet) register(nodes []entry) {
+	f.t.Helper()
+	f.must(f.lab.WriteRegistry([]byte(registryText(nodes))))
+}
+
+func registryText(nodes []entry) string {
+	text := "nodes:\n"
+	for _, n := range nodes {
+		text += fmt.Sprintf("- name: %s\n  addresses: [%s]\n  podSubnets: [%s]\n", n.name, quoted(n.addresses), quoted(n.subnets))
+	}
+	return text
+}
+
+func quoted[T fmt.Stringer](values []T) string {
+	var all []string
+	for _, v := range values {
+		all = append(all, fmt.Sprintf("%q", v.String()))
+	}
+	return strings.Join(all, ", ")
+}
+
+// on runs fn inside a namespace.
+func (f *fleet) on(ns *sandbox.Netns, fn func() error) {
+	f.t.Helper()
+	f.must(ns.Do(fn))
+}

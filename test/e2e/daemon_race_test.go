@@ -1,0 +1,119 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/overlay-cni/overlay-cni/internal/lab"
+	"github.com/overlay-cni/overlay-cni/internal/lab/probe"
+)
+
+// After a boot the runtime may be faster than the daemon. The pod then waits,
+// and no longer than it has to.
+func TestDaemonComesAfterThePlugin(t *testing.T) {
+	f, ctx := newIdleFleet(t, 1, nil), withPatience(t)
+	h := f.hosts[0]
+	type added struct {
+		pod *lab.Pod
+		err error
+		at  time.Time
+	}
+	done := make(chan added, 1)
+	go func() {
+		pod, err := h.AddPod(ctx, lab.PodSpec{Name: "early"})
+		done <- added{pod, err, time.Now()}
+	}()
+	f.must(probe.Eventually(ctx, func(context.Context) error { return pluginWaits() }))
+	select {
+	case early := <-done:
+		t.Fatalf("ADD did not wait: %+v", early)
+	default:
+	}
+	f.start(ctx, h)
+	started := time.Now()
+	early := <-done // bounded by the context, which ends the plugin
+	f.must(early.err)
+	t.Logf("ADD ended %s after the daemon's first look", early.at.Sub(started))
+	for i, s := range h.Subnets() {
+		if a := early.pod.Addresses[i]; !s.Contains(a) {
+			t.Errorf("the pod has %s, not of %s", a, s)
+		}
+	}
+	f.pingAll(ctx, early.pod.Netns(), h.Addresses())
+}
+
+// pluginWaits is nil if there is a process of the plugin that watches a
+// directory.
+func pluginWaits() error {
+	names, err := filepath.Glob("/proc/[0-9]*/comm")
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		comm, err := os.ReadFile(name)
+		if err != nil || strings.TrimSpace(string(comm)) != "overlay-cni" {
+			continue // gone, or another one
+		}
+		infos, err := filepath.Glob(filepath.Join(filepath.Dir(name), "fdinfo/*"))
+		if err != nil {
+			return err
+		}
+		for _, info := range infos {
+			if text, err := os.ReadFile(info); err == nil && strings.Contains(string(text), "inotify wd:") {
+				return nil
+			}
+		}
+	}
+	return errors.New("no overlay-cni watches a directory")
+}
+
+func TestDaemonNeverComes(t *testing.T) {
+	f, ctx := newIdleFleet(t, 1, nil), withPatience(t)
+	h := f.hosts[0]
+	before, netns := f.kernelState(h), f.namespaces()
+	start := time.Now()
+	_, err := h.AddPod(ctx, lab.PodSpec{Name: "pod", Config: h.PluginConfig(map[string]any{"waitSeconds": 1})})
+	var reported *types.Error
+	if !errors.As(err, &reported) || reported.Code != types.ErrTryAgainLater {
+		t.Fatalf("got %v", err)
+	}
+	want := fmt.Sprintf("waited 1s: overlayd has not published this node's subnets yet (there is no %s)", filepath.Join(h.RunDir(), "node.json"))
+	if reported.Msg != want || !strings.Contains(reported.Details, "is overlayd running on this node") {
+		t.Errorf("got %q, %q", reported.Msg, reported.Details)
+	}
+	if took := time.Since(start); took < time.Second {
+		t.Errorf("it gave up after %s", took)
+	}
+	f.sameState(before, f.kernelState(h))
+	f.sameState(netns, f.namespaces())
+	for _, name := range listFiles(h.RunDir()) {
+		if strings.Contains(name, "pod") {
+			t.Errorf("%s was left behind", name)
+		}
+	}
+}
+
+func (f *fleet) namespaces() []string {
+	f.t.Helper()
+	return listFiles("/run/netns")
+}
+
+// listFiles are all below a directory that are no directories.
+func listFiles(dir string) []string {
+	var names []string
+	_ = filepath.WalkDir(dir, func(path string, e os.DirEntry, err error) error {
+		if err == nil && !e.IsDir() {
+			names = append(names, path)
+		}
+		return nil
+	})
+	return names
+}

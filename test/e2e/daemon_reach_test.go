@@ -1,0 +1,287 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"regexp"
+	"strconv"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/overlay-cni/overlay-cni/internal/lab"
+	"github.com/overlay-cni/overlay-cni/internal/lab/probe"
+	"github.com/overlay-cni/overlay-cni/internal/sandbox"
+	"github.com/overlay-cni/overlay-cni/pkg/subnet"
+)
+
+func TestDaemonPodsReachEachOther(t *testing.T) {
+	f := newFleet(t, 3, nil)
+	ctx := withPatience(t)
+	f.pods = append(f.pods, f.addPod(ctx, f.hosts[0], "second"))
+	for _, from := range f.pods {
+		for _, to := range f.pods {
+			if from != to {
+				f.reach(ctx, from, to)
+			}
+		}
+		f.pingAll(ctx, from.Netns(), f.hosts[0].Addresses())
+		f.pingAll(ctx, from.Netns(), f.hosts[1].Addresses())
+	}
+	for _, h := range f.hosts {
+		for _, p := range f.pods {
+			f.pingAll(ctx, h.Netns(), p.Addresses)
+		}
+	}
+}
+
+func (f *fleet) pingAll(ctx context.Context, from *sandbox.Netns, to []netip.Addr) {
+	f.t.Helper()
+	for _, a := range to {
+		if _, err := probe.Ping(ctx, from, a); err != nil {
+			f.t.Error(err)
+		}
+	}
+}
+
+// reach tries every protocol, and looks at the source address.
+func (f *fleet) reach(ctx context.Context, from, to *lab.Pod) {
+	f.t.Helper()
+	f.pingAll(ctx, from.Netns(), to.Addresses)
+	for i, a := range to.Addresses {
+		f.udp(ctx, from, a, to.Netns())
+		if source := f.seenBy(ctx, to.Netns(), a, from); source != from.Addresses[i] {
+			f.t.Errorf("pod %s is seen as %s by %s, not as %s", from.Netns().Name(), source, a, from.Addresses[i])
+		}
+	}
+}
+
+func (f *fleet) udp(ctx context.Context, from *lab.Pod, to netip.Addr, server *sandbox.Netns) {
+	f.t.Helper()
+	echo, err := probe.ServeEcho(server, netip.AddrPortFrom(to, 0))
+	f.must(err)
+	defer echo.Close()
+	if _, err := probe.UDP(ctx, from.Netns(), echo.Addr); err != nil {
+		f.t.Error(err)
+	}
+}
+
+// seenBy asks a TCP server at an address where the pod comes from.
+func (f *fleet) seenBy(ctx context.Context, server *sandbox.Netns, at netip.Addr, pod *lab.Pod) netip.Addr {
+	f.t.Helper()
+	mirror, err := probe.ServeMirror(server, netip.AddrPortFrom(at, 0))
+	f.must(err)
+	defer mirror.Close()
+	seen, err := probe.TCP(ctx, pod.Netns(), mirror.Addr)
+	f.must(err)
+	return seen.Source.Addr()
+}
+
+func TestDaemonMasquerades(t *testing.T) {
+	dual := func(c *lab.Config) {
+		c.Segments = append(c.Segments, netip.MustParsePrefix("fd77::ffff/64"))
+		c.Outside = append(c.Outside, netip.MustParseAddr("2001:db8::1"))
+	}
+	f := newFleet(t, 1, dual)
+	host, pod := f.hosts[0], f.pods[0]
+	f.routeBack(host)
+	for _, tt := range []struct {
+		name string
+		args []string
+		want []netip.Addr // by family
+	}{
+		{"by default", nil, host.Addresses()},
+		{"turned off", []string{"--masquerade=false"}, pod.Addresses},
+		{"not to the outside", []string{"--no-masquerade-to", "203.0.113.0/24,2001:db8::/32"}, pod.Addresses},
+		{"not to somewhere else", []string{"--no-masquerade-to", "198.51.100.0/24"}, host.Addresses()},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			f, ctx := f.sub(t), withPatience(t)
+			f.stop(ctx, host)
+			f.start(ctx, host, tt.args...)
+			for i, world := range f.lab.Outside() {
+				if source := f.seenBy(ctx, f.lab.Switch(), world, pod); source != tt.want[i] {
+					t.Errorf("%s sees the pod as %s, not as %s", world, source, tt.want[i])
+				}
+			}
+		})
+	}
+}
+
+// routeBack lets the world answer pods, as it does where pod addresses are
+// routed and nothing needs masquerading.
+func (f *fleet) routeBack(h *lab.Host) {
+	f.t.Helper()
+	world, err := f.lab.Switch().Handle()
+	f.must(err)
+	defer world.Close()
+	for i, s := range h.Subnets() {
+		f.must(world.RouteAdd(&netlink.Route{Dst: ipNetOf(s), Gw: h.Addresses()[i].AsSlice()}))
+	}
+}
+
+func ipNetOf(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// The packet that just fits has to go through whole, and the pod has to learn
+// at home, from its own interface, that a larger one does not.
+func TestDaemonMTU(t *testing.T) {
+	ipv4, ipv6 := netip.MustParsePrefix("192.168.77.254/24"), netip.MustParsePrefix("fd77::ffff/64")
+	for _, tt := range []struct {
+		underlay int
+		segment  netip.Prefix
+		want     int
+	}{
+		{1500, ipv4, 1450}, {9000, ipv4, 8950}, {1400, ipv4, 1350}, {1500, ipv6, 1430},
+	} {
+		t.Run(fmt.Sprintf("%d over %s", tt.underlay, tt.segment.Addr()), func(t *testing.T) {
+			f := newFleet(t, 2, func(c *lab.Config) {
+				c.MTU, c.Segments, c.Outside = tt.underlay, []netip.Prefix{tt.segment}, nil
+			})
+			f.checkMTU(withPatience(t), tt.want)
+		})
+	}
+}
+
+func (f *fleet) checkMTU(ctx context.Context, want int) {
+	f.t.Helper()
+	for i, h := range f.hosts {
+		pod, err := f.pods[i].Netns().Handle()
+		f.must(err)
+		got := []int{mtuOf(f, h.Handle(), tunnel), mtuOf(f, h.Handle(), "cni0"), mtuOf(f, pod, "eth0"), f.published(h).MTU}
+		pod.Close()
+		for _, mtu := range got {
+			if mtu != want {
+				f.t.Errorf("%s: tunnel, bridge, pod and node.json have MTUs %v, not %d", h.Name, got, want)
+				break
+			}
+		}
+	}
+	for i, address := range f.pods[1].Addresses {
+		before := f.fragments()
+		fits := want - headers(address)
+		if err := sendWhole(ctx, f.pods[0].Netns(), f.pods[1].Netns(), packet{address, fits}); err != nil {
+			f.t.Errorf("%s: %d bytes do not pass: %v", subnet.Host(address), fits, err)
+		}
+		if err := sendWhole(ctx, f.pods[0].Netns(), f.pods[1].Netns(), packet{address, fits + 1}); !errors.Is(err, unix.EMSGSIZE) {
+			f.t.Errorf("address %d: one byte more: %v", i, err)
+		}
+		// The outer packets may be fragmented, so that they arrived is not enough.
+		if after := f.fragments(); after != before {
+			f.t.Errorf("the hosts fragmented: %s, before %s", after, before)
+		}
+	}
+}
+
+func mtuOf(f *fleet, h *netlink.Handle, name string) int {
+	f.t.Helper()
+	l, err := h.LinkByName(name)
+	f.must(err)
+	return l.Attrs().MTU
+}
+
+// headers are those of IP and UDP.
+func headers(a netip.Addr) int {
+	if a.Is4() {
+		return 20 + 8
+	}
+	return 40 + 8
+}
+
+type packet struct {
+	to   netip.Addr
+	size int // of the payload
+}
+
+// sendWhole sends a datagram that must not be fragmented, and waits for its
+// echo, which the kernel does not fragment either.
+func sendWhole(ctx context.Context, from, to *sandbox.Netns, p packet) error {
+	echo, err := probe.ServeEcho(to, netip.AddrPortFrom(p.to, 0))
+	if err != nil {
+		return err
+	}
+	defer echo.Close()
+	var conn *net.UDPConn
+	err = from.Do(func() (err error) {
+		conn, err = net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(echo.Addr))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	deadline, _ := ctx.Deadline()
+	err = errors.Join(conn.SetDeadline(deadline), forbidFragments(conn, p.to))
+	if err != nil {
+		return err
+	}
+	if _, err := conn.Write(make([]byte, p.size)); err != nil {
+		return err
+	}
+	n, err := conn.Read(make([]byte, p.size+1))
+	if err == nil && n != p.size {
+		err = fmt.Errorf("%d bytes came back", n)
+	}
+	return err
+}
+
+func forbidFragments(conn *net.UDPConn, family netip.Addr) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	level, option, value := unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DO
+	if family.Is6() {
+		level, option, value = unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_DO
+	}
+	var failed error
+	err = raw.Control(func(fd uintptr) { failed = unix.SetsockoptInt(int(fd), level, option, value) })
+	return errors.Join(err, failed)
+}
+
+// fragments is how many pieces each host has made of packets, as text.
+func (f *fleet) fragments() string {
+	f.t.Helper()
+	text := ""
+	for _, h := range f.hosts {
+		var snmp, snmp6 []byte
+		f.on(h.Netns(), func() (err error) {
+			var err6 error
+			snmp, err = os.ReadFile("/proc/thread-self/net/snmp")
+			snmp6, err6 = os.ReadFile("/proc/thread-self/net/snmp6")
+			return errors.Join(err, err6)
+		})
+		text += fmt.Sprintf("%s IPv4 %d IPv6 %d ", h.Name, f.fragCreates(snmp), f.fragCreates6(snmp6))
+	}
+	return text
+}
+
+// fragCreates is the last number of the line of values, the second that
+// begins with "Ip: ".
+func (f *fleet) fragCreates(snmp []byte) int {
+	f.t.Helper()
+	m := regexp.MustCompile(`(?m)^Ip: .* FragCreates.*\nIp: (?:\d+ ){18}(\d+)`).FindSubmatch(snmp)
+	if m == nil {
+		f.t.Fatalf("no FragCreates in:\n%s", snmp)
+	}
+	n, err := strconv.Atoi(string(m[1]))
+	f.must(err)
+	return n
+}
+
+func (f *fleet) fragCreates6(snmp6 []byte) int {
+	f.t.Helper()
+	m := regexp.MustCompile(`(?m)^Ip6FragCreates\s+(\d+)`).FindSubmatch(snmp6)
+	if m == nil {
+		f.t.Fatalf("no Ip6FragCreates in:\n%s", snmp6)
+	}
+	n, err := strconv.Atoi(string(m[1]))
+	f.must(err)
+	return n
+}

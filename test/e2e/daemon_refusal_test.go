@@ -1,0 +1,220 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/overlay-cni/overlay-cni/internal/lab"
+)
+
+func TestDaemonRefusesToStart(t *testing.T) {
+	f := newIdleFleet(t, 2, nil)
+	h := f.hosts[0]
+	config := f.write("overlayd.yaml", "vxlan:\n  vnii: 3\nmtu: 9\n")
+	before := f.kernelState(h)
+	for _, tt := range []struct {
+		name     string
+		registry string // what is right if empty
+		args     []string
+		want     []string // in the message
+	}{
+		{"a mistaken configuration", "", []string{"--config", config}, []string{
+			config + `:2:3: vxlan: unknown key "vnii": did you mean "vxlan.vni"?`,
+			config + `:3:6: mtu: "9": expected 0 (from the underlay), or 576 to 65535`,
+		}},
+		{"no configuration", "", []string{"--config", "/nowhere.yaml"}, []string{"open /nowhere.yaml: no such file"}},
+		{"a mistaken flag", "", []string{"--vxlan-port", "0"}, []string{`--vxlan-port: "0": expected a whole number from 1 to 65535`}},
+		{"an unknown flag", "", []string{"--unknown"}, []string{"unknown flag: --unknown"}},
+		{"the tunnel through itself", "", []string{"--underlay", tunnel}, []string{`--underlay: "overlay0": vxlan.device names the same device`}},
+		{"overlapping subnets", f.badRegistry(overlap), nil, []string{
+			`nodes.yaml:5:3: node "host-b": pod subnet 10.244.1.128/25 overlaps pod subnet 10.244.1.0/24 of node "host-a"`,
+		}},
+		{"an address twice", f.badRegistry(sameAddress), nil, []string{
+			`nodes.yaml:5:3: node "host-b": address 192.168.77.1 is that of node "host-a", too`,
+		}},
+		{"malformed YAML", malformed, nil, []string{"nodes.yaml:2: malformed YAML"}},
+		{"no registry", "", []string{"--registry-file", "/nowhere.yaml"}, []string{"open /nowhere.yaml: no such file"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			f, ctx := f.sub(t), withPatience(t)
+			f.must(f.lab.Register(f.hosts...))
+			if tt.registry != "" {
+				f.must(f.lab.WriteRegistry([]byte(tt.registry)))
+			}
+			_, err := h.StartDaemon(ctx, tt.args...)
+			if exit := (*exec.ExitError)(nil); !errors.As(err, &exit) || exit.ExitCode() != 1 {
+				t.Errorf("it did not exit with 1: %v", err)
+			}
+			for _, want := range tt.want {
+				if !strings.Contains(fmt.Sprint(err), want) {
+					t.Errorf("no word of %q in:\n%v", want, err)
+				}
+			}
+			f.notPublished(h)
+		})
+	}
+	f.sameState(before, f.kernelState(h))
+}
+
+// kernelState is the state of a host that publishes nothing.
+func (f *fleet) kernelState(h *lab.Host) []string {
+	f.t.Helper()
+	s := stateReader{fleet: f, handle: h.Handle(), names: map[int]string{}}
+	s.links()
+	s.routes()
+	s.firewall(h.Netns())
+	return s.lines
+}
+
+const malformed = "nodes:\n- name: [host-a\n"
+
+func (f *fleet) badRegistry(spoil func([]entry)) string {
+	nodes := entries(f.hosts...)
+	spoil(nodes)
+	return registryText(nodes)
+}
+
+func overlap(nodes []entry) {
+	nodes[1].subnets = []netip.Prefix{netip.MustParsePrefix("10.244.1.128/25")}
+}
+
+func sameAddress(nodes []entry) { nodes[1].addresses = nodes[0].addresses }
+
+// A mistaken edit is an error in the log and nothing else: the daemons go on
+// with what they had, mend what breaks meanwhile, and take the next edit.
+func TestDaemonKeepsTheLastGoodRegistry(t *testing.T) {
+	f := newFleet(t, 2, noResync)
+	f.quiet(withPatience(t))
+	a, b := f.hosts[0], f.hosts[1]
+	before := f.state(a)
+	streams := f.talk(withPatience(t), f.pods[0], f.pods[1])
+	for _, tt := range []struct {
+		name string
+		edit func(*fleet) error
+		log  string
+	}{
+		{"overlapping subnets", f.writes(f.badRegistry(overlap)), "overlaps pod subnet 10.244.1.0/24"},
+		{"an address twice", f.writes(f.badRegistry(sameAddress)), `address 192.168.77.1 is that of node \"host-a\", too`},
+		{"malformed YAML", f.writes(malformed), "nodes.yaml:2: malformed YAML"},
+		{"an empty file", f.writes(""), "nodes: is missing"},
+		{"no file", func(f *fleet) error { return os.Remove(f.lab.RegistryFile()) }, "nodes.yaml: no such file"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			f, ctx := f.sub(t), withPatience(t)
+			f.must(tt.edit(f))
+			for _, h := range f.hosts {
+				f.must(h.Daemon().Log.Wait(ctx, "the nodes stay as they were, because what the registry says now is refused: "))
+				f.must(h.Daemon().Log.Wait(ctx, tt.log))
+			}
+			f.sameState(before, f.state(a))
+		})
+	}
+	ctx := withPatience(t)
+	f.end(ctx, streams)
+	f.must(onLink(tunnel, deleteRoutes)(b.Handle()))
+	f.eventually(ctx, func(context.Context) error { return knows(b, entries(a)) })
+	streams = f.talk(ctx, f.pods[0], f.pods[1])
+	c := entry{"host-c", []netip.Addr{netip.MustParseAddr("192.168.77.3")}, []netip.Prefix{netip.MustParsePrefix("10.244.3.0/24")}}
+	f.register(append(entries(a, b), c))
+	for _, h := range f.hosts {
+		f.must(h.Daemon().Log.Wait(ctx, "all is well again"))
+		f.must(h.Daemon().Log.Wait(ctx, "set route 10.244.3.0/24"))
+	}
+	f.end(ctx, streams)
+}
+
+func (f *fleet) writes(text string) func(*fleet) error {
+	return func(f *fleet) error { return f.lab.WriteRegistry([]byte(text)) }
+}
+
+// Somebody else's device is named in the log, with what differs and what to
+// do, and left alone; without it the daemon goes on by itself.
+func TestDaemonForeignDevice(t *testing.T) {
+	f := newIdleFleet(t, 1, noResync)
+	h := f.hosts[0]
+	named := func(name string) netlink.LinkAttrs {
+		a := netlink.NewLinkAttrs()
+		a.Name = name
+		return a
+	}
+	for _, tt := range []struct {
+		name string
+		link netlink.Link
+		log  []string
+	}{
+		{"a tunnel of another network", &netlink.Vxlan{LinkAttrs: named(tunnel), VxlanId: 5, Port: 8472, Learning: true}, []string{
+			`vxlan device \"overlay0\" is not ours: it has not the alias \"overlay-cni\", and has VNI 5 instead of 1, port 8472 instead of 4789`,
+			"learning on instead of off", `remove it with \"ip link del overlay0\", or set vxlan.device to another name`,
+		}},
+		{"another kind with the tunnel's name", &netlink.Bridge{LinkAttrs: named(tunnel)}, []string{
+			`device \"overlay0\" is not ours: it is of kind bridge instead of vxlan`, `remove it with \"ip link del overlay0\"`,
+		}},
+		{"a tunnel with the same VNI and port", &netlink.Vxlan{LinkAttrs: named("vx1"), VxlanId: 1, Port: 4789, SrcAddr: h.Addresses()[0].AsSlice()}, []string{
+			`device \"vx1\" has VNI 1 and port 4789: remove it with \"ip link del vx1\", or set vxlan.vni or vxlan.port to another value, on all hosts`,
+		}},
+		{"another kind with the bridge's name", &netlink.Veth{LinkAttrs: named("cni0"), PeerName: "far"}, []string{
+			`cni0 is of kind \"veth\", not a bridge: remove it (ip link del cni0), or set the key \"bridge\" to another name`,
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			f, ctx := f.sub(t), withPatience(t)
+			f.must(h.Handle().LinkAdd(tt.link))
+			before := f.linkText(h, tt.link)
+			d := f.launch(h)
+			for _, want := range tt.log {
+				f.must(d.Log.Wait(ctx, want))
+			}
+			f.notPublished(h)
+			if after := f.linkText(h, tt.link); after != before {
+				t.Errorf("the foreign device was changed\nfrom %s\nto %s", before, after)
+			}
+			f.must(onLink(tt.link.Attrs().Name, (*netlink.Handle).LinkDel)(h.Handle()))
+			f.must(d.Log.Wait(ctx, "all is well again"))
+			f.published(h)
+			f.stop(ctx, h)
+			f.reset(h)
+		})
+	}
+}
+
+func (f *fleet) linkText(h *lab.Host, like netlink.Link) string {
+	f.t.Helper()
+	for _, line := range f.kernelState(h) {
+		if strings.HasPrefix(line, "link "+like.Attrs().Name+" ") {
+			return line
+		}
+	}
+	return "nothing"
+}
+
+// reset makes a host as if it had never run a daemon.
+func (f *fleet) reset(h *lab.Host) {
+	f.t.Helper()
+	for _, name := range []string{tunnel, "cni0"} {
+		f.must(onLink(name, (*netlink.Handle).LinkDel)(h.Handle()))
+	}
+	f.must(os.RemoveAll(h.RunDir()))
+	f.must(os.Mkdir(h.RunDir(), 0o755))
+}
+
+func TestDaemonWaitsForItsName(t *testing.T) {
+	f, ctx := newIdleFleet(t, 2, noResync), withPatience(t)
+	a, b := f.hosts[0], f.hosts[1]
+	f.must(f.lab.Register(b))
+	d := f.launch(a)
+	f.must(d.Log.Wait(ctx, `node \"host-a\" is not in the registry, which has [\"host-b\"]: add it there, or set nodeName to one of these`))
+	f.notPublished(a)
+	f.must(f.lab.Register(a, b))
+	f.must(d.Log.Wait(ctx, "all is well again"))
+	if got := f.published(a).Node; got != "host-a" {
+		t.Errorf("published as %q", got)
+	}
+}

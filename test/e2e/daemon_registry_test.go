@@ -1,0 +1,226 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/overlay-cni/overlay-cni/internal/lab"
+	"github.com/overlay-cni/overlay-cni/pkg/subnet"
+)
+
+// While the registry is edited and edited again, the pods of hosts that have
+// no part in it lose nothing.
+func TestDaemonRegistryEdits(t *testing.T) {
+	f := newFleet(t, 4, nil)
+	f.quiet(withPatience(t))
+	uninvolved := f.hosts[2]
+	before := asNew(f.state(uninvolved))
+	streams := f.talk(withPatience(t), f.pods[2], f.pods[3])
+	for _, tt := range []struct {
+		name string
+		edit func(*fleet, context.Context)
+	}{
+		{"a node joins", (*fleet).join},
+		{"a node leaves while a daemon is down", (*fleet).leaveUnnoticed},
+		{"a node leaves", (*fleet).leave},
+		{"a node has another address", (*fleet).moveAddress},
+		{"a node has another subnet", (*fleet).moveSubnet},
+		{"two nodes swap their subnets", (*fleet).swapSubnets},
+	} {
+		if !t.Run(tt.name, func(t *testing.T) { tt.edit(f.sub(t), withPatience(t)) }) {
+			return // the others begin where it ends
+		}
+	}
+	f.noErrorsButLeaving()
+	ctx := withPatience(t)
+	f.must(f.lab.Register(f.hosts...))
+	f.eventually(ctx, func(context.Context) error { return knows(f.hosts[0], entries(f.hosts[1:]...)) })
+	f.end(ctx, streams)
+	f.eventually(ctx, func(context.Context) error { return knows(uninvolved, entries(f.hosts[0], f.hosts[1], f.hosts[3])) })
+	f.sameState(before, asNew(f.state(uninvolved)))
+}
+
+// peerEntries is all that is on a host's tunnel for its peers.
+func peerEntries(h *lab.Host) ([]string, error) {
+	var found []string
+	link, err := h.Handle().LinkByName(tunnel)
+	if err != nil {
+		return nil, err
+	}
+	routes, err := h.Handle().RouteList(link, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range routes {
+		if r.Gw != nil { // the others are the kernel's, for its own address
+			found = append(found, fmt.Sprintf("%s via %s", r.Dst, r.Gw))
+		}
+	}
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6, unix.AF_BRIDGE} {
+		neighs, err := h.Handle().NeighList(link.Attrs().Index, family)
+		if err != nil {
+			return nil, err
+		}
+		for _, n := range neighs {
+			if !n.IP.IsMulticast() {
+				found = append(found, fmt.Sprintf("%s is %s", n.IP, n.HardwareAddr))
+			}
+		}
+	}
+	slices.Sort(found)
+	return found, nil
+}
+
+// knows is nil if the entries for peers on a host's tunnel are exactly those
+// that these nodes need.
+func knows(h *lab.Host, peers []entry) error {
+	have, err := peerEntries(h)
+	if err != nil {
+		return err
+	}
+	var want []string
+	for _, p := range peers {
+		mac := subnet.VTEPMAC(p.subnets)
+		want = append(want, fmt.Sprintf("%s is %s", p.addresses[0], mac))
+		for _, s := range p.subnets {
+			want = append(want, fmt.Sprintf("%s via %s", s, s.Addr()), fmt.Sprintf("%s is %s", s.Addr(), mac))
+		}
+	}
+	slices.Sort(want)
+	if !slices.Equal(have, want) {
+		return fmt.Errorf("%s has for its peers\n%s\nand not\n%s", h.Name, strings.Join(have, "\n"), strings.Join(want, "\n"))
+	}
+	return nil
+}
+
+// noErrorsButLeaving looks for edits that took a second attempt.
+func (f *fleet) noErrorsButLeaving() {
+	f.t.Helper()
+	for _, h := range f.hosts {
+		for line := range strings.Lines(h.Daemon().Log.String()) {
+			if strings.Contains(line, "level=ERROR") && !strings.Contains(line, "is not in the registry") {
+				f.t.Errorf("%s logs %s", h.Name, line)
+			}
+		}
+	}
+}
+
+func (f *fleet) leaveUnnoticed(ctx context.Context) {
+	a, b, c, d := f.hosts[0], f.hosts[1], f.hosts[2], f.hosts[3]
+	f.stop(ctx, a)
+	f.must(f.lab.Register(a, c, d))
+	f.must(knows(a, entries(b, c, d)))
+	f.start(ctx, a)
+	f.must(knows(a, entries(c, d)))
+	f.must(f.lab.Register(f.hosts...))
+	f.eventually(ctx, func(ctx context.Context) error { return ping(ctx, f.pods[0], f.pods[1]) })
+}
+
+func (f *fleet) leave(ctx context.Context) {
+	a, b, c, d := f.hosts[0], f.hosts[1], f.hosts[2], f.hosts[3]
+	f.must(f.lab.Register(a, c, d))
+	f.eventually(ctx, func(context.Context) error { return knows(a, entries(c, d)) })
+	f.must(b.Daemon().Log.Wait(ctx, `node \"host-b\" is not in the registry`))
+	f.must(f.lab.Register(f.hosts...))
+	f.must(b.Daemon().Log.Wait(ctx, "all is well again"))
+	f.eventually(ctx, func(ctx context.Context) error { return ping(ctx, f.pods[0], f.pods[1]) })
+}
+
+func (f *fleet) moveAddress(ctx context.Context) {
+	a, b := f.hosts[0], f.hosts[1]
+	address := netip.MustParsePrefix("192.168.77.102/24")
+	link, err := b.Handle().LinkByName("eth0")
+	f.must(err)
+	f.must(b.Handle().AddrAdd(link, &netlink.Addr{IPNet: ipNetOf(address)}))
+	nodes := entries(f.hosts...)
+	nodes[1].addresses = []netip.Addr{address.Addr()}
+	f.register(nodes)
+	f.eventually(ctx, func(context.Context) error { return knows(a, nodes[1:]) })
+	f.eventually(ctx, func(context.Context) error { return sendsFrom(b, address.Addr()) })
+	f.ping(ctx, f.pods[0], f.pods[1])
+	f.ping(ctx, f.pods[1], f.pods[0])
+}
+
+// sendsFrom looks at the tunnel's source address.
+func sendsFrom(h *lab.Host, want netip.Addr) error {
+	link, err := h.Handle().LinkByName(tunnel)
+	if err != nil {
+		return err
+	}
+	v, ok := link.(*netlink.Vxlan)
+	if !ok || v.SrcAddr.String() != want.String() {
+		return fmt.Errorf("%s: the tunnel sends from %+v, not %s", h.Name, link, want)
+	}
+	return nil
+}
+
+func (f *fleet) moveSubnet(ctx context.Context) {
+	nodes := entries(f.hosts...)
+	nodes[1].subnets = []netip.Prefix{netip.MustParsePrefix("10.244.102.0/24"), netip.MustParsePrefix("fd44:0:0:102::/64")}
+	f.moveTo(ctx, nodes)
+}
+
+func (f *fleet) swapSubnets(ctx context.Context) {
+	nodes := entries(f.hosts...)
+	nodes[0].subnets, nodes[1].subnets = nodes[1].subnets, nodes[0].subnets
+	f.moveTo(ctx, nodes)
+}
+
+// moveTo changes the subnets of the first two hosts, whose pods have to be made
+// anew for that.
+func (f *fleet) moveTo(ctx context.Context, nodes []entry) {
+	f.t.Helper()
+	f.register(nodes)
+	for i, h := range f.hosts {
+		others := slices.Delete(slices.Clone(nodes), i, i+1)
+		f.eventually(ctx, func(context.Context) error { return knows(h, others) })
+		f.eventually(ctx, func(context.Context) error {
+			if got := f.published(h).Subnets; !slices.Equal(got, nodes[i].subnets) {
+				return fmt.Errorf("%s published %v", h.Name, got)
+			}
+			return nil
+		})
+	}
+	for i, h := range f.hosts[:2] {
+		f.must(f.pods[i].Delete(ctx))
+		f.pods[i] = f.addPod(ctx, h, "pod")
+		for j, s := range nodes[i].subnets {
+			if got := f.pods[i].Addresses[j]; !s.Contains(got) {
+				f.t.Errorf("%s: the pod has %s, not of %s", h.Name, got, s)
+			}
+		}
+	}
+	for _, from := range f.pods {
+		for _, to := range f.pods {
+			if from != to {
+				f.eventually(ctx, func(ctx context.Context) error { return ping(ctx, from, to) })
+			}
+		}
+	}
+}
+
+func (f *fleet) join(ctx context.Context) {
+	e, err := f.lab.AddHost("host-e")
+	f.must(err)
+	f.must(f.lab.Register(append(slices.Clone(f.hosts), e)...))
+	f.start(ctx, e)
+	pod := f.addPod(ctx, e, "pod")
+	for i, h := range f.hosts {
+		f.eventually(ctx, func(ctx context.Context) error { return ping(ctx, pod, f.pods[i]) })
+		f.ping(ctx, f.pods[i], pod)
+		if log := h.Daemon().Log.String(); !regexp.MustCompile(`changed the tunnel.*10\.244\.5\.0/24`).MatchString(log) {
+			f.t.Errorf("%s does not log the new peer:\n%s", h.Name, log)
+		}
+	}
+	f.must(f.lab.Register(f.hosts...))
+	f.eventually(ctx, func(context.Context) error { return knows(f.hosts[0], entries(f.hosts[1:]...)) })
+	f.must(e.Remove())
+}

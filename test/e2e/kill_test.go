@@ -1,0 +1,86 @@
+package e2e
+
+import (
+	"bytes"
+	"errors"
+	"testing"
+
+	"github.com/overlay-cni/overlay-cni/internal/sandbox/sandboxtest"
+)
+
+// killed runs the plugin and kills it after a step. It returns false if the
+// plugin came to its end before.
+func (p *pluginHost) killed(t *testing.T, r invocation, step int) bool {
+	t.Helper()
+	cmd := p.command(t, r)
+	var out bytes.Buffer
+	cmd.Stdout = &out
+	err := killAfter(t, p.host.Netns(), cmd, step)
+	if err != nil && !errors.Is(err, errKilled) {
+		t.Fatal(err)
+	}
+	return err != nil
+}
+
+// recoveries are the ways in which a killed ADD or DEL is cleaned up after.
+var recoveries = []struct {
+	name string
+	do   func(t *testing.T, p *pluginHost, netns string)
+}{
+	{"DEL", func(t *testing.T, p *pluginHost, _ string) { p.del(t, "pod") }},
+	{"GC", func(t *testing.T, p *pluginHost, _ string) {
+		if _, cniErr := p.run(t, invocation{command: "GC", stdin: p.valid("bystander")}); cniErr != nil {
+			t.Fatal(cniErr)
+		}
+	}},
+	{"ADD and DEL", func(t *testing.T, p *pluginHost, netns string) {
+		if _, cniErr := p.run(t, invocation{command: "ADD", netns: netns}); cniErr != nil {
+			t.Errorf("the next ADD: %v", cniErr)
+		}
+		p.del(t, "pod")
+	}},
+}
+
+// everything is what a runtime can ask for beside addresses, so that there is
+// as much as possible to leave behind.
+var everything = map[string]any{
+	"bandwidth": map[string]uint64{"ingressRate": 8000, "ingressBurst": 8000, "egressRate": 8000, "egressBurst": 8000},
+}
+
+// TestKilledAtEveryStep kills the plugin after each of its system calls that
+// change something, and looks whether the host is as it was after each way of
+// cleaning up.
+func TestKilledAtEveryStep(t *testing.T) {
+	for _, command := range []string{"ADD", "DEL"} {
+		for _, r := range recoveries {
+			t.Run(command+" then "+r.name, func(t *testing.T) {
+				p := newPlugin(t, "10.244.1.0/24", "fd00:244:1::/64")
+				p.conf["runtimeConfig"] = everything
+				netns := sandboxtest.NewNetns(t).Path()
+				p.add(t, "bystander") // which makes what stays: directories and bridge
+				before := p.snapshot(t)
+				steps := 0
+				for step := 1; ; step++ {
+					if command == "DEL" {
+						if _, cniErr := p.run(t, invocation{command: "ADD", netns: netns}); cniErr != nil {
+							t.Fatal(cniErr)
+						}
+					}
+					killed := p.killed(t, invocation{command: command, netns: netns}, step)
+					r.do(t, p, netns)
+					if after := p.snapshot(t); after != before {
+						t.Fatalf("killed at step %d, left behind:\n%s\nbefore:\n%s", step, after, before)
+					}
+					if !killed {
+						break
+					}
+					steps = step
+				}
+				if steps < 5 {
+					t.Errorf("the plugin was killed at %d steps only: is it traced?", steps)
+				}
+				t.Logf("%d steps", steps)
+			})
+		}
+	}
+}

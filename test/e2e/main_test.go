@@ -1,0 +1,93 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/overlay-cni/overlay-cni/internal/lab"
+	"github.com/overlay-cni/overlay-cni/internal/sandbox/sandboxtest"
+)
+
+// patience bounds every wait. Nothing waits that long unless it is broken.
+const patience = 30 * time.Second
+
+// programs is the folder with the two programs under test.
+var programs string
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+// run builds the programs and runs the tests in a sandbox.
+func run(m *testing.M) int {
+	code := sandboxtest.MainAfter(m, func() (err error) {
+		programs, err = build()
+		return err
+	})
+	if err := os.RemoveAll(programs); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return code
+}
+
+func build() (string, error) {
+	dir, err := os.MkdirTemp("", "overlay-cni-e2e-")
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.Command("go", "build", "-buildvcs=false", "-o", dir+"/", "../../cmd/overlay-cni", "../../cmd/overlayd")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", errors.Join(fmt.Errorf("build the programs: %w\n%s", err, out), os.RemoveAll(dir))
+	}
+	return dir, nil
+}
+
+func withPatience(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// newLab makes a switch with an IPv4 segment. What change sets is different.
+func newLab(t *testing.T, change func(*lab.Config)) *lab.Lab {
+	t.Helper()
+	c := lab.Config{
+		Dir:         t.TempDir(),
+		Segments:    []netip.Prefix{netip.MustParsePrefix("192.168.77.254/24")},
+		Outside:     []netip.Addr{netip.MustParseAddr("203.0.113.1")},
+		PodNetworks: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")},
+		MTU:         1500,
+		Daemon:      filepath.Join(programs, "overlayd"),
+		Plugin:      filepath.Join(programs, "overlay-cni"),
+	}
+	if change != nil {
+		change(&c)
+	}
+	l, err := lab.New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return l
+}
+
+func addHost(t *testing.T, l *lab.Lab, name string) *lab.Host {
+	t.Helper()
+	h, err := l.AddHost(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}

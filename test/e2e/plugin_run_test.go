@@ -1,0 +1,200 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"maps"
+	"net"
+	"net/netip"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/vishvananda/netlink"
+
+	"github.com/overlay-cni/overlay-cni/internal/lab"
+	"github.com/overlay-cni/overlay-cni/internal/sandbox"
+	"github.com/overlay-cni/overlay-cni/internal/sandbox/sandboxtest"
+)
+
+// pluginHost is a host on which the plugin runs alone: without a daemon.
+type pluginHost struct {
+	host *lab.Host
+	conf map[string]any
+}
+
+// newPlugin makes a host and a configuration with one range for each subnet.
+func newPlugin(t *testing.T, subnets ...string) *pluginHost {
+	t.Helper()
+	h := addHost(t, newLab(t, nil), "host")
+	var ranges [][]map[string]any
+	for _, s := range subnets {
+		ranges = append(ranges, []map[string]any{{"subnet": s}})
+	}
+	return &pluginHost{host: h, conf: map[string]any{
+		"cniVersion": "1.1.0", "name": "test", "type": "overlay-cni", "runDir": h.RunDir(),
+		"ipam": map[string]any{"ranges": ranges},
+	}}
+}
+
+// with is the configuration with keys replaced; a nil value removes the key.
+func (p *pluginHost) with(change map[string]any) []byte {
+	conf := maps.Clone(p.conf)
+	maps.Copy(conf, change)
+	maps.DeleteFunc(conf, func(_ string, v any) bool { return v == nil })
+	text, err := json.Marshal(conf)
+	if err != nil {
+		return nil // of a value that JSON doesn't have; the plugin refuses it
+	}
+	return text
+}
+
+// invocation is one run of the plugin. Zero values are a pod named "pod" with eth0.
+type invocation struct {
+	command string
+	id      string
+	netns   string
+	ifName  string
+	args    string
+	stdin   []byte
+}
+
+// command is the plugin's process, not started yet.
+func (p *pluginHost) command(t *testing.T, r invocation) *exec.Cmd {
+	t.Helper()
+	cmd := exec.CommandContext(withPatience(t), filepath.Join(programs, "overlay-cni"))
+	cmd.Env = []string{"CNI_COMMAND=" + r.command, "CNI_CONTAINERID=" + or(r.id, "pod"), "CNI_NETNS=" + r.netns,
+		"CNI_IFNAME=" + or(r.ifName, "eth0"), "CNI_ARGS=" + r.args, "CNI_PATH=" + programs}
+	if r.stdin == nil {
+		r.stdin = p.with(nil)
+	}
+	cmd.Stdin = bytes.NewReader(r.stdin)
+	return cmd
+}
+
+// run runs the plugin and returns what it printed, and the error it reported.
+func (p *pluginHost) run(t *testing.T, r invocation) (string, *types.Error) {
+	t.Helper()
+	cmd := p.command(t, r)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := p.host.Netns().Start(cmd)
+	if err == nil {
+		err = cmd.Wait()
+	}
+	if stderr.Len() > 0 {
+		t.Errorf("%s printed on stderr: %s", r.command, &stderr)
+	}
+	if err == nil {
+		return stdout.String(), nil
+	}
+	var reported types.Error
+	if json.Unmarshal(stdout.Bytes(), &reported) != nil || reported.Code == 0 {
+		t.Fatalf("%s failed without a CNI error: %v, %s", r.command, err, &stdout)
+	}
+	return stdout.String(), &reported
+}
+
+// add runs ADD for a new network namespace.
+func (p *pluginHost) add(t *testing.T, id string) (ns *sandbox.Netns, result string) {
+	t.Helper()
+	ns = sandboxtest.NewNetns(t)
+	out, cniErr := p.run(t, invocation{command: "ADD", id: id, netns: ns.Path()})
+	if cniErr != nil {
+		t.Fatal(cniErr)
+	}
+	return ns, out
+}
+
+func (p *pluginHost) del(t *testing.T, id string) {
+	t.Helper()
+	out, cniErr := p.run(t, invocation{command: "DEL", id: id})
+	if cniErr != nil || out != "" {
+		t.Fatalf("DEL of %s: %v, printed %q", id, cniErr, out)
+	}
+}
+
+func or(a, b string) string {
+	if a == "" {
+		return b
+	}
+	return a
+}
+
+// snapshot is all that ADD may change on a host: interfaces with their
+// addresses, routes, and the files of the run directory. The bridge, which
+// stays, and the cursors, which are hints, are left out.
+func (p *pluginHost) snapshot(t *testing.T) string {
+	t.Helper()
+	var lines []string
+	h := p.host.Handle()
+	links, err := h.LinkList()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range links {
+		if l.Type() == "bridge" {
+			continue
+		}
+		addrs, err := h.AddrList(l, netlink.FAMILY_ALL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines = append(lines, fmt.Sprintf("link %s %s mtu %d %v", l.Attrs().Name, l.Type(), l.Attrs().MTU, addrs))
+	}
+	err = filepath.WalkDir(p.host.RunDir(), func(path string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() && !strings.Contains(path, "/cursors/") {
+			lines = append(lines, "file "+path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
+}
+
+// podUnderTest is a pod with both families, and the result of its ADD.
+type podUnderTest struct {
+	p      *pluginHost
+	ns     *sandbox.Netns
+	raw    string
+	result types100.Result
+}
+
+func newPodUnderTest(t *testing.T) *podUnderTest {
+	t.Helper()
+	u := &podUnderTest{p: newPlugin(t, "10.244.1.0/24", "fd00:244:1::/64")}
+	u.ns, u.raw = u.p.add(t, "pod")
+	if err := json.Unmarshal([]byte(u.raw), &u.result); err != nil {
+		t.Fatal(err)
+	}
+	return u
+}
+
+func (u *podUnderTest) check(t *testing.T) *types.Error {
+	t.Helper()
+	_, cniErr := u.p.run(t, invocation{
+		command: "CHECK", netns: u.ns.Path(), stdin: u.p.with(map[string]any{"prevResult": json.RawMessage(u.raw)}),
+	})
+	return cniErr
+}
+
+// addrOf is an address of a result.
+func addrOf(ip net.IP) netip.Addr {
+	a, _ := netip.AddrFromSlice(ip)
+	return a.Unmap()
+}
+
+// ipNet parses a constant.
+func ipNet(prefix string) *net.IPNet {
+	p := netip.MustParsePrefix(prefix)
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
