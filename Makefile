@@ -49,6 +49,12 @@ test-race: ## Run all tests with the race detector (needs gcc and libc6-dev).
 demo: build ## Three hosts in network namespaces, pods on them, and a table of what reaches what.
 	$(BIN)/overlayd demo
 
+.PHONY: bench
+# BENCH: flags, see bin/bench --help; as BENCH='--set mine=/opt/cni/bin,/etc/cni/net.d/10-mine.conflist'.
+bench: build ## Compare what connecting a pod costs with the kernel's part of it and with other plugins.
+	CGO_ENABLED=0 go build -trimpath -o $(BIN)/bench ./test/bench
+	$(BIN)/bench --dir $(BIN) $(BENCH)
+
 .PHONY: lint
 lint: ## Check format, vet, golangci-lint, and what the plugin links.
 	$(LINT) fmt --diff

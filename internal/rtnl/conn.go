@@ -63,14 +63,19 @@ func Open() (*Conn, error) {
 // OpenAt opens a socket in the network namespace that netns refers to. Only
 // the calling thread visits it, and only for the time of the socket call.
 func OpenAt(netns *os.File) (*Conn, error) {
-	runtime.LockOSThread()
 	// Not os.Open, which would also ask the poller about it.
 	home, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		runtime.UnlockOSThread()
 		return nil, fmt.Errorf("open the own network namespace: %w", err)
 	}
 	defer func() { _ = unix.Close(home) }()
+	return visit(netns, home)
+}
+
+// visit opens a socket in a namespace that the calling thread enters and
+// leaves for home.
+func visit(netns *os.File, home int) (*Conn, error) {
+	runtime.LockOSThread()
 	if err := unix.Setns(int(netns.Fd()), unix.CLONE_NEWNET); err != nil {
 		runtime.UnlockOSThread()
 		return nil, fmt.Errorf("enter network namespace %s: %w", netns.Name(), err)
@@ -83,6 +88,40 @@ func OpenAt(netns *os.File) (*Conn, error) {
 	}
 	runtime.UnlockOSThread()
 	return conn, err
+}
+
+// OpenAt is the function OpenAt for a thread that is in the namespace of c. It
+// needs no file of /proc, whose first one costs a new process much.
+func (c *Conn) OpenAt(netns *os.File) (*Conn, error) {
+	home, err := c.netns()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = unix.Close(home) }()
+	return visit(netns, home)
+}
+
+// InNetns tells whether netns is the namespace of c.
+func (c *Conn) InNetns(netns *os.File) (bool, error) {
+	home, err := c.netns()
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = unix.Close(home) }()
+	var own, other unix.Stat_t
+	if err := errors.Join(unix.Fstat(home, &own), unix.Fstat(int(netns.Fd()), &other)); err != nil {
+		return false, fmt.Errorf("compare network namespace %s with the own one: %w", netns.Name(), err)
+	}
+	return own.Dev == other.Dev && own.Ino == other.Ino, nil
+}
+
+// netns opens the socket's network namespace (SIOCGSKNS, linux/sockios.h).
+func (c *Conn) netns() (int, error) {
+	fd, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(c.fd), unix.SIOCGSKNS, 0)
+	if errno != 0 {
+		return -1, fmt.Errorf("open the network namespace of a socket: %w", errno)
+	}
+	return int(fd), nil
 }
 
 // Close closes the socket.
@@ -103,7 +142,7 @@ func (c *Conn) Exec(b *Batch) ([]error, error) {
 }
 
 // Run is Exec for callers for whom every operation must succeed: it returns
-// the first error.
+// all errors joined.
 func (c *Conn) Run(b *Batch) error {
 	failed, err := c.Exec(b)
 	if err != nil {

@@ -48,7 +48,7 @@ func newPlace(t *testing.T) *place {
 	p.must(p.handle.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br0"}}))
 	link, err := p.conn.Link("br0")
 	p.must(err)
-	p.index = link.Attrs().Index
+	p.index = link.Index
 	var b Batch
 	b.SetUp(p.index)
 	p.must(p.conn.Run(&b))
@@ -229,11 +229,11 @@ func TestKernelsOwnWords(t *testing.T) {
 func TestLinkThatIsNotThere(t *testing.T) {
 	p := newPlace(t)
 	link, err := p.conn.Link("nowhere")
-	if link != nil || !errors.Is(err, unix.ENODEV) || !strings.Contains(err.Error(), "look up link nowhere") {
+	if link.Index != 0 || !errors.Is(err, unix.ENODEV) || !strings.Contains(err.Error(), "look up link nowhere") {
 		t.Errorf("got %v, %v", link, err)
 	}
 	// The answer to what failed is not taken for that of the next question.
-	if link, err := p.conn.Link("br0"); err != nil || link.Attrs().Name != "br0" || link.Type() != "bridge" {
+	if link, err := p.conn.Link("br0"); err != nil || link.Name != "br0" || link.Kind != "bridge" {
 		t.Errorf("got %v, %v", link, err)
 	}
 }

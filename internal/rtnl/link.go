@@ -4,8 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -30,6 +30,7 @@ type Port struct {
 	Name     string
 	Alias    string // shown by ip link; at most 255 bytes
 	Isolated bool   // reaches no other isolated port of the bridge
+	Hairpin  bool   // gets back what it sent, if that is where it goes
 }
 
 const (
@@ -38,6 +39,7 @@ const (
 	// IFLA_INET6_ADDR_GEN_MODE and IN6_ADDR_GEN_MODE_NONE, linux/if_link.h
 	inet6AddrGenMode = 8
 	noAddress        = 1
+	portHairpin      = 4  // IFLA_BRPORT_MODE, linux/if_link.h
 	portIsolated     = 33 // IFLA_BRPORT_ISOLATED, linux/if_link.h
 )
 
@@ -77,7 +79,10 @@ func (b *Batch) SetPort(p Port) {
 	b.attr(unix.IFLA_IFALIAS, []byte(p.Alias)) // without a zero, which would count
 	b.nest(unix.IFLA_LINKINFO, func() {
 		b.attrString(unix.IFLA_INFO_SLAVE_KIND, "bridge")
-		b.nest(infoSlaveData, func() { b.attr8(portIsolated, boolByte(p.Isolated)) })
+		b.nest(infoSlaveData, func() {
+			b.attr8(portIsolated, boolByte(p.Isolated))
+			b.attr8(portHairpin, boolByte(p.Hairpin))
+		})
 	})
 	b.nest(unix.IFLA_AF_SPEC, func() {
 		b.nest(unix.AF_INET6, func() { b.attr8(inet6AddrGenMode, noAddress) })
@@ -95,27 +100,61 @@ func (b *Batch) DelLink(name string) {
 	b.attrString(unix.IFLA_IFNAME, name)
 }
 
-// Link looks a link up by name. Counters are not filled in. If there is none
-// the error is unix.ENODEV.
-func (c *Conn) Link(name string) (netlink.Link, error) {
+// Link is what is needed to know of an interface where microseconds count.
+type Link struct {
+	Name   string
+	Index  int
+	Master int // index of the bridge that it is a port of, or 0
+	MTU    int // bytes
+	MAC    net.HardwareAddr
+	Flags  uint32 // IFF_UP and others
+	Kind   string // "bridge", "veth"; empty for hardware and lo
+}
+
+// Up tells whether the interface was set up.
+func (l Link) Up() bool { return l.Flags&unix.IFF_UP != 0 }
+
+// Link looks an interface up by name. If there is none the error is
+// unix.ENODEV.
+func (c *Conn) Link(name string) (Link, error) {
 	var b Batch
 	b.begin("look up link "+name, unix.RTM_GETLINK, 0, ifInfo(0, 0))
 	b.attrString(unix.IFLA_IFNAME, name)
 	b.attr32(unix.IFLA_EXT_MASK, extFilterSkipStats)
-	var link netlink.Link
-	err := c.query(&b, func(typ uint16, payload []byte) (err error) {
-		if typ != unix.RTM_NEWLINK {
-			return nil
+	var link Link
+	err := c.query(&b, func(typ uint16, payload []byte) error {
+		if typ == unix.RTM_NEWLINK && len(payload) >= unix.SizeofIfInfomsg {
+			link = parseLink(payload)
 		}
-		// The library reads the type of the device from the header only for
-		// a few old kinds, none of which is ours.
-		link, err = netlink.LinkDeserialize(&unix.NlMsghdr{}, payload)
-		return err
+		return nil
 	})
-	if err == nil && link == nil {
+	if err == nil && link.Index == 0 {
 		err = errors.New("look up link " + name + ": the kernel answered without a link")
 	}
 	return link, err
+}
+
+// parseLink reads a struct ifinfomsg and the attributes after it.
+func parseLink(payload []byte) Link {
+	attrs := payload[unix.SizeofIfInfomsg:]
+	return Link{
+		Name:   unix.ByteSliceToString(find(attrs, unix.IFLA_IFNAME)),
+		Index:  int(native.Uint32(payload[4:])),
+		Flags:  native.Uint32(payload[8:]),
+		Master: int(find32(attrs, unix.IFLA_MASTER)),
+		MTU:    int(find32(attrs, unix.IFLA_MTU)),
+		MAC:    slices.Clone(find(attrs, unix.IFLA_ADDRESS)),
+		Kind:   unix.ByteSliceToString(find(find(attrs, unix.IFLA_LINKINFO), unix.IFLA_INFO_KIND)),
+	}
+}
+
+// find32 is a 32 bit attribute's value, 0 if there is none.
+func find32(attrs []byte, typ uint16) uint32 {
+	v := find(attrs, typ)
+	if len(v) < 4 {
+		return 0
+	}
+	return native.Uint32(v)
 }
 
 // ifInfo is a struct ifinfomsg: index, and the flags to set.

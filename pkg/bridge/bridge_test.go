@@ -43,13 +43,13 @@ func TestPlan(t *testing.T) {
 	}{
 		{"all is right", &right, nil},
 		{"none", nil, []string{
-			"create cni0", "set up cni0", "forward on cni0: ipv4", "forward on cni0: ipv6",
+			"create cni0", "set up cni0", "turn forwarding on for cni0: ipv4", "turn forwarding on for cni0: ipv6",
 			"add address to cni0: 10.244.1.1/24", "add address to cni0: fd00::1/64", "add address to cni0: fe80::1/64",
 		}},
 		{"down", changed(func(b *Bridge) { b.Up = false }), []string{"set up cni0"}},
 		{"MTU", changed(func(b *Bridge) { b.MTU = 1500 }), []string{"set MTU of cni0: 1450"}},
 		{"MAC", changed(func(b *Bridge) { b.MAC = nil }), []string{"set MAC of cni0: " + want.MAC.String()}},
-		{"forwarding", changed(func(b *Bridge) { b.Forwards = nil }), []string{"forward on cni0: ipv4", "forward on cni0: ipv6"}},
+		{"forwarding", changed(func(b *Bridge) { b.Forwards = nil }), []string{"turn forwarding on for cni0: ipv4", "turn forwarding on for cni0: ipv6"}},
 		{"IPv4 address", changed(func(b *Bridge) { b.Addresses = prefixes("10.244.9.1/24", "fd00::1/64", "fe80::1/64") }), []string{
 			"add address to cni0: 10.244.1.1/24", "delete address of cni0: 10.244.9.1/24",
 		}},

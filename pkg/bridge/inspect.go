@@ -53,10 +53,10 @@ func (k *Kernel) inspectHost(s Spec, p Port) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	if link.Attrs().MasterIndex != bridge.Attrs().Index {
+	if link.Master != bridge.Index {
 		diffs = append(diffs, fmt.Sprintf("the host's end %s is not a port of %s", p.HostName, s.Name))
 	}
-	if link.Attrs().RawFlags&unix.IFF_UP == 0 {
+	if !link.Up() {
 		diffs = append(diffs, fmt.Sprintf("the host's end %s is down", p.HostName))
 	}
 	return diffs, nil

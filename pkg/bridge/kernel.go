@@ -63,11 +63,11 @@ func (k *Kernel) Ensure(s Spec) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	if link != nil {
+	if link.Index != 0 {
 		have := stateOf(link)
 		have.Addresses, have.Forwards = want.Addresses, want.Forwards
 		if len(plan(want, &have)) == 0 {
-			return link.Attrs().Index, nil
+			return link.Index, nil
 		}
 	}
 	index, _, err := k.sync(want, addOnly)
@@ -123,14 +123,14 @@ func (k *Kernel) sync(want Bridge, p policy) (int, []string, error) {
 // read returns the bridge, or nil if there is none.
 func (k *Kernel) read(name string) (int, *Bridge, error) {
 	link, err := k.find(name)
-	if err != nil || link == nil {
+	if err != nil || link.Index == 0 {
 		return 0, nil, err
 	}
 	h, err := k.lib()
 	if err != nil {
 		return 0, nil, err
 	}
-	addrs, err := retryDump(func() ([]netlink.Addr, error) { return h.AddrList(link, netlink.FAMILY_ALL) })
+	addrs, err := retryDump(func() ([]netlink.Addr, error) { return h.AddrList(device(link.Index), netlink.FAMILY_ALL) })
 	if err != nil {
 		return 0, nil, fmt.Errorf("list addresses of %s: %w", name, err)
 	}
@@ -142,33 +142,34 @@ func (k *Kernel) read(name string) (int, *Bridge, error) {
 		}
 	}
 	for _, f := range []Family{IPv4, IPv6} {
-		b.Forwards[f] = forwards(f, name)
+		b.Forwards[f] = forwards(f)
 	}
-	return link.Attrs().Index, &b, nil
+	return link.Index, &b, nil
 }
 
-// find looks the bridge up; there being none is no error.
-func (k *Kernel) find(name string) (netlink.Link, error) {
+// find looks the bridge up; if there is none it has no index.
+func (k *Kernel) find(name string) (rtnl.Link, error) {
 	link, err := k.conn.Link(name)
 	if errors.Is(err, unix.ENODEV) {
-		return nil, nil
+		return rtnl.Link{}, nil
 	}
 	if err != nil {
-		return nil, err
+		return rtnl.Link{}, err
 	}
-	if link.Type() != "bridge" {
-		return nil, fmt.Errorf("%w: %s is of kind %q, not a bridge: remove it (ip link del %s), or set the key \"bridge\" to another name",
-			ErrForeign, name, link.Type(), name)
+	if link.Kind != "bridge" {
+		return rtnl.Link{}, fmt.Errorf("%w: %s is of kind %q, not a bridge: remove it (ip link del %s), or set the key \"bridge\" to another name",
+			ErrForeign, name, link.Kind, name)
 	}
 	return link, nil
 }
 
-func stateOf(link netlink.Link) Bridge {
-	a := link.Attrs()
-	return Bridge{
-		Name: a.Name, MTU: a.MTU, MAC: a.HardwareAddr,
-		Up: a.RawFlags&unix.IFF_UP != 0, Forwards: map[Family]bool{},
-	}
+func stateOf(link rtnl.Link) Bridge {
+	return Bridge{Name: link.Name, MTU: link.MTU, MAC: link.MAC, Up: link.Up(), Forwards: map[Family]bool{}}
+}
+
+// device is an interface for the library, which looks at its index only.
+func device(index int) netlink.Link {
+	return &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: index}}
 }
 
 func (k *Kernel) apply(o op) error {
@@ -188,34 +189,29 @@ func (k *Kernel) apply(o op) error {
 	var b rtnl.Batch
 	switch o.verb {
 	case setMAC:
-		return h.LinkSetHardwareAddr(link, o.mac)
+		return h.LinkSetHardwareAddr(device(link.Index), o.mac)
 	case setMTU:
-		return h.LinkSetMTU(link, o.mtu)
+		return h.LinkSetMTU(device(link.Index), o.mtu)
 	case setUp:
-		return h.LinkSetUp(link)
+		return h.LinkSetUp(device(link.Index))
 	case setForward:
-		_, err := sysctl.Ensure([]sysctl.Parameter{{Path: forwardPath(o.family, o.bridge), Value: "1"}})
+		_, err := sysctl.Ensure([]sysctl.Parameter{{Path: forwardPath(o.family), Value: "1"}})
 		return err
 	case addAddress:
-		b.AddAddr(link.Attrs().Index, o.address)
+		b.AddAddr(link.Index, o.address)
 	case delAddress:
-		b.DelAddr(link.Attrs().Index, o.address)
+		b.DelAddr(link.Index, o.address)
 	}
 	return k.conn.Run(&b)
 }
 
-// forwardPath is the switch that lets the kernel forward what comes from the
-// bridge. IPv4 has one for each interface; IPv6 has one for all, which decides
-// alone (ip6_forward in net/ipv6/ip6_output.c).
-func forwardPath(f Family, name string) string {
-	if f == IPv6 {
-		name = "all"
-	}
-	return "net/" + string(f) + "/conf/" + name + "/forwarding"
-}
+// forwardPath is the switch that lets the kernel forward. It is the host's, not
+// the bridge's: what comes to pods comes in elsewhere, and IPv6 has no other
+// that counts (ip6_forward in net/ipv6/ip6_output.c).
+func forwardPath(f Family) string { return "net/" + string(f) + "/conf/all/forwarding" }
 
-func forwards(f Family, name string) bool {
-	v, err := sysctl.Get(forwardPath(f, name))
+func forwards(f Family) bool {
+	v, err := sysctl.Get(forwardPath(f))
 	return err == nil && v == "1"
 }
 

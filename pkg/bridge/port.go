@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/overlay-cni/overlay-cni/internal/rtnl"
+	"github.com/overlay-cni/overlay-cni/internal/sysctl"
 )
 
 // ErrIfNameTaken is for an interface name that the pod already uses.
@@ -68,7 +69,7 @@ func unspecified(a netip.Addr) netip.Addr {
 // batch, opening a socket in the pod's namespace, the index the pod's end got,
 // and addresses and routes in another batch.
 func (k *Kernel) Attach(netns *os.File, index int, s Spec, p Port) error {
-	pod, err := rtnl.OpenAt(netns)
+	pod, err := k.conn.OpenAt(netns)
 	if err != nil {
 		return err
 	}
@@ -82,14 +83,14 @@ func (k *Kernel) Attach(netns *os.File, index int, s Spec, p Port) error {
 		return err
 	}
 	var b rtnl.Batch
-	b.SetUp(link.Attrs().Index)
+	b.SetUp(link.Index)
 	for _, a := range p.Addresses {
-		b.AddAddr(link.Attrs().Index, netip.PrefixFrom(a.Addr, a.Addr.BitLen()))
+		b.AddAddr(link.Index, netip.PrefixFrom(a.Addr, a.Addr.BitLen()))
 	}
 	for _, r := range p.AllRoutes() {
 		// The gateway is no neighbour by the pod's /32 address, so the route
 		// has to say that it is on the link.
-		b.ReplaceRoute(rtnl.Route{Dst: r.Dst, Via: r.Via, Index: link.Attrs().Index, Onlink: true})
+		b.ReplaceRoute(rtnl.Route{Dst: r.Dst, Via: r.Via, Index: link.Index, Onlink: true})
 	}
 	return pod.Run(&b)
 }
@@ -105,7 +106,8 @@ func (k *Kernel) addPair(netns *os.File, index int, s Spec, p Port) error {
 		Name: p.HostName, MAC: p.HostMAC, Master: index, MTU: p.MTU,
 		Peer: rtnl.VethPeer{Name: p.IfName, MAC: p.MAC, Netns: int(netns.Fd())},
 	})
-	b.SetPort(rtnl.Port{Name: p.HostName, Alias: p.Alias, Isolated: true})
+	switched := switchesServices(s)
+	b.SetPort(rtnl.Port{Name: p.HostName, Alias: p.Alias, Isolated: !switched, Hairpin: switched})
 	errs, err := k.conn.Exec(&b)
 	if err != nil {
 		return err
@@ -117,6 +119,22 @@ func (k *Kernel) addPair(netns *os.File, index int, s Spec, p Port) error {
 		return err
 	}
 	return nil
+}
+
+// switchesServices tells whether br_netfilter has the bridge pass its packets
+// through the host's firewall, as Kubernetes once required. Then a packet whose
+// destination is changed there to a pod of the same bridge (a Service's
+// address, a host port) is not routed any more: the bridge itself sends it on
+// to that pod's port (bridged_dnat in net/bridge/br_netfilter_hooks.c). So
+// ports must not be isolated, and a pod must be able to reach itself.
+func switchesServices(s Spec) bool {
+	switches := map[Family]string{IPv4: "net/bridge/bridge-nf-call-iptables", IPv6: "net/bridge/bridge-nf-call-ip6tables"}
+	for _, g := range s.Gateways {
+		if v, err := sysctl.Get(switches[FamilyOf(g.Addr())]); err == nil && v != "0" {
+			return true
+		}
+	}
+	return false
 }
 
 // explain finds out what an error of addPair is about: the kernel says "file
@@ -152,7 +170,7 @@ func (k *Kernel) Detach(names ...string) error {
 // Ports are the names of the bridge's ports; of none if there is no bridge.
 func (k *Kernel) Ports(bridge string) ([]string, error) {
 	link, err := k.find(bridge)
-	if err != nil || link == nil {
+	if err != nil || link.Index == 0 {
 		return nil, err
 	}
 	h, err := k.lib()
@@ -165,12 +183,15 @@ func (k *Kernel) Ports(bridge string) ([]string, error) {
 	}
 	var names []string
 	for _, l := range links {
-		if l.Attrs().MasterIndex == link.Attrs().Index {
+		if l.Attrs().MasterIndex == link.Index {
 			names = append(names, l.Attrs().Name)
 		}
 	}
 	return names, nil
 }
+
+// InNetns tells whether netns is the namespace of the bridge.
+func (k *Kernel) InNetns(netns *os.File) (bool, error) { return k.conn.InNetns(netns) }
 
 // Exists tells whether there is a link of that name.
 func (k *Kernel) Exists(name string) bool {

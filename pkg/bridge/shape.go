@@ -7,6 +7,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/overlay-cni/overlay-cni/internal/rtnl"
 )
 
 // Limits are a pod's bandwidth limits, seen from the pod. The zero value is
@@ -65,17 +67,17 @@ const defaultQueue = 1000 // packets, as Ethernet devices have
 
 // addBucket puts a token bucket filter on a device. Its parameters are in bytes
 // and in the kernel's own ticks (tc-tbf(8)).
-func addBucket(h *netlink.Handle, link netlink.Link, r Rate) error {
+func addBucket(h *netlink.Handle, link rtnl.Link, r Rate) error {
 	rate, burst := float64(r.Rate)/8, float64(r.Burst)/8
 	const microseconds = 1e6
 	tbf := &netlink.Tbf{
-		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: link.Attrs().Index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT},
+		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: link.Index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT},
 		Rate:       uint64(rate),
 		Limit:      clamp(rate*latency + burst),
 		Buffer:     clamp(burst / rate * microseconds * netlink.TickInUsec()),
 	}
 	if err := h.QdiscAdd(tbf); err != nil {
-		return fmt.Errorf("limit %s to %d bit/s (kernel module sch_tbf): %w", link.Attrs().Name, r.Rate, err)
+		return fmt.Errorf("limit %s to %d bit/s (kernel module sch_tbf): %w", link.Name, r.Rate, err)
 	}
 	return nil
 }
@@ -83,21 +85,21 @@ func addBucket(h *netlink.Handle, link netlink.Link, r Rate) error {
 func clamp(v float64) uint32 { return uint32(min(v, math.MaxUint32)) }
 
 // redirect leads all that comes in from one device through another.
-func redirect(h *netlink.Handle, from, through netlink.Link) error {
+func redirect(h *netlink.Handle, from, through rtnl.Link) error {
 	ingress := &netlink.Ingress{QdiscAttrs: netlink.QdiscAttrs{
-		LinkIndex: from.Attrs().Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_INGRESS,
+		LinkIndex: from.Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_INGRESS,
 	}}
 	if err := h.QdiscAdd(ingress); err != nil {
-		return fmt.Errorf("redirect %s (kernel module sch_ingress): %w", from.Attrs().Name, err)
+		return fmt.Errorf("redirect %s (kernel module sch_ingress): %w", from.Name, err)
 	}
 	err := h.FilterAdd(&netlink.U32{
 		FilterAttrs: netlink.FilterAttrs{
-			LinkIndex: from.Attrs().Index, Parent: ingress.Handle, Priority: 1, Protocol: unix.ETH_P_ALL,
+			LinkIndex: from.Index, Parent: ingress.Handle, Priority: 1, Protocol: unix.ETH_P_ALL,
 		},
-		Actions: []netlink.Action{netlink.NewMirredAction(through.Attrs().Index)},
+		Actions: []netlink.Action{netlink.NewMirredAction(through.Index)},
 	})
 	if err != nil {
-		return fmt.Errorf("redirect %s to %s (kernel modules cls_u32, act_mirred): %w", from.Attrs().Name, through.Attrs().Name, err)
+		return fmt.Errorf("redirect %s to %s (kernel modules cls_u32, act_mirred): %w", from.Name, through.Name, err)
 	}
 	return nil
 }

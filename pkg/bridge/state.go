@@ -79,7 +79,7 @@ const (
 	setMAC     verb = "set MAC of"
 	setMTU     verb = "set MTU of"
 	setUp      verb = "set up"
-	setForward verb = "forward on"
+	setForward verb = "turn forwarding on"
 	addAddress verb = "add address to"
 	delAddress verb = "delete address of"
 )
@@ -99,7 +99,7 @@ func (o op) String() string {
 	case addAddress, delAddress:
 		return fmt.Sprintf("%s %s: %s", o.verb, o.bridge, o.address)
 	case setForward:
-		return fmt.Sprintf("%s %s: %s", o.verb, o.bridge, o.family)
+		return fmt.Sprintf("%s for %s: %s", o.verb, o.bridge, o.family)
 	case setMAC:
 		return fmt.Sprintf("%s %s: %s", o.verb, o.bridge, o.mac)
 	case setMTU:

@@ -173,7 +173,7 @@ func (d *daemon) syncTunnel(want vxlan.State) error {
 		d.log.Info("changed the tunnel", "changes", changes.String())
 	}
 	if link, err := d.links.Link(want.Device.Name); err == nil {
-		d.tunnel.Store(int64(link.Attrs().Index))
+		d.tunnel.Store(int64(link.Index))
 	}
 	return wrap("the tunnel", err)
 }

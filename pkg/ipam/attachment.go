@@ -1,7 +1,6 @@
 package ipam
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -168,12 +167,8 @@ func (a *Attachment) Reserved(addr netip.Addr) error {
 
 // Write records the attachment, with the addresses that Reserve took.
 func (a *Attachment) Write(r Record) error {
-	r.Version, r.Addresses = recordVersion, a.addresses
-	data, err := json.Marshal(r)
-	if err != nil {
-		return err
-	}
-	_, err = a.file.WriteAt(append(data, '\n'), 0)
+	r.Addresses = a.addresses
+	_, err := a.file.WriteAt(r.text(), 0)
 	return err
 }
 
@@ -255,7 +250,7 @@ func (a *Attachment) Reset() error {
 }
 
 func (a *Attachment) free() error {
-	held, err := a.held()
+	held, err := a.Held()
 	if err != nil {
 		return err
 	}
@@ -266,10 +261,10 @@ func (a *Attachment) free() error {
 	return errors.Join(errs...)
 }
 
-// held lists the attachment's addresses. Where no record tells, because an ADD
+// Held lists the attachment's addresses. Where no record tells, because an ADD
 // was killed before it wrote one or somebody damaged it, the reservations
 // themselves do.
-func (a *Attachment) held() ([]netip.Addr, error) {
+func (a *Attachment) Held() ([]netip.Addr, error) {
 	if a.fresh {
 		return a.addresses, nil
 	}

@@ -56,6 +56,22 @@ func (s *Store) List() ([]Entry, error) {
 	return entries, nil
 }
 
+// Holder names who has an address, for messages: the pod, or where the runtime
+// didn't tell that, the attachment.
+func (s *Store) Holder(addr netip.Addr) string {
+	key, err := s.holder(addr)
+	if err != nil {
+		return "nobody"
+	}
+	data, err := os.ReadFile(s.attachmentPath(key))
+	if err == nil {
+		if r, err := parseRecord(data); err == nil && r.Pod != "" {
+			return "pod " + r.Pod
+		}
+	}
+	return "attachment " + string(key)
+}
+
 // FreeLost gives back the addresses that belong to no attachment: what is left
 // of one whose file somebody removed. It returns them.
 func (s *Store) FreeLost() ([]netip.Addr, error) {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/overlay-cni/overlay-cni/internal/jsontext"
 	"github.com/overlay-cni/overlay-cni/pkg/subnet"
 )
 
@@ -93,6 +94,43 @@ type Record struct {
 	MTU       int          `json:"mtu"`
 	Bridge    string       `json:"bridge"`
 	Addresses []netip.Addr `json:"addresses"`
+	// HostPorts are the pod's ports on the host as the runtime asked for them
+	// (runtimeConfig.portMappings of the CNI conventions), empty for none.
+	HostPorts json.RawMessage `json:"hostPorts,omitempty"`
+}
+
+// text is the record as it is written, by hand for the sake of ADD's time. The
+// tests read it back by the tags above.
+func (r Record) text() []byte {
+	w := jsontext.Writer{Buf: make([]byte, 0, 512)}
+	w.Open('{')
+	w.Key("version")
+	w.Int(recordVersion)
+	w.Key("network")
+	w.Text(r.Network)
+	w.Key("containerID")
+	w.Text(r.ContainerID)
+	w.Key("ifName")
+	w.Text(r.IfName)
+	w.Member("pod", r.Pod)
+	w.Member("netns", r.Netns)
+	w.Member("hostName", r.HostName)
+	w.Member("mac", r.MAC)
+	w.Key("mtu")
+	w.Int(r.MTU)
+	w.Member("bridge", r.Bridge)
+	w.Key("addresses")
+	w.Open('[')
+	for _, a := range r.Addresses {
+		w.Text(a.String())
+	}
+	w.Close(']')
+	if len(r.HostPorts) > 0 {
+		w.Key("hostPorts")
+		w.Raw(r.HostPorts)
+	}
+	w.Close('}')
+	return append(w.Buf, '\n')
 }
 
 // Owner is whose attachment it is.

@@ -185,11 +185,7 @@ func (s *Store) fixed(a netip.Addr, k Key) error {
 	if !errors.Is(err, ErrTaken) {
 		return err
 	}
-	holder, err := s.holder(a)
-	if err != nil {
-		return err
-	}
-	return fmt.Errorf("%w: %s is reserved by %s", ErrTaken, a, holder)
+	return fmt.Errorf("%w: %s is reserved by %s", ErrTaken, a, s.Holder(a))
 }
 
 // Free returns nil if every set has an address that can be given, else an

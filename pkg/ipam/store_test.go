@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -329,6 +330,24 @@ func TestSameAttachmentIsWorkedOnByOneAtATime(t *testing.T) {
 	wg.Wait()
 	if left := files(t, s.dir); len(left) != 0 {
 		t.Errorf("left behind: %v", left)
+	}
+}
+
+func TestRecordIsReadAsItWasWritten(t *testing.T) {
+	want := Record{
+		Version: 1, Network: "net \"x\"", ContainerID: "c", IfName: "eth0", Pod: "ns/name", Netns: "/run/netns/\n",
+		HostName: "veth0", MAC: "02:00:00:00:00:01", MTU: 1450, Bridge: "cni0",
+		Addresses: []netip.Addr{netip.MustParseAddr("10.244.1.2"), netip.MustParseAddr("fd00::2")},
+		HostPorts: []byte(`[{"hostPort":80}]`),
+	}
+	got, err := parseRecord(want.text())
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v, %v\nwant %+v", got, err, want)
+	}
+	for field := range reflect.ValueOf(want).NumField() {
+		if reflect.ValueOf(want).Field(field).IsZero() {
+			t.Errorf("field %d is not tested", field)
+		}
 	}
 }
 

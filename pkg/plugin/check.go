@@ -32,7 +32,7 @@ func (p Plugin) check(args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	netns, err := openNetns(args.Netns)
+	netns, err := openNetns(c.kernel, args.Netns)
 	if err != nil {
 		return err
 	}
@@ -117,5 +117,6 @@ func (c *call) checkRecord(want bridge.Port) ([]string, error) {
 			diffs = append(diffs, err.Error())
 		}
 	}
-	return diffs, nil
+	ports, err := checkPorts(r)
+	return append(diffs, ports...), err
 }

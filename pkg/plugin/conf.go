@@ -31,18 +31,20 @@ const (
 // conf is the CNI configuration. Keys that it doesn't have are left to others:
 // the specification lets a runtime add any.
 type conf struct {
-	CNIVersion string          `json:"cniVersion"`
-	Name       string          `json:"name"`
-	Type       string          `json:"type"`
-	RunDir     string          `json:"runDir"`
-	Bridge     string          `json:"bridge"`
-	MTU        int             `json:"mtu"`
-	Wait       *int            `json:"waitSeconds"`
-	IPAM       ipamConf        `json:"ipam"`
-	DNS        types.DNS       `json:"dns"`
+	CNIVersion string   `json:"cniVersion"`
+	Name       string   `json:"name"`
+	Type       string   `json:"type"`
+	RunDir     string   `json:"runDir"`
+	Bridge     string   `json:"bridge"`
+	MTU        int      `json:"mtu"`
+	Wait       *int     `json:"waitSeconds"`
+	IPAM       ipamConf `json:"ipam"`
+	// The rest is read by those who need it: types that are not looked at cost
+	// an ADD nothing.
+	DNS        json.RawMessage `json:"dns"`
 	PrevResult json.RawMessage `json:"prevResult"`
-	Runtime    runtimeConfig   `json:"runtimeConfig"`
-	Args       argsConf        `json:"args"`
+	Runtime    json.RawMessage `json:"runtimeConfig"`
+	Args       json.RawMessage `json:"args"`
 	Valid      json.RawMessage `json:"cni.dev/valid-attachments"`
 }
 
@@ -71,12 +73,8 @@ type routeConf struct {
 // with a configuration that an ADD would refuse.
 func parseConf(data []byte) (*conf, error) {
 	c := &conf{}
-	if err := json.Unmarshal(data, c); err != nil {
-		var wrong *json.UnmarshalTypeError
-		if errors.As(err, &wrong) {
-			err = fmt.Errorf("key %q holds a %s, expected a %s", wrong.Field, wrong.Value, jsonKind(wrong))
-		}
-		return nil, types.NewError(types.ErrDecodingFailure, "the CNI configuration can't be read: "+err.Error(), "")
+	if err := decode("", data, c); err != nil {
+		return nil, err
 	}
 	if c.RunDir == "" {
 		c.RunDir = nodestate.DefaultDir
@@ -85,6 +83,23 @@ func parseConf(data []byte) (*conf, error) {
 		return nil, invalid("runDir %q is not an absolute path, such as %s", c.RunDir, nodestate.DefaultDir)
 	}
 	return c, nil
+}
+
+// decode reads a part of the configuration, of which key is the name.
+func decode(key string, data json.RawMessage, to any) error {
+	if len(data) == 0 {
+		return nil
+	}
+	err := json.Unmarshal(data, to)
+	if err == nil {
+		return nil
+	}
+	var wrong *json.UnmarshalTypeError
+	if errors.As(err, &wrong) {
+		field := strings.Trim(key+"."+wrong.Field, ".")
+		err = fmt.Errorf("key %q holds a %s, expected a %s", field, wrong.Value, jsonKind(wrong))
+	}
+	return types.NewError(types.ErrDecodingFailure, "the CNI configuration can't be read: "+err.Error(), "")
 }
 
 // jsonKind is what the wrong value should have been, in JSON's words.

@@ -6,6 +6,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
+	"github.com/overlay-cni/overlay-cni/pkg/hostport"
 	"github.com/overlay-cni/overlay-cni/pkg/ipam"
 )
 
@@ -19,6 +20,7 @@ const (
 	CodeCheckFailed   uint = 104 // CHECK found differences
 	CodeAddressTaken  uint = 105 // the address asked for is another pod's
 	CodeNotInRange    uint = 106 // the address asked for can't be given here
+	CodePortTaken     uint = 107 // the host port is another pod's
 )
 
 var codes = []struct {
@@ -28,6 +30,7 @@ var codes = []struct {
 	{ipam.ErrExhausted, CodeNoAddress},
 	{ipam.ErrTaken, CodeAddressTaken},
 	{ipam.ErrNotInRange, CodeNotInRange},
+	{hostport.ErrTaken, CodePortTaken},
 	{bridge.ErrIfNameTaken, CodeIfNameTaken},
 	{bridge.ErrForeign, CodeForeignDevice},
 	{bridge.ErrBridgeFull, CodeBridgeFull},

@@ -66,7 +66,7 @@ func (p Plugin) add(args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	netns, err := openNetns(args.Netns)
+	netns, err := openNetns(c.kernel, args.Netns)
 	if err != nil {
 		return err
 	}
@@ -78,7 +78,7 @@ func (p Plugin) add(args *skel.CmdArgs) error {
 	defer func() { _ = a.Close() }()
 	if !a.Fresh() {
 		// The runtime gave up on an earlier ADD, or never saw its result.
-		if err := errors.Join(c.kernel.Detach(c.key.Devices()...), a.Reset()); err != nil {
+		if err := errors.Join(c.dismantle(a), a.Reset()); err != nil {
 			return err
 		}
 	}
@@ -103,7 +103,7 @@ func (c *call) attach(a *ipam.Attachment, netns *os.File, net network, out io.Wr
 	port := c.newPort(net, req, addrs)
 	err = a.Write(ipam.Record{
 		Network: c.conf.Name, ContainerID: c.args.ContainerID, IfName: c.args.IfName, Pod: req.pod, Netns: c.args.Netns, HostName: port.HostName,
-		MAC: port.MAC.String(), MTU: port.MTU, Bridge: net.bridge.Name,
+		MAC: port.MAC.String(), MTU: port.MTU, Bridge: net.bridge.Name, HostPorts: req.rawPorts,
 	})
 	if err != nil {
 		return err
@@ -120,20 +120,27 @@ func (c *call) attach(a *ipam.Attachment, netns *os.File, net network, out io.Wr
 			return err
 		}
 	}
-	r, err := c.conf.extend(result(net, port, c.args.Netns))
-	if err != nil {
+	if err := c.openPorts(net, addrs, req.ports); err != nil {
 		return err
 	}
-	return printResult(out, c.conf, r)
+	if len(c.conf.PrevResult) > 0 {
+		return c.conf.writeAfter(out, net, port, c.args.Netns)
+	}
+	return c.conf.write(out, net, port, c.args.Netns)
 }
 
 // remove undoes all that an ADD does. The addresses go last, so that nobody
 // gets one that is still in use.
 func (c *call) remove(a *ipam.Attachment) error {
-	if err := c.kernel.Detach(c.key.Devices()...); err != nil {
+	if err := c.dismantle(a); err != nil {
 		return err
 	}
 	return a.Release()
+}
+
+// dismantle removes what the kernel has of an attachment.
+func (c *call) dismantle(a *ipam.Attachment) error {
+	return errors.Join(c.closePorts(a), c.kernel.Detach(c.key.Devices()...))
 }
 
 func (p Plugin) del(args *skel.CmdArgs) error {
@@ -153,8 +160,9 @@ func (p Plugin) del(args *skel.CmdArgs) error {
 	return c.remove(a)
 }
 
-// openNetns opens a pod's network namespace. The file's name is the path.
-func openNetns(path string) (*os.File, error) {
+// openNetns opens a pod's network namespace, of which the one of k can't be
+// one. The file's name is the path.
+func openNetns(k *bridge.Kernel, path string) (*os.File, error) {
 	refuse := func(why string) (*os.File, error) {
 		return nil, types.NewError(types.ErrInvalidNetNS, fmt.Sprintf("CNI_NETNS %q %s", path, why), "")
 	}
@@ -172,20 +180,9 @@ func openNetns(path string) (*os.File, error) {
 		_ = f.Close()
 		return refuse("is not a network namespace")
 	}
-	if same, err := ownNetns(f); same || err != nil {
+	if same, err := k.InNetns(f); same || err != nil {
 		_ = f.Close()
 		return refuse("is the host's own network namespace, not a pod's")
 	}
 	return f, nil
-}
-
-func ownNetns(f *os.File) (bool, error) {
-	var own, other unix.Stat_t
-	if err := unix.Stat("/proc/thread-self/ns/net", &own); err != nil {
-		return false, err
-	}
-	if err := unix.Fstat(int(f.Fd()), &other); err != nil {
-		return false, err
-	}
-	return own.Dev == other.Dev && own.Ino == other.Ino, nil
 }

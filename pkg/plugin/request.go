@@ -2,6 +2,7 @@ package plugin
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"net"
@@ -11,6 +12,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
+	"github.com/overlay-cni/overlay-cni/pkg/hostport"
 )
 
 // request is what the runtime asks for one pod beside the configuration.
@@ -19,6 +21,8 @@ type request struct {
 	addresses []netip.Addr
 	mac       net.HardwareAddr
 	limits    bridge.Limits
+	ports     []hostport.Mapping
+	rawPorts  json.RawMessage // what ports was read from
 }
 
 // runtimeConfig holds the capability arguments (CNI conventions,
@@ -26,6 +30,8 @@ type request struct {
 type runtimeConfig struct {
 	IPs []string `json:"ips"`
 	MAC string   `json:"mac"`
+	// PortMappings are read by package hostport.
+	PortMappings json.RawMessage `json:"portMappings"`
 	// Bandwidth is in bits, and bits a second.
 	Bandwidth struct {
 		IngressRate  uint64 `json:"ingressRate"`
@@ -73,14 +79,27 @@ func (c *conf) request(cniArgs string) (request, error) {
 	if err != nil {
 		return request{}, err
 	}
-	r := request{}
-	if r.limits, err = c.Runtime.limits(); err != nil {
+	var (
+		r       request
+		runtime runtimeConfig
+		args    argsConf
+	)
+	if err := errors.Join(decode("runtimeConfig", c.Runtime, &runtime), decode("args", c.Args, &args)); err != nil {
 		return r, err
+	}
+	if r.limits, err = runtime.limits(); err != nil {
+		return r, err
+	}
+	if r.ports, err = hostport.Parse(runtime.PortMappings); err != nil {
+		return r, invalid("%s", err)
+	}
+	if len(r.ports) > 0 {
+		r.rawPorts = runtime.PortMappings
 	}
 	if name := pairs["K8S_POD_NAME"]; name != "" {
 		r.pod = pairs["K8S_POD_NAMESPACE"] + "/" + name
 	}
-	texts := append(c.Runtime.IPs, c.Args.CNI.IPs...)
+	texts := append(runtime.IPs, args.CNI.IPs...)
 	if ip := pairs["IP"]; ip != "" && len(texts) == 0 {
 		texts = strings.Split(ip, ",")
 	}
@@ -91,7 +110,7 @@ func (c *conf) request(cniArgs string) (request, error) {
 		}
 		r.addresses = append(r.addresses, addr)
 	}
-	mac := c.Runtime.MAC
+	mac := runtime.MAC
 	if mac == "" {
 		mac = pairs["MAC"]
 	}

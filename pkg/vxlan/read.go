@@ -79,10 +79,10 @@ func (k *Kernel) otherKind(name string) (Device, error) {
 	if err != nil {
 		return Device{}, err
 	}
-	if link.Type() == kindVXLAN {
+	if link.Kind == kindVXLAN {
 		return Device{}, fmt.Errorf("device %q was made just now: %w", name, rtnl.ErrInterrupted)
 	}
-	return Device{Name: name, Kind: link.Type(), Index: link.Attrs().Index}, nil
+	return Device{Name: name, Kind: link.Kind, Index: link.Index}, nil
 }
 
 func tunnelOf(v *netlink.Vxlan) Tunnel {

@@ -44,6 +44,10 @@ var recoveries = []struct {
 // everything is what a runtime can ask for beside addresses, so that there is
 // as much as possible to leave behind.
 var everything = map[string]any{
+	"portMappings": []map[string]any{
+		{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"},
+		{"hostPort": 53, "containerPort": 53, "protocol": "udp"},
+	},
 	"bandwidth": map[string]uint64{"ingressRate": 8000, "ingressBurst": 8000, "egressRate": 8000, "egressBurst": 8000},
 }
 
@@ -55,9 +59,14 @@ func TestKilledAtEveryStep(t *testing.T) {
 		for _, r := range recoveries {
 			t.Run(command+" then "+r.name, func(t *testing.T) {
 				p := newPlugin(t, "10.244.1.0/24", "fd00:244:1::/64")
-				p.conf["runtimeConfig"] = everything
 				netns := sandboxtest.NewNetns(t).Path()
-				p.add(t, "bystander") // which makes what stays: directories and bridge
+				// What stays is there from the start: directories, bridge, tables.
+				p.conf["runtimeConfig"] = everything
+				p.add(t, "first")
+				p.del(t, "first")
+				p.conf["runtimeConfig"] = nil
+				p.add(t, "bystander")
+				p.conf["runtimeConfig"] = everything
 				before := p.snapshot(t)
 				steps := 0
 				for step := 1; ; step++ {

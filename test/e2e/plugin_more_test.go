@@ -150,7 +150,7 @@ func TestFixedAddressAndMAC(t *testing.T) {
 			call.id = "second"
 			call.netns = sandboxtest.NewNetns(t).Path()
 			_, cniErr = p.run(t, call)
-			if cniErr == nil || cniErr.Code != plugin.CodeAddressTaken || !strings.HasSuffix(cniErr.Msg, "is reserved by pod@eth0") {
+			if cniErr == nil || cniErr.Code != plugin.CodeAddressTaken || !strings.HasSuffix(cniErr.Msg, "is reserved by attachment pod@eth0") {
 				t.Errorf("the second: %v", cniErr)
 			}
 			if after := p.snapshot(t); after != before {

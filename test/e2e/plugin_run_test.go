@@ -3,11 +3,13 @@ package e2e
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
 	"net"
 	"net/netip"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -32,7 +34,10 @@ type pluginHost struct {
 // newPlugin makes a host and a configuration with one range for each subnet.
 func newPlugin(t *testing.T, subnets ...string) *pluginHost {
 	t.Helper()
-	h := addHost(t, newLab(t, nil), "host")
+	return newPluginOn(addHost(t, newLab(t, nil), "host"), subnets...)
+}
+
+func newPluginOn(h *lab.Host, subnets ...string) *pluginHost {
 	var ranges [][]map[string]any
 	for _, s := range subnets {
 		ranges = append(ranges, []map[string]any{{"subnet": s}})
@@ -128,7 +133,7 @@ func or(a, b string) string {
 }
 
 // snapshot is all that ADD may change on a host: interfaces with their
-// addresses, routes, and the files of the run directory. The bridge, which
+// addresses, host ports, and the files of the run directory. The bridge, which
 // stays, and the cursors, which are hints, are left out.
 func (p *pluginHost) snapshot(t *testing.T) string {
 	t.Helper()
@@ -157,6 +162,7 @@ func (p *pluginHost) snapshot(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	lines = append(lines, p.portLines(t)...)
 	slices.Sort(lines)
 	return strings.Join(lines, "\n")
 }
@@ -197,4 +203,49 @@ func addrOf(ip net.IP) netip.Addr {
 func ipNet(prefix string) *net.IPNet {
 	p := netip.MustParsePrefix(prefix)
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// netfilter is whether the bridge passes packets through the host's firewall
+// (br_netfilter), which Kubernetes once required.
+type netfilter struct {
+	name string
+	on   bool
+}
+
+// set makes it so on a host.
+func (n netfilter) set(t *testing.T, p *pluginHost) {
+	t.Helper()
+	value := map[bool]string{true: "1", false: "0"}[n.on]
+	sandboxtest.Do(t, p.host.Netns(), func() error {
+		var errs []error
+		for _, name := range []string{"iptables", "ip6tables"} {
+			err := os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-"+name, []byte(value), 0o644)
+			if errors.Is(err, fs.ErrNotExist) && !n.on {
+				err = nil // without the module it is off
+			}
+			errs = append(errs, err)
+		}
+		return errors.Join(errs...)
+	})
+}
+
+// netfilters are those that this kernel has.
+func netfilters(t *testing.T) []netfilter {
+	t.Helper()
+	all := []netfilter{{"without br_netfilter", false}}
+	if _, err := os.Stat("/proc/sys/net/bridge"); err == nil {
+		all = append(all, netfilter{"with br_netfilter", true})
+	} else {
+		t.Log("br_netfilter isn't loaded: nothing is tested with it")
+	}
+	return all
+}
+
+func eachModeAndNetfilter(t *testing.T, test func(t *testing.T, m mode, n netfilter)) {
+	t.Helper()
+	for _, m := range modes {
+		for _, n := range netfilters(t) {
+			t.Run(m.name+" "+n.name, func(t *testing.T) { test(t, m, n) })
+		}
+	}
 }

@@ -16,46 +16,48 @@ import (
 
 	"github.com/overlay-cni/overlay-cni/internal/lab/probe"
 	"github.com/overlay-cni/overlay-cni/internal/sandbox/sandboxtest"
+	"github.com/overlay-cni/overlay-cni/pkg/ipam"
 	"github.com/overlay-cni/overlay-cni/pkg/plugin"
 )
 
-// modes are the address families that the plugin is tested with.
-var modes = []struct {
+type mode struct {
 	name    string
 	subnets []string
-}{
+}
+
+// modes are the address families that the plugin is tested with.
+var modes = []mode{
 	{"IPv4", []string{"10.244.1.0/24"}},
 	{"IPv6", []string{"fd00:244:1::/64"}},
 	{"dual stack", []string{"10.244.1.0/24", "fd00:244:1::/64"}},
 }
 
 func TestPodsOfOneHostWithoutADaemon(t *testing.T) {
-	for _, m := range modes {
-		t.Run(m.name, func(t *testing.T) {
-			p := newPlugin(t, m.subnets...)
-			ctx := withPatience(t)
-			a, _ := p.add(t, "a")
-			_, out := p.add(t, "b")
-			var result types100.Result
-			if err := json.Unmarshal([]byte(out), &result); err != nil {
-				t.Fatal(err)
+	eachModeAndNetfilter(t, func(t *testing.T, m mode, n netfilter) {
+		p := newPlugin(t, m.subnets...)
+		n.set(t, p)
+		ctx := withPatience(t)
+		a, _ := p.add(t, "a")
+		_, out := p.add(t, "b")
+		var result types100.Result
+		if err := json.Unmarshal([]byte(out), &result); err != nil {
+			t.Fatal(err)
+		}
+		if len(result.IPs) != len(m.subnets) {
+			t.Fatalf("%d addresses for %v", len(result.IPs), m.subnets)
+		}
+		for i, ip := range result.IPs {
+			addr, gateway := addrOf(ip.Address.IP), addrOf(ip.Gateway)
+			if subnet := netip.MustParsePrefix(m.subnets[i]); !subnet.Contains(addr) || gateway != subnet.Addr().Next() {
+				t.Errorf("address %s by %s is not of %s", addr, gateway, subnet)
 			}
-			if len(result.IPs) != len(m.subnets) {
-				t.Fatalf("%d addresses for %v", len(result.IPs), m.subnets)
-			}
-			for i, ip := range result.IPs {
-				addr, gateway := addrOf(ip.Address.IP), addrOf(ip.Gateway)
-				if subnet := netip.MustParsePrefix(m.subnets[i]); !subnet.Contains(addr) || gateway != subnet.Addr().Next() {
-					t.Errorf("address %s by %s is not of %s", addr, gateway, subnet)
+			for _, to := range []netip.Addr{addr, gateway} {
+				if _, err := probe.Ping(ctx, a, to); err != nil {
+					t.Error(err)
 				}
-				for _, to := range []netip.Addr{addr, gateway} {
-					if _, err := probe.Ping(ctx, a, to); err != nil {
-						t.Error(err)
-					}
-				}
 			}
-		})
-	}
+		}
+	})
 }
 
 func TestResultSaysWhatIsInTheKernel(t *testing.T) {
@@ -102,9 +104,26 @@ func TestResultSaysWhatIsInTheKernel(t *testing.T) {
 			if port.Attrs().Alias != "shop/cart-0" {
 				t.Errorf("the alias is %q, want namespace/name", port.Attrs().Alias)
 			}
+		})
+	}
+}
+
+// TestPortsAreIsolatedUnlessTheBridgeSwitchesServices: with br_netfilter the
+// bridge itself delivers what the firewall sent to a pod, which it doesn't do
+// between isolated ports.
+func TestPortsAreIsolatedUnlessTheBridgeSwitchesServices(t *testing.T) {
+	for _, n := range netfilters(t) {
+		t.Run(n.name, func(t *testing.T) {
+			p := newPlugin(t, "10.244.1.0/24")
+			n.set(t, p)
+			p.add(t, "pod")
+			port, err := p.host.Handle().LinkByName(ipam.Owner{ContainerID: "pod", IfName: "eth0"}.Key().HostName())
+			if err != nil {
+				t.Fatal(err)
+			}
 			flags, err := p.host.Handle().LinkGetProtinfo(port)
-			if err != nil || !flags.Isolated {
-				t.Errorf("the bridge port is not isolated: %v", err)
+			if err != nil || flags.Isolated == n.on || flags.Hairpin != n.on {
+				t.Errorf("the bridge port has isolated %t and hairpin %t, %v", flags.Isolated, flags.Hairpin, err)
 			}
 		})
 	}

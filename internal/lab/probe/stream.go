@@ -18,8 +18,9 @@ const (
 	// which matters to anybody costs at least one of them.
 	streamEvery = 2 * time.Millisecond
 	// stragglerTime is how long Stop waits for answers that are still under way:
-	// far above a round trip, so a packet that is later has been lost.
-	stragglerTime = 500 * time.Millisecond
+	// far above a round trip, also where many processes share few cores, so a
+	// packet that is later has been lost.
+	stragglerTime = 3 * time.Second
 )
 
 // Counts is what became of a stream's packets.

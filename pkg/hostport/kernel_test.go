@@ -1,0 +1,378 @@
+package hostport
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/overlay-cni/overlay-cni/internal/sandbox/sandboxtest"
+)
+
+// newHost is a namespace with nothing but lo, for tests without traffic.
+func newHost(t testing.TB) *machine {
+	t.Helper()
+	return &machine{t: t, host: sandboxtest.NewNetns(t)}
+}
+
+// web is a pod with one port, on a bridge that is always there.
+func web(i int, hostPort uint16) Pod {
+	return Pod{
+		Bridge:    "lo",
+		Addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, 244, byte(i >> 8), byte(i)})},
+		Mappings:  []Mapping{{HostPort: hostPort, ContainerPort: 80, Protocol: TCP}},
+	}
+}
+
+// table is what the kernel has.
+func (m *machine) table() state {
+	m.t.Helper()
+	var s state
+	inside(m.t, m.host, func(k *Kernel) (err error) {
+		s, err = k.read()
+		return err
+	})
+	return s
+}
+
+// holds looks that the table is whole and has just what the pods need.
+func (m *machine) holds(pods ...Pod) {
+	m.t.Helper()
+	s := m.table()
+	for _, d := range differences(wantedObjects(), s.objects) {
+		m.t.Errorf("table: %s", d)
+	}
+	want := map[entry]bool{}
+	for _, p := range pods {
+		for _, e := range p.entries() {
+			want[e] = true
+			if data, there := s.entries[e.slot]; !there || data != e.data {
+				m.t.Errorf("%s is not there", e)
+			}
+		}
+	}
+	for at, data := range s.entries {
+		if e := (entry{at, data}); !want[e] && e.set != bridges {
+			m.t.Errorf("%s is left", e)
+		}
+	}
+}
+
+func TestAddAndDelete(t *testing.T) {
+	m := newHost(t)
+	one, two := web(2, 8080), web(3, 8081)
+	if m.table().present {
+		t.Fatal("there is a table at first")
+	}
+	m.delete(one) // without a table
+	m.add(one)
+	m.holds(one)
+	m.add(one)
+	m.add(two)
+	m.holds(one, two)
+	m.delete(one)
+	m.holds(two)
+	m.delete(one)
+	m.holds(two)
+	m.delete(two)
+	m.holds()
+	m.transact(deleteTable())
+	m.delete(two)
+	m.add(two)
+	m.holds(two)
+}
+
+// A pod without host ports costs nothing and leaves nothing.
+func TestNoMappings(t *testing.T) {
+	m := newHost(t)
+	p := web(2, 8080)
+	p.Mappings = nil
+	m.add(p)
+	m.delete(p)
+	if m.table().present {
+		t.Error("there is a table")
+	}
+}
+
+func TestTaken(t *testing.T) {
+	for _, tc := range []struct{ name, first, second, err string }{
+		{"all addresses", `[{"hostPort":8080,"containerPort":80}]`, `[{"hostPort":8079,"containerPort":80},{"hostPort":8080,"containerPort":81}]`,
+			"host port is taken: 8080/tcp leads to 10.244.0.2:80 already"},
+		{"one address", `[{"hostPort":8080,"containerPort":80,"protocol":"udp","hostIP":"192.0.2.1"}]`, `[{"hostPort":8080,"containerPort":81,"protocol":"udp","hostIP":"192.0.2.1"}]`,
+			"host port is taken: 192.0.2.1:8080/udp leads to 10.244.0.2:80 already"},
+		{"another protocol", `[{"hostPort":8080,"containerPort":80}]`, `[{"hostPort":8080,"containerPort":80,"protocol":"udp"}]`, ""},
+		{"another address", `[{"hostPort":8080,"containerPort":80,"hostIP":"192.0.2.1"}]`, `[{"hostPort":8080,"containerPort":80,"hostIP":"192.0.2.2"}]`, ""},
+		{"one of all", `[{"hostPort":8080,"containerPort":80}]`, `[{"hostPort":8080,"containerPort":80,"hostIP":"192.0.2.2"}]`, ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			m := newHost(t)
+			pods := [2]Pod{web(2, 0), web(3, 0)}
+			for i, data := range []string{tc.first, tc.second} {
+				var err error
+				pods[i].Mappings, err = Parse([]byte(data))
+				must(t, err)
+			}
+			m.add(pods[0])
+			err := tryIn(m.host, func(k *Kernel) error { return k.Add(pods[1]) })
+			if tc.err == "" {
+				must(t, err)
+				m.holds(pods[0], pods[1])
+				return
+			}
+			var taken *TakenError
+			if !errors.Is(err, ErrTaken) || !errors.As(err, &taken) || err.Error() != tc.err || taken.Holder.Pod != pods[0].Addresses[0] {
+				t.Errorf("error %v\nwant  %s", err, tc.err)
+			}
+			m.holds(pods[0]) // nothing of the second
+			m.delete(pods[1])
+			m.holds(pods[0]) // the port is the other pod's
+		})
+	}
+}
+
+// A Delete looks first and deletes then. What comes between the two counts.
+func TestDeleteOfWhatChangedHands(t *testing.T) {
+	m := newHost(t)
+	old, next := web(2, 8080), web(3, 8080)
+	m.add(old)
+	inside(t, m.host, func(k *Kernel) error {
+		generation, found, err := k.lookUp(old.entries())
+		if err != nil {
+			return err
+		}
+		m.delete(old)
+		m.add(next)
+		err = k.conn.transact(generation, elementMessages(unix.NFT_MSG_DELSETELEM, found))
+		if !errors.Is(err, unix.ERESTART) {
+			err = fmt.Errorf("deleted by what was seen before a change: %w", err)
+			return err
+		}
+		return nil
+	})
+	m.holds(next)
+	m.delete(old)
+	m.holds(next)
+}
+
+func TestDeleteAddresses(t *testing.T) {
+	m := newHost(t)
+	one, two := web(2, 8080), web(3, 8081)
+	one.Mappings = append(one.Mappings, Mapping{HostPort: 53, ContainerPort: 53, Protocol: UDP, HostIP: netip.MustParseAddr("192.0.2.1")})
+	inside(t, m.host, func(k *Kernel) error { return k.DeleteAddresses(one.Addresses) }) // without a table
+	m.add(one)
+	m.add(two)
+	for range 2 {
+		inside(t, m.host, func(k *Kernel) error { return k.DeleteAddresses(one.Addresses) })
+		m.holds(two)
+	}
+}
+
+// The plugin mends a table that lacks a map, and keeps what is in the others.
+func TestAddMendsTheTable(t *testing.T) {
+	m := newHost(t)
+	one, two := web(2, 8080), web(3, 8081)
+	one.Mappings[0].HostIP = netip.MustParseAddr("192.0.2.1")
+	m.add(one)
+	m.transact(flushChain("prerouting"), flushChain("output"), tables(unix.NFT_MSG_DELSET, 0,
+		attrs{}.text(unix.NFTA_SET_TABLE, TableName).text(unix.NFTA_SET_NAME, "ports4")))
+	m.add(two)
+	m.holds(one, two)
+}
+
+func deleteTable() message {
+	return tables(unix.NFT_MSG_DELTABLE, 0, attrs{}.text(unix.NFTA_TABLE_NAME, TableName))
+}
+
+const parallel = 64
+
+// Plugins work at the same time, on no table at first. Each has a socket of its
+// own, which is all that processes would differ in for the kernel.
+func TestParallel(t *testing.T) {
+	m := newHost(t)
+	const rounds = 6
+	var stay []Pod
+	var all sync.WaitGroup
+	for i := range parallel {
+		keep, come := web(2*i, uint16(10000+i)), web(2*i+1, uint16(20000+i))
+		come.Mappings = append(come.Mappings, Mapping{HostPort: uint16(20000 + i), ContainerPort: 53, Protocol: SCTP})
+		stay = append(stay, keep)
+		all.Go(func() {
+			for r := range rounds {
+				step := func(k *Kernel) error { return k.Add(come) }
+				if r == rounds/2 {
+					step = func(k *Kernel) error { return errors.Join(k.Add(keep), k.Add(come)) }
+				}
+				err := errors.Join(tryIn(m.host, step), tryIn(m.host, func(k *Kernel) error { return k.Delete(come) }))
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	m.holds(stay...)
+}
+
+// Of all that want one port one gets it, and all others are told who.
+func TestParallelForOnePort(t *testing.T) {
+	m := newHost(t)
+	for range 4 {
+		var winner atomic.Pointer[Pod]
+		var all sync.WaitGroup
+		for i := range parallel {
+			p := web(i, 8080)
+			all.Go(func() {
+				err := tryIn(m.host, func(k *Kernel) error { return k.Add(p) })
+				switch {
+				case err == nil && !winner.CompareAndSwap(nil, &p):
+					t.Error("two have the port")
+				case err != nil && !errors.Is(err, ErrTaken):
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		if winner.Load() == nil {
+			t.Fatal("nobody has the port")
+		}
+		m.holds(*winner.Load())
+		m.delete(*winner.Load())
+	}
+}
+
+// Two processes delete a pod, which happens when the runtime gives up on a DEL
+// and tries again. Neither takes the port from the pod that has it next.
+func TestParallelDeletersOfOnePod(t *testing.T) {
+	m := newHost(t)
+	old, next := web(2, 8080), web(3, 8080)
+	stop := make(chan struct{})
+	var all sync.WaitGroup
+	for _, step := range []func(*Kernel) error{
+		func(k *Kernel) error { return errors.Join(tolerateTaken(k.Add(old)), k.Delete(old)) },
+		func(k *Kernel) error { return k.Delete(old) },
+	} {
+		all.Go(func() {
+			if err := tryIn(m.host, func(k *Kernel) error { return untilClosed(stop, func() error { return step(k) }) }); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	err := tryIn(m.host, func(k *Kernel) error {
+		for range 1000 {
+			if err := keepsWhatItHas(k, next); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	close(stop)
+	all.Wait()
+	must(t, err)
+	m.holds()
+}
+
+func tolerateTaken(err error) error {
+	if errors.Is(err, ErrTaken) {
+		return nil
+	}
+	return err
+}
+
+func untilClosed(stop <-chan struct{}, step func() error) error {
+	for {
+		select {
+		case <-stop:
+			return nil
+		default:
+		}
+		if err := step(); err != nil {
+			return err
+		}
+	}
+}
+
+// keepsWhatItHas adds a pod and, if it gets its port, looks a few times that it
+// keeps it, and deletes it.
+func keepsWhatItHas(k *Kernel, p Pod) error {
+	err := k.Add(p)
+	if err != nil {
+		return tolerateTaken(err)
+	}
+	for range 5 {
+		_, found, err := k.lookUp(p.entries())
+		if err != nil {
+			return err
+		}
+		if len(found) != len(p.entries()) {
+			return fmt.Errorf("of the pod's elements are left %v", found)
+		}
+	}
+	return k.Delete(p)
+}
+
+// A range of ports is an entry for each of them.
+func TestManyPorts(t *testing.T) {
+	m := newHost(t)
+	p, other := web(2, 0), web(3, 30000+2999)
+	p.Mappings = nil
+	for i := range 3000 {
+		p.Mappings = append(p.Mappings, Mapping{HostPort: uint16(30000 + i), ContainerPort: uint16(1 + i), Protocol: TCP})
+	}
+	m.add(p)
+	m.holds(p)
+	again := p
+	again.Addresses = other.Addresses
+	if err := tryIn(m.host, func(k *Kernel) error { return k.Add(again) }); !errors.Is(err, ErrTaken) {
+		t.Errorf("error %v, want %v", err, ErrTaken)
+	}
+	m.delete(p)
+	m.holds()
+}
+
+func TestErrorsSayWhatHelps(t *testing.T) {
+	for _, tc := range []struct {
+		err  error
+		want string
+	}{
+		{explain(adding, unix.EPERM), "add host ports to table inet overlay-cni-ports: operation not permitted: CAP_NET_ADMIN is needed"},
+		{explain(changing, unix.EMSGSIZE), "change table inet overlay-cni-ports: message too long: raise net.core.wmem_max, the transaction has to fit into it"},
+		{explain(reading, unix.EOPNOTSUPP), "read table inet overlay-cni-ports: " + ErrUnsupported.Error() + " (operation not supported)"},
+		{made(unix.ENOENT), "make table inet overlay-cni-ports: " + ErrUnsupported.Error() + " (no such file or directory)"},
+		{explain(adding, unix.ENOMEM), "add host ports to table inet overlay-cni-ports: cannot allocate memory"},
+	} {
+		if tc.err.Error() != tc.want {
+			t.Errorf("got  %v\nwant %s", tc.err, tc.want)
+		}
+	}
+}
+
+// Capabilities are a thread's own; this one ends with the test's.
+func TestWithoutCapabilities(t *testing.T) {
+	m := newHost(t)
+	for name, do := range map[string]func(*Kernel) error{
+		"add":  func(k *Kernel) error { return k.Add(web(2, 8080)) },
+		"sync": func(k *Kernel) error { _, err := k.Sync(listOf(web(2, 8080))); return err },
+	} {
+		err := m.host.Do(func() error {
+			header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+			var none [2]unix.CapUserData
+			if err := unix.Capset(&header, &none[0]); err != nil {
+				return err
+			}
+			k, err := Open()
+			if err != nil {
+				return err
+			}
+			defer k.Close()
+			return do(k)
+		})
+		if !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), "CAP_NET_ADMIN") {
+			t.Errorf("%s: error %v, want one that asks for CAP_NET_ADMIN", name, err)
+		}
+	}
+}

@@ -1,0 +1,71 @@
+package plugin
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/overlay-cni/overlay-cni/pkg/hostport"
+	"github.com/overlay-cni/overlay-cni/pkg/ipam"
+)
+
+// openPorts leads ports of the host to a pod that is connected.
+func (c *call) openPorts(n network, addrs []netip.Addr, mappings []hostport.Mapping) error {
+	if len(mappings) == 0 {
+		return nil
+	}
+	k, err := hostport.Open()
+	if err != nil {
+		return err
+	}
+	defer k.Close()
+	err = k.Add(hostport.Pod{Bridge: n.bridge.Name, Addresses: addrs, Mappings: mappings})
+	var taken *hostport.TakenError
+	if errors.As(err, &taken) {
+		return fmt.Errorf("%w, the address of %s: choose another port, or delete that pod", err, c.store.Holder(taken.Holder.Pod))
+	}
+	return err
+}
+
+// closePorts ends what openPorts did, as the attachment's record tells. Where
+// that can't be read, all ports that lead to its addresses are closed.
+func (c *call) closePorts(a *ipam.Attachment) error {
+	r, found, err := a.Record()
+	if !found && err == nil {
+		return nil // ports come after the record
+	}
+	var mappings []hostport.Mapping
+	if err == nil {
+		mappings, err = hostport.Parse(r.HostPorts)
+	}
+	if err == nil && len(mappings) == 0 {
+		return nil
+	}
+	k, openErr := hostport.Open()
+	if openErr != nil {
+		return openErr
+	}
+	defer k.Close()
+	if err == nil {
+		return k.Delete(hostport.Pod{Bridge: r.Bridge, Addresses: r.Addresses, Mappings: mappings})
+	}
+	held, err := a.Held()
+	if err != nil {
+		return err
+	}
+	return k.DeleteAddresses(held)
+}
+
+// checkPorts compares the record's ports with the kernel.
+func checkPorts(r ipam.Record) ([]string, error) {
+	mappings, err := hostport.Parse(r.HostPorts)
+	if err != nil || len(mappings) == 0 {
+		return nil, err
+	}
+	k, err := hostport.Open()
+	if err != nil {
+		return nil, err
+	}
+	defer k.Close()
+	return k.Check(hostport.Pod{Bridge: r.Bridge, Addresses: r.Addresses, Mappings: mappings})
+}

@@ -1,0 +1,68 @@
+package main
+
+import (
+	"net/netip"
+
+	"github.com/overlay-cni/overlay-cni/pkg/bridge"
+	"github.com/overlay-cni/overlay-cni/pkg/subnet"
+)
+
+const (
+	bridgeName = "cni0"
+	linkMTU    = 1500
+	podIfName  = "eth0"
+)
+
+// floor is the kernel's work alone: what overlay-cni asks of the kernel for a
+// pod, in as few messages, by this process, which is running already. There is
+// no process to start, no configuration to read, no address to find and
+// nothing to be remembered.
+type floor struct {
+	kernels chan *bridge.Kernel // one for each thread
+	bridge  int                 // interface index
+	ports   map[string]bridge.Port
+}
+
+// newFloor makes the bridge.
+func newFloor(h *host, threads int) (*floor, error) {
+	f := &floor{kernels: make(chan *bridge.Kernel, threads), ports: map[string]bridge.Port{}}
+	gateway := netip.MustParsePrefix("10.1.0.1/16")
+	err := h.do(func() error {
+		for range threads {
+			k, err := bridge.Open()
+			if err != nil {
+				return err
+			}
+			f.kernels <- k
+			if f.bridge, err = k.Ensure(bridge.Spec{Name: bridgeName, MTU: linkMTU, Gateways: []netip.Prefix{gateway}}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	addr := gateway.Addr()
+	for _, p := range h.pods {
+		addr = addr.Next()
+		f.ports[p.id] = bridge.Port{
+			HostName: "veth-" + addr.String(), IfName: podIfName, Alias: p.id, MTU: linkMTU,
+			HostMAC: subnet.MAC("host " + addr.String()), MAC: subnet.MAC("pod " + addr.String()),
+			Addresses: []bridge.Address{{Addr: addr, Gateway: gateway.Addr()}},
+		}
+	}
+	return f, err
+}
+
+// Add connects a pod. The bridge is known to be right, so it is given without
+// gateways that would be added to it.
+func (f *floor) Add(p *pod) error {
+	k := <-f.kernels
+	defer func() { f.kernels <- k }()
+	return k.Attach(p.netns, f.bridge, bridge.Spec{Name: bridgeName, MTU: linkMTU}, f.ports[p.id])
+}
+
+// Del deletes the pod's link.
+func (f *floor) Del(p *pod) error {
+	k := <-f.kernels
+	defer func() { f.kernels <- k }()
+	return k.Detach(f.ports[p.id].HostName)
+}

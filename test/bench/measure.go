@@ -1,0 +1,117 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// results is all that was measured.
+type results struct {
+	Time    time.Time
+	Machine machine
+	Options settings
+	Rows    []*row
+	Took    time.Duration
+	Plugin  footprint
+	Scaling []scale    `json:",omitempty"`
+	Limit   *portLimit `json:",omitempty"`
+}
+
+// settings are the options that say what the figures mean.
+type settings struct{ Rounds, Pods, Parallel, Scaling int }
+
+// footprint is what overlay-cni takes, in bytes.
+type footprint struct{ File, PeakMemory int64 }
+
+func measure(o options, progress io.Writer) (*results, error) {
+	start := time.Now()
+	if err := coverState(o); err != nil {
+		return nil, err
+	}
+	sets, err := makeSets(o)
+	if err != nil {
+		return nil, err
+	}
+	r := &results{
+		Time: start.UTC().Truncate(time.Second), Machine: thisMachine(o),
+		Options: settings{o.rounds, o.pods, o.parallel, o.scaling},
+	}
+	for _, s := range sets {
+		r.Rows = append(r.Rows, s.rows...)
+	}
+	play(o, sets, progress)
+	if r.Plugin, err = measureFootprint(o, sets); err != nil {
+		return nil, err
+	}
+	if o.scaling > 0 && o.wants(ourSet) {
+		if r.Scaling, r.Limit, err = measureScaling(o, progress); err != nil {
+			return nil, err
+		}
+	}
+	r.Took = time.Since(start).Round(time.Second)
+	return r, nil
+}
+
+// coverState hides where plugins keep state by default, because what is
+// reserved here is not to be found reserved by the machine's own containers.
+func coverState(o options) error {
+	const dir = "/var/lib/cni"
+	if len(o.extra) == 0 {
+		return nil // the others keep theirs in /run
+	}
+	err := os.MkdirAll(dir, 0o755)
+	if err == nil {
+		err = unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755")
+	}
+	if err != nil {
+		return fmt.Errorf("cover %s with an empty tmpfs for the sets of --set: %w", dir, err)
+	}
+	return nil
+}
+
+func measureFootprint(o options, sets []*set) (footprint, error) {
+	info, err := os.Stat(o.plugin())
+	if err != nil {
+		return footprint{}, err
+	}
+	f := footprint{File: info.Size()}
+	for _, s := range sets {
+		if c, ok := s.rows[0].attacher.(*chain); ok && s.name == ourSet {
+			err = s.host.do(func() (err error) {
+				f.PeakMemory, err = c.peakMemory(s.host.pods[0])
+				return err
+			})
+		}
+	}
+	return f, err
+}
+
+// peakMemory is that of the first plugin's ADD.
+func (c *chain) peakMemory(p *pod) (int64, error) {
+	p.result = nil
+	conf, err := c.conf(c.plugins[0], p)
+	if err != nil {
+		return 0, err
+	}
+	peak, err := c.program(c.plugins[0], "ADD", p).peakMemory(conf)
+	if err != nil {
+		return 0, err
+	}
+	return peak, c.Del(p)
+}
+
+func (r *results) save(file string) error {
+	if file == "" {
+		return nil
+	}
+	data, err := json.MarshalIndent(r, "", " ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(file, append(data, '\n'), 0o644)
+}

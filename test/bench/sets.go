@@ -1,0 +1,162 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+)
+
+// attacher connects pods, and takes them off again.
+type attacher interface {
+	Add(p *pod) error
+	Del(p *pod) error
+}
+
+// Names of the sets that come with the program.
+const (
+	floorSet   = "floor"
+	processSet = "process"
+	ourSet     = "overlay-cni"
+	bridgeSet  = "bridge"
+	portmapSet = "bridge+portmap"
+)
+
+// withPort is appended to a set's name for the row of pods with a host port.
+const withPort = ", host port"
+
+// set is one way to connect pods, with a host of its own.
+type set struct {
+	name string
+	host *host
+	rows []*row
+}
+
+// row is a set, without or with a host port for each pod.
+type row struct {
+	Name string
+	// Note says why nothing was measured; else it is empty.
+	Note       string
+	Sequential series
+	Parallel   series
+	attacher   attacher
+}
+
+// Results of the plugins' configurations go to /run, which is a tmpfs of the
+// sandbox. All of them connect pods to a bridge, as its ports, with one IPv4
+// address, the default route by way of the bridge, and an MTU of 1500.
+const (
+	ourList = `{"cniVersion":"1.0.0","name":"bench","plugins":[{"type":"overlay-cni","runDir":"/run/bench/overlay-cni",
+		"capabilities":{"portMappings":true},"mtu":1500,"ipam":{"ranges":[[{"subnet":"10.1.0.0/22"}]]}}]}`
+	bridgeList = `{"cniVersion":"1.0.0","name":"bench","plugins":[{"type":"bridge","bridge":"cni0","isDefaultGateway":true,"mtu":1500,
+		"ipam":{"type":"host-local","dataDir":"/run/bench/bridge","ranges":[[{"subnet":"10.1.0.0/22"}]]}}]}`
+	portmapList = `{"cniVersion":"1.0.0","name":"bench","plugins":[{"type":"bridge","bridge":"cni0","isDefaultGateway":true,"mtu":1500,
+		"ipMasq":true,"ipam":{"type":"host-local","dataDir":"/run/bench/portmap","ranges":[[{"subnet":"10.1.0.0/22"}]]}},
+		{"type":"portmap","capabilities":{"portMappings":true}}]}`
+)
+
+// makeSets makes all sets that are wanted and proves that they work.
+func makeSets(o options) ([]*set, error) {
+	var sets []*set
+	for _, m := range []func() (*set, error){
+		func() (*set, error) { return newFloorSet(o) },
+		func() (*set, error) { return newProcessSet(o) },
+	} {
+		s, err := m()
+		if err != nil {
+			return nil, err
+		}
+		sets = append(sets, s)
+	}
+	lists := []struct{ name, dir, list string }{
+		{ourSet, o.dir, ourList},
+		{bridgeSet, o.cniDir, bridgeList},
+		{portmapSet, o.cniDir, portmapList},
+	}
+	for _, l := range lists {
+		if !o.wants(l.name) {
+			continue
+		}
+		c, err := newChain(l.dir, []byte(l.list))
+		s, err := newChainSet(o, l.name, c, err)
+		if err != nil {
+			return nil, err
+		}
+		sets = append(sets, s)
+	}
+	return addExtra(o, sets)
+}
+
+func addExtra(o options, sets []*set) ([]*set, error) {
+	for _, text := range o.extra {
+		name, rest, _ := strings.Cut(text, "=")
+		dir, file, _ := strings.Cut(rest, ",")
+		c, err := readChain(dir, file)
+		if err != nil {
+			return nil, fmt.Errorf("set %s: %w", name, err)
+		}
+		s, err := newChainSet(o, name, c, nil)
+		if err != nil {
+			return nil, fmt.Errorf("set %s: %w", name, err)
+		}
+		sets = append(sets, s)
+	}
+	return sets, nil
+}
+
+func newFloorSet(o options) (*set, error) {
+	h, err := newHost(floorSet, o.workers(), o.workers())
+	if err != nil {
+		return nil, err
+	}
+	f, err := newFloor(h, o.workers())
+	if err != nil {
+		return nil, err
+	}
+	s := &set{name: floorSet, host: h, rows: []*row{{Name: floorSet, attacher: f}}}
+	return s, s.prove(s.rows[0])
+}
+
+func newProcessSet(o options) (*set, error) {
+	h, err := newHost(processSet, o.workers(), o.workers())
+	return &set{name: processSet, host: h, rows: []*row{{Name: processSet, attacher: process{program{path: "/bin/true"}}}}}, err
+}
+
+// process is a program that does nothing: the price of starting any.
+type process struct{ program program }
+
+// Add runs the program with the input that a plugin would get.
+func (s process) Add(p *pod) error {
+	_, err := s.program.run([]byte(ourList))
+	return err
+}
+
+// Del is Add: a plugin is started for either.
+func (s process) Del(p *pod) error { return s.Add(p) }
+
+// newChainSet makes a set of a conflist. Programs that aren't installed, and
+// host ports that do not work, are told in the table.
+func newChainSet(o options, name string, c *chain, err error) (*set, error) {
+	plain := &row{Name: name}
+	s := &set{name: name, rows: []*row{plain}}
+	if errors.Is(err, fs.ErrNotExist) {
+		plain.Note = fmt.Sprintf("not installed: %v", err)
+		return s, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if s.host, err = newHost(name, o.workers(), o.workers()); err != nil {
+		return nil, err
+	}
+	plain.attacher = c
+	if c.takesPorts() {
+		s.rows = append(s.rows, &row{Name: name + withPort, attacher: c.withPort()})
+	}
+	for _, r := range s.rows {
+		if err := s.prove(r); err != nil {
+			r.Note = err.Error()
+		}
+	}
+	return s, nil
+}

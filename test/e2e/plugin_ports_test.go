@@ -1,0 +1,144 @@
+package e2e
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/google/nftables"
+
+	"github.com/overlay-cni/overlay-cni/internal/lab/probe"
+	"github.com/overlay-cni/overlay-cni/internal/sandbox"
+	"github.com/overlay-cni/overlay-cni/internal/sandbox/sandboxtest"
+	"github.com/overlay-cni/overlay-cni/pkg/plugin"
+)
+
+// portLines are the elements of the host ports' table, a line each. What
+// belongs to the bridge, and not to a pod, is left out.
+func (p *pluginHost) portLines(t *testing.T) []string {
+	t.Helper()
+	conn, err := nftables.New(nftables.WithNetNSFd(p.host.Netns().FD()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyINet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lines []string
+	for _, table := range tables {
+		sets, err := conn.GetSets(table)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, set := range sets {
+			if set.Name == "bridges" {
+				continue
+			}
+			elements, err := conn.GetSetElements(set)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, e := range elements {
+				lines = append(lines, fmt.Sprintf("port %s %x %x", set.Name, e.Key, e.Val))
+			}
+		}
+	}
+	return lines
+}
+
+// ports is a configuration with the capability's arguments.
+func (p *pluginHost) ports(mappings ...map[string]any) []byte {
+	return p.with(map[string]any{"runtimeConfig": map[string]any{"portMappings": mappings}})
+}
+
+func TestHostPorts(t *testing.T) {
+	eachModeAndNetfilter(t, func(t *testing.T, m mode, n netfilter) {
+		p := newPlugin(t, m.subnets...)
+		n.set(t, p)
+		other, _ := p.add(t, "other")
+		before := p.snapshot(t)
+		ctx := withPatience(t)
+		pod := sandboxtest.NewNetns(t)
+		web := map[string]any{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}
+		call := invocation{
+			command: "ADD", netns: pod.Path(), args: "K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web", stdin: p.ports(web),
+		}
+		if _, cniErr := p.run(t, call); cniErr != nil {
+			t.Fatal(cniErr)
+		}
+		for _, s := range m.subnets {
+			gateway := netip.MustParsePrefix(s).Addr().Next()
+			server, err := probe.ServeMirror(pod, netip.AddrPortFrom(gateway.Next().Next(), 80))
+			if err != nil {
+				t.Fatal(err)
+			}
+			// From the host itself, from another pod, and from the pod itself.
+			for _, from := range []*sandbox.Netns{p.host.Netns(), other, pod} {
+				if _, err := probe.TCP(ctx, from, netip.AddrPortFrom(gateway, 8080)); err != nil {
+					t.Error(err)
+				}
+			}
+			if err := server.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+		taken := p.snapshot(t)
+		call.id, call.netns = "second", sandboxtest.NewNetns(t).Path()
+		_, cniErr := p.run(t, call)
+		if cniErr == nil || cniErr.Code != plugin.CodePortTaken || !strings.Contains(cniErr.Msg, "8080/tcp") || !strings.Contains(cniErr.Msg, "pod shop/web") {
+			t.Errorf("the second: %v", cniErr)
+		}
+		if after := p.snapshot(t); after != taken {
+			t.Errorf("the second left something:\n%s\nbefore:\n%s", after, taken)
+		}
+		p.del(t, "pod")
+		if after := p.snapshot(t); after != before {
+			t.Errorf("left behind:\n%s\nbefore:\n%s", after, before)
+		}
+	})
+}
+
+// TestHostPortFromOutside connects from another machine to the host.
+func TestHostPortFromOutside(t *testing.T) {
+	l := newLab(t, nil)
+	h := addHost(t, l, "host")
+	p := newPluginOn(h, "10.244.1.0/24")
+	pod := sandboxtest.NewNetns(t)
+	call := invocation{command: "ADD", netns: pod.Path(), stdin: p.ports(map[string]any{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"})}
+	if _, cniErr := p.run(t, call); cniErr != nil {
+		t.Fatal(cniErr)
+	}
+	server, err := probe.ServeMirror(pod, netip.MustParseAddrPort("10.244.1.2:80"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	seen, err := probe.TCP(withPatience(t), l.Switch(), netip.AddrPortFrom(h.Addresses()[0], 8080))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if fmt.Sprint(seen) == "" {
+		t.Error("nothing was seen")
+	}
+}
+
+func TestPortMappingsThatAreNone(t *testing.T) {
+	p := newPlugin(t, "10.244.1.0/24")
+	ns := sandboxtest.NewNetns(t)
+	before := p.snapshot(t)
+	for want, mapping := range map[string]map[string]any{
+		"portMappings[0]":            {"hostPort": 70000, "containerPort": 80},
+		`"icmp"`:                     {"hostPort": 80, "containerPort": 80, "protocol": "icmp"},
+		"runtimeConfig.portMappings": {"hostPort": "80"},
+	} {
+		_, cniErr := p.run(t, invocation{command: "ADD", netns: ns.Path(), stdin: p.ports(mapping)})
+		if cniErr == nil || !strings.Contains(cniErr.Msg, want) {
+			t.Errorf("got %v, want %s", cniErr, want)
+		}
+		if after := p.snapshot(t); after != before {
+			t.Errorf("left behind:\n%s", after)
+		}
+	}
+}
