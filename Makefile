@@ -73,3 +73,7 @@ fuzz: ## Run every fuzz test for FUZZTIME (10s).
 .PHONY: clean
 clean: ## Remove what make build made.
 	rm -rf $(BIN)
+
+.PHONY: test-runtimes
+test-runtimes: build ## Run the plugin with containerd, podman and cnitool: as root, with Debian packages that it names.
+	OVERLAY_CNI=$(abspath $(BIN))/overlay-cni go test -C test/runtimes -count=1 -timeout 10m -v .

@@ -44,6 +44,12 @@ type Route struct {
 	Protocol uint8
 }
 
+// AddRoute adds a route. The error is unix.EEXIST if there is one to the same
+// destination with the same metric, on whatever interface.
+func (b *Batch) AddRoute(r Route) {
+	b.route(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, r)
+}
+
 // ReplaceRoute adds a route or changes the one to the same destination.
 func (b *Batch) ReplaceRoute(r Route) {
 	b.route(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, r)

@@ -71,8 +71,7 @@ func (b *Batch) linkBasics(name string, mac net.HardwareAddr, mtu int) {
 	b.attr(unix.IFLA_ADDRESS, mac)
 }
 
-// SetPort sets alias and bridge port flags of a link that is a bridge's port,
-// and keeps it from getting an IPv6 address of its own.
+// SetPort sets alias and bridge port flags of a link that is a bridge's port.
 func (b *Batch) SetPort(p Port) {
 	b.begin("set bridge port "+p.Name, unix.RTM_NEWLINK, 0, ifInfo(0, 0))
 	b.attrString(unix.IFLA_IFNAME, p.Name)
@@ -83,9 +82,6 @@ func (b *Batch) SetPort(p Port) {
 			b.attr8(portIsolated, boolByte(p.Isolated))
 			b.attr8(portHairpin, boolByte(p.Hairpin))
 		})
-	})
-	b.nest(unix.IFLA_AF_SPEC, func() {
-		b.nest(unix.AF_INET6, func() { b.attr8(inet6AddrGenMode, noAddress) })
 	})
 }
 

@@ -43,13 +43,13 @@ func TestPlan(t *testing.T) {
 	}{
 		{"all is right", &right, nil},
 		{"none", nil, []string{
-			"create cni0", "set up cni0", "turn forwarding on for cni0: ipv4", "turn forwarding on for cni0: ipv6",
+			"create cni0", "set up cni0", "turn forwarding on for cni0: net.ipv4.conf.all.forwarding", "turn forwarding on for cni0: net.ipv6.conf.all.forwarding",
 			"add address to cni0: 10.244.1.1/24", "add address to cni0: fd00::1/64", "add address to cni0: fe80::1/64",
 		}},
 		{"down", changed(func(b *Bridge) { b.Up = false }), []string{"set up cni0"}},
 		{"MTU", changed(func(b *Bridge) { b.MTU = 1500 }), []string{"set MTU of cni0: 1450"}},
 		{"MAC", changed(func(b *Bridge) { b.MAC = nil }), []string{"set MAC of cni0: " + want.MAC.String()}},
-		{"forwarding", changed(func(b *Bridge) { b.Forwards = nil }), []string{"turn forwarding on for cni0: ipv4", "turn forwarding on for cni0: ipv6"}},
+		{"forwarding", changed(func(b *Bridge) { b.Forwards = nil }), []string{"turn forwarding on for cni0: net.ipv4.conf.all.forwarding", "turn forwarding on for cni0: net.ipv6.conf.all.forwarding"}},
 		{"IPv4 address", changed(func(b *Bridge) { b.Addresses = prefixes("10.244.9.1/24", "fd00::1/64", "fe80::1/64") }), []string{
 			"add address to cni0: 10.244.1.1/24", "delete address of cni0: 10.244.9.1/24",
 		}},
@@ -139,7 +139,7 @@ func TestEnsureLeavesOthersAddresses(t *testing.T) {
 		one := Spec{Name: "cni0", MTU: 1500, Gateways: prefixes("10.244.1.1/24")}
 		two := Spec{Name: "cni0", MTU: 1400, Gateways: prefixes("10.244.1.1/24", "10.9.0.1/24")}
 		for _, s := range []Spec{one, two, one} {
-			if _, err := k.Ensure(s); err != nil {
+			if _, _, err := k.sync(s.Want(), addOnly); err != nil {
 				return err
 			}
 		}
@@ -174,7 +174,7 @@ func TestFullBridge(t *testing.T) {
 			return err
 		}
 		defer pod.Close()
-		err = k.Attach(pod, index, spec, Port{HostName: "late", IfName: "eth0", MTU: 1500, MAC: []byte{2, 0, 0, 2, 0, 0}, HostMAC: []byte{2, 0, 0, 2, 0, 1}})
+		_, err = k.Attach(pod, index, spec, Port{HostName: "late", IfName: "eth0", MTU: 1500, MAC: []byte{2, 0, 0, 2, 0, 0}, HostMAC: []byte{2, 0, 0, 2, 0, 1}})
 		want := "bridge is full: cni0 has the 1023 ports that the kernel allows; no more pods fit on this node"
 		if !errors.Is(err, ErrBridgeFull) || err.Error() != want {
 			t.Errorf("got  %v\nwant %s", err, want)

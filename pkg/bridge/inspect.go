@@ -37,10 +37,8 @@ func (k *Kernel) inspectHost(s Spec, p Port) ([]string, error) {
 		return []string{fmt.Sprintf("bridge %s is gone", s.Name)}, nil
 	}
 	var diffs []string
-	for _, o := range plan(s.Want(), have) {
-		if o.verb != delAddress {
-			diffs = append(diffs, fmt.Sprintf("bridge %s needs: %s", s.Name, o))
-		}
+	for _, o := range additions(plan(s.Want(), have)) {
+		diffs = append(diffs, fmt.Sprintf("bridge %s needs: %s", s.Name, o))
 	}
 	link, err := k.conn.Link(p.HostName)
 	if errors.Is(err, unix.ENODEV) {
@@ -115,7 +113,7 @@ func routeDiffs(routes []netlink.Route, p Port) []string {
 	have := map[Route]bool{}
 	for _, r := range routes {
 		via, _ := netip.AddrFromSlice(r.Gw)
-		dst := netip.PrefixFrom(unspecified(via.Unmap()), 0) // nil: the default route
+		dst := AllAddresses(via.Unmap()) // nil: the default route
 		if r.Dst != nil {
 			ip, _ := netip.AddrFromSlice(r.Dst.IP)
 			bits, _ := r.Dst.Mask.Size()
@@ -124,10 +122,18 @@ func routeDiffs(routes []netlink.Route, p Port) []string {
 		have[Route{dst, via.Unmap()}] = true
 	}
 	var diffs []string
-	for _, r := range p.AllRoutes() {
+	for _, r := range p.Routes {
 		if !have[r] {
 			diffs = append(diffs, fmt.Sprintf("%s lacks the route to %s by %s", p.IfName, r.Dst, r.Via))
 		}
 	}
 	return diffs
+}
+
+// AllAddresses is the destination of a default route.
+func AllAddresses(like netip.Addr) netip.Prefix {
+	if like.Is4() {
+		return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	}
+	return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 }

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -51,9 +53,9 @@ func (k *Kernel) lib() (*netlink.Handle, error) {
 	return k.handle, nil
 }
 
-// Ensure makes the bridge if it isn't there, and mends it where it isn't as
-// specified, but takes nothing away: other networks may share it. It returns
-// the bridge's interface index.
+// Ensure makes the bridge if it isn't there, and adds what it lacks, but changes
+// and takes away nothing: other networks may share it, and its MAC address is
+// in their pods' ARP caches. It returns the bridge's interface index.
 //
 // Where nothing has to be done, which is so for nearly every pod, it asks the
 // kernel one question. Addresses aren't looked at then: Attach adds them.
@@ -66,7 +68,7 @@ func (k *Kernel) Ensure(s Spec) (int, error) {
 	if link.Index != 0 {
 		have := stateOf(link)
 		have.Addresses, have.Forwards = want.Addresses, want.Forwards
-		if len(plan(want, &have)) == 0 {
+		if len(additions(plan(want, &have))) == 0 {
 			return link.Index, nil
 		}
 	}
@@ -80,7 +82,14 @@ func (k *Kernel) Sync(s Spec) ([]string, error) {
 	return changes, err
 }
 
-// policy is what to do with addresses that weren't asked for.
+// additions are those of the changes that take nothing away.
+func additions(ops []op) []op {
+	return slices.DeleteFunc(ops, func(o op) bool {
+		return o.verb == delAddress || o.verb == setMAC || o.verb == setMTU
+	})
+}
+
+// policy is what to do with what wasn't asked for.
 type policy int
 
 const (
@@ -101,7 +110,7 @@ func (k *Kernel) sync(want Bridge, p policy) (int, []string, error) {
 		}
 		ops := plan(want, have)
 		if p == addOnly {
-			ops = slices.DeleteFunc(ops, func(o op) bool { return o.verb == delAddress })
+			ops = additions(ops)
 		}
 		if len(ops) == 0 {
 			return index, changes, nil
@@ -195,6 +204,9 @@ func (k *Kernel) apply(o op) error {
 	case setUp:
 		return h.LinkSetUp(device(link.Index))
 	case setForward:
+		if err := keepRouters(o.family); err != nil {
+			return err
+		}
 		_, err := sysctl.Ensure([]sysctl.Parameter{{Path: forwardPath(o.family), Value: "1"}})
 		return err
 	case addAddress:
@@ -209,6 +221,29 @@ func (k *Kernel) apply(o op) error {
 // the bridge's: what comes to pods comes in elsewhere, and IPv6 has no other
 // that counts (ip6_forward in net/ipv6/ip6_output.c).
 func forwardPath(f Family) string { return "net/" + string(f) + "/conf/all/forwarding" }
+
+// keepRouters keeps the default routes that the host has from IPv6 routers: as
+// a router itself, which forwarding makes it, it would drop them, unless an
+// interface says 2 (accept_ra in Documentation/networking/ip-sysctl.rst).
+func keepRouters(f Family) error {
+	if f != IPv6 {
+		return nil
+	}
+	paths, err := filepath.Glob("/proc/sys/net/ipv6/conf/*/accept_ra")
+	if err != nil {
+		return err
+	}
+	for _, path := range paths {
+		name := strings.TrimPrefix(path, "/proc/sys/")
+		if v, err := sysctl.Get(name); err != nil || v != "1" {
+			continue // off, 2 already, or gone with its interface
+		}
+		if _, err := sysctl.Ensure([]sysctl.Parameter{{Path: name, Value: "2"}}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 func forwards(f Family) bool {
 	v, err := sysctl.Get(forwardPath(f))

@@ -30,7 +30,7 @@ type Port struct {
 	MTU      int
 	// Addresses are the pod's, at most one a family.
 	Addresses []Address
-	Routes    []Route // beside the default routes
+	Routes    []Route
 }
 
 // Address is one of a pod's addresses and what it sends everything to.
@@ -45,54 +45,80 @@ type Route struct {
 	Via netip.Addr
 }
 
-// AllRoutes are the port's routes: a default for each address, and the others.
-func (p Port) AllRoutes() []Route {
-	var rs []Route
-	for _, a := range p.Addresses {
-		rs = append(rs, Route{netip.PrefixFrom(unspecified(a.Addr), 0), a.Gateway})
-	}
-	return append(rs, p.Routes...)
-}
-
-func unspecified(a netip.Addr) netip.Addr {
-	if a.Is4() {
-		return netip.IPv4Unspecified()
-	}
-	return netip.IPv6Unspecified()
-}
-
 // Attach makes the veth pair between the bridge with that interface index and
 // the pod's network namespace, with addresses and routes. When it returns an
 // error something may be left: Detach removes it.
 //
+// A default route that the pod has already, by another network, stays: the pod
+// gets one to the own subnet instead. The routes that were made are returned.
+//
 // It is four exchanges with the kernel: the pair and its port in one message
 // batch, opening a socket in the pod's namespace, the index the pod's end got,
 // and addresses and routes in another batch.
-func (k *Kernel) Attach(netns *os.File, index int, s Spec, p Port) error {
+func (k *Kernel) Attach(netns *os.File, index int, s Spec, p Port) ([]Route, error) {
 	pod, err := k.conn.OpenAt(netns)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer func() { _ = pod.Close() }()
 	err = k.addPair(netns, index, s, p)
 	if err != nil {
-		return k.explain(err, s.Name, p)
+		return nil, k.explain(err, s.Name, p)
 	}
 	link, err := pod.Link(p.IfName)
 	if err != nil {
+		return nil, err
+	}
+	err = p.configure(pod, link.Index, s)
+	return p.Routes, err
+}
+
+// configure sets the pod's end up, with addresses and routes. It replaces
+// p.Routes by those that were made.
+func (p *Port) configure(pod *rtnl.Conn, index int, s Spec) error {
+	var b rtnl.Batch
+	b.SetUp(index)
+	for _, a := range p.Addresses {
+		b.AddAddr(index, netip.PrefixFrom(a.Addr, a.Addr.BitLen()))
+	}
+	before := b.Len()
+	for _, r := range p.Routes {
+		b.AddRoute(r.inPod(index))
+	}
+	results, err := pod.Exec(&b)
+	if err != nil {
 		return err
 	}
-	var b rtnl.Batch
-	b.SetUp(link.Index)
-	for _, a := range p.Addresses {
-		b.AddAddr(link.Index, netip.PrefixFrom(a.Addr, a.Addr.BitLen()))
+	var instead rtnl.Batch
+	p.Routes = slices.Clone(p.Routes)
+	for i, err := range results {
+		if i < before || !errors.Is(err, unix.EEXIST) || p.Routes[i-before].Dst.Bits() > 0 {
+			continue
+		}
+		results[i] = nil
+		p.Routes[i-before].Dst = s.subnetOf(p.Routes[i-before].Via)
+		instead.ReplaceRoute(p.Routes[i-before].inPod(index))
 	}
-	for _, r := range p.AllRoutes() {
-		// The gateway is no neighbour by the pod's /32 address, so the route
-		// has to say that it is on the link.
-		b.ReplaceRoute(rtnl.Route{Dst: r.Dst, Via: r.Via, Index: link.Index, Onlink: true})
+	if err := errors.Join(results...); err != nil || instead.Len() == 0 {
+		return err
 	}
-	return pod.Run(&b)
+	return pod.Run(&instead)
+}
+
+// inPod is the route as the kernel gets it. The gateway is no neighbour by the
+// pod's /32 address, so the route has to say that it is on the link.
+func (r Route) inPod(index int) rtnl.Route {
+	return rtnl.Route{Dst: r.Dst, Via: r.Via, Index: index, Onlink: true}
+}
+
+// subnetOf is the subnet of a gateway.
+func (s Spec) subnetOf(gateway netip.Addr) netip.Prefix {
+	for _, g := range s.Gateways {
+		if g.Addr() == gateway {
+			return g.Masked()
+		}
+	}
+	return netip.PrefixFrom(gateway, gateway.BitLen())
 }
 
 func (k *Kernel) addPair(netns *os.File, index int, s Spec, p Port) error {
@@ -108,17 +134,29 @@ func (k *Kernel) addPair(netns *os.File, index int, s Spec, p Port) error {
 	})
 	switched := switchesServices(s)
 	b.SetPort(rtnl.Port{Name: p.HostName, Alias: p.Alias, Isolated: !switched, Hairpin: switched})
+	last := b.Len()
+	b.SetNoAutoAddress(p.HostName)
 	errs, err := k.conn.Exec(&b)
 	if err != nil {
 		return err
 	}
+	mend := false
 	for i, err := range errs {
-		if err == nil || (i < len(s.Gateways) && errors.Is(err, unix.EEXIST)) {
+		switch {
+		case err == nil:
+			mend = mend || i < len(s.Gateways) // the gateway was not there yet
 			continue
+		case i < len(s.Gateways) && errors.Is(err, unix.EEXIST):
+			continue // the bridge has it
+		case i == last && errors.Is(err, unix.EAFNOSUPPORT):
+			continue // no IPv6 on this host, or for this MTU (below 1280)
 		}
 		return err
 	}
-	return nil
+	if mend {
+		_, _, err = k.sync(s.Want(), addOnly) // what goes with a gateway
+	}
+	return err
 }
 
 // switchesServices tells whether br_netfilter has the bridge pass its packets

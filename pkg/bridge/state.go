@@ -99,7 +99,7 @@ func (o op) String() string {
 	case addAddress, delAddress:
 		return fmt.Sprintf("%s %s: %s", o.verb, o.bridge, o.address)
 	case setForward:
-		return fmt.Sprintf("%s for %s: %s", o.verb, o.bridge, o.family)
+		return fmt.Sprintf("%s for %s: net.%s.conf.all.forwarding", o.verb, o.bridge, o.family)
 	case setMAC:
 		return fmt.Sprintf("%s %s: %s", o.verb, o.bridge, o.mac)
 	case setMTU:

@@ -75,7 +75,7 @@ func hostSettings() []setting {
 		add:   store(parseRunDir, func(c *Config) *string { return &c.RunDir }),
 	}, {
 		key: "underlay", kind: "underlay", fallback: underlayAuto,
-		usage: "interface that carries the tunnel: auto (that of the default route), its name, one of its addresses, or to:ADDRESS (that which reaches the address)",
+		usage: "interface that carries the tunnel: auto (that which has this host's address of the registry, else that of the default route), its name, one of its addresses, or to:ADDRESS (that which reaches the address)",
 		add:   store(parseUnderlay, func(c *Config) *Underlay { return &c.Underlay }),
 	}, {
 		key: "resync", kind: "duration", fallback: "30s",

@@ -5,9 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/overlay-cni/overlay-cni/internal/rtnl"
 	"github.com/overlay-cni/overlay-cni/internal/sysctl"
@@ -33,6 +38,10 @@ type daemon struct {
 	vxlan    *vxlan.Kernel
 	bridge   *bridge.Kernel
 	firewall *firewall.Kernel
+	// sole is held for as long as the daemon runs, see claimHost.
+	sole net.Listener
+	// chosen is what the log said last of the underlay.
+	chosen string
 	// tunnel is the interface index of the VXLAN device, for the monitor.
 	tunnel atomic.Int64
 }
@@ -57,28 +66,44 @@ func Run(ctx context.Context, c config.Config, nodes registry.Registry, log *slo
 }
 
 func open(c config.Config, nodes registry.Registry, log *slog.Logger) (*daemon, error) {
-	links, err := rtnl.Open()
+	sole, err := claimHost()
 	if err != nil {
 		return nil, err
 	}
+	links, err := rtnl.Open()
+	if err != nil {
+		return nil, errors.Join(err, sole.Close())
+	}
 	tunnel, err := vxlan.Open()
 	if err != nil {
-		return nil, errors.Join(err, links.Close())
+		return nil, errors.Join(err, sole.Close(), links.Close())
 	}
 	ports, err := bridge.Open()
 	if err != nil {
-		return nil, errors.Join(err, links.Close(), tunnel.Close())
+		return nil, errors.Join(err, sole.Close(), links.Close(), tunnel.Close())
 	}
 	return &daemon{
-		config: c, registry: nodes, log: log,
+		config: c, registry: nodes, log: log, sole: sole,
 		links: links, vxlan: tunnel, bridge: ports, firewall: firewall.New(),
 	}, nil
+}
+
+// claimHost makes sure that one daemon runs in a network namespace: two would
+// undo each other's work for ever. An abstract socket belongs to the namespace
+// and goes with the process, however that ends (unix(7)).
+func claimHost() (net.Listener, error) {
+	sole, err := net.Listen("unix", "@overlay-cni/overlayd")
+	if errors.Is(err, unix.EADDRINUSE) {
+		return nil, errors.New("another overlayd runs on this host (in this network namespace): stop it first")
+	}
+	return sole, wrap("claim this host", err)
 }
 
 func (d *daemon) close() {
 	d.bridge.Close()
 	_ = d.vxlan.Close()
 	_ = d.links.Close()
+	_ = d.sole.Close()
 }
 
 // forward makes every change of the registry a trigger.
@@ -127,8 +152,16 @@ func (d *daemon) sync(context.Context) error {
 	if err != nil {
 		return errors.Join(refused, err)
 	}
+	d.tell(carrier, own)
+	published, _ := nodestate.Read(d.config.RunDir) // there may be none yet
+	if err := d.movedBridge(published); err != nil {
+		return errors.Join(refused, err)
+	}
 	want, peers := desire(input{
-		config: d.config, nodes: nodes, own: own, underlay: carrier, claimed: d.claimed(),
+		config: d.config, nodes: nodes, own: own, underlay: carrier,
+		// An earlier run of this host had the VXLAN device of that name: then
+		// the name is ours, whatever became of it.
+		claimed: published.Device == d.config.VXLAN.Device,
 	})
 	if want.publish.Node == "" {
 		return errors.Join(refused, peers)
@@ -136,11 +169,31 @@ func (d *daemon) sync(context.Context) error {
 	return errors.Join(refused, peers, d.apply(want))
 }
 
-// claimed tells whether an earlier run of this host published that it has the
-// VXLAN device of that name. Then the name is ours, whatever became of it.
-func (d *daemon) claimed() bool {
-	state, err := nodestate.Read(d.config.RunDir)
-	return err == nil && state.Device == d.config.VXLAN.Device
+// tell logs which underlay was chosen, when that changes.
+func (d *daemon) tell(u underlay.Underlay, own registry.Node) {
+	chosen := fmt.Sprintf("%s %s", u.Name, u.Address)
+	if chosen == d.chosen {
+		return
+	}
+	d.chosen = chosen
+	d.log.Info("the tunnel runs over", "interface", u.Name, "address", u.Address, "mtu", u.MTU)
+	if !slices.Contains(own.Addresses, u.Address) {
+		d.log.Warn("other hosts send to another address than the tunnel's own: is the registry right?",
+			"registry", own.Addresses, "tunnel", u.Address)
+	}
+}
+
+// movedBridge refuses a new name for the bridge while pods are on the old one:
+// both would have the same subnet, and the pods of one of them no way out.
+func (d *daemon) movedBridge(published nodestate.State) error {
+	if published.Bridge == "" || published.Bridge == d.config.Bridge {
+		return nil
+	}
+	if _, err := d.links.Link(published.Bridge); err != nil {
+		return nil // it is gone
+	}
+	return fmt.Errorf("bridge is %q now and was %q, which has this host's pods: delete them and then it (ip link del %s), or set bridge back",
+		d.config.Bridge, published.Bridge, published.Bridge)
 }
 
 // apply has every part make its state so. One that fails doesn't stop the
@@ -150,20 +203,28 @@ func (d *daemon) claimed() bool {
 // another one, the kernel refuses the route to it as long as the bridge still
 // has the addresses.
 func (d *daemon) apply(want desired) error {
-	errs := []error{
-		d.note("the bridge")(d.bridge.Sync(want.bridge)),
-		d.syncTunnel(want.vxlan),
-		d.note("forwarding")(sysctl.Ensure(want.sysctls)),
-		d.note("the firewall")(d.firewall.Sync(want.firewall)),
+	bridged := d.note("the bridge")(d.bridge.Sync(want.bridge))
+	tunnel := d.syncTunnel(want.vxlan)
+	var peers error
+	if errors.Is(tunnel, vxlan.ErrPeers) {
+		peers, tunnel = tunnel, nil // no reason to keep this host's pods out
 	}
-	if err := errors.Join(errs...); err != nil {
-		return err
+	devices := errors.Join(bridged, tunnel)
+	switches := want.sysctls
+	if devices == nil { // else a name may be that of somebody else's device
+		switches = slices.Concat(switches, want.ports)
+	}
+	err := errors.Join(devices,
+		d.note("forwarding")(sysctl.Ensure(switches)),
+		d.note("the firewall")(d.firewall.Sync(want.firewall)))
+	if err != nil {
+		return errors.Join(err, peers)
 	}
 	published, err := nodestate.Write(d.config.RunDir, want.publish)
 	if published {
 		d.log.Info("published this node for the plugin", "subnets", want.publish.Subnets, "mtu", want.publish.MTU)
 	}
-	return wrap("publish for the plugin", err)
+	return errors.Join(wrap("publish for the plugin", err), peers)
 }
 
 // syncTunnel also tells the monitor which neighbours concern us.
@@ -182,7 +243,7 @@ func (d *daemon) syncTunnel(want vxlan.State) error {
 func (d *daemon) note(part string) func([]string, error) error {
 	return func(changes []string, err error) error {
 		if len(changes) > 0 {
-			d.log.Info("changed "+part, "changes", changes)
+			d.log.Info("changed "+part, "changes", strings.Join(changes, ", "))
 		}
 		return wrap(part, err)
 	}

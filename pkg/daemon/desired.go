@@ -36,7 +36,9 @@ type desired struct {
 	bridge   bridge.Spec
 	firewall firewall.State
 	sysctls  []sysctl.Parameter
-	publish  nodestate.State
+	// ports are the switches of the bridge and the tunnel.
+	ports   []sysctl.Parameter
+	publish nodestate.State
 }
 
 // desire computes the desired state. An error beside a state that is not the
@@ -64,6 +66,7 @@ func desire(in input) (desired, error) {
 		bridge:   bridgeOf(in, tunnel.Device.MTU),
 		firewall: table,
 		sysctls:  forwarding(in.own.Subnets),
+		ports:    portForwarding(in),
 		publish: nodestate.State{
 			Node: in.own.Name, Subnets: in.own.Subnets, MTU: tunnel.Device.MTU,
 			Bridge: in.config.Bridge, Device: in.config.VXLAN.Device,
@@ -101,6 +104,20 @@ func forwarding(subnets []netip.Prefix) []sysctl.Parameter {
 		if !slices.Contains(want, s) {
 			want = append(want, s)
 		}
+	}
+	return want
+}
+
+// portForwarding are the switches that IPv4 has for each interface. Turning the
+// host's on turns them on, but only those of the interfaces that there are:
+// later ones begin with net.ipv4.conf.default. IPv6 looks at the host's alone.
+func portForwarding(in input) []sysctl.Parameter {
+	if !slices.ContainsFunc(in.own.Subnets, func(p netip.Prefix) bool { return p.Addr().Is4() }) {
+		return nil
+	}
+	var want []sysctl.Parameter
+	for _, name := range []string{in.config.Bridge, in.config.VXLAN.Device} {
+		want = append(want, sysctl.Parameter{Path: "net/ipv4/conf/" + name + "/forwarding", Value: "1"})
 	}
 	return want
 }

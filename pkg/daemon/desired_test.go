@@ -93,6 +93,13 @@ func TestDesire(t *testing.T) {
 			if diff := cmp.Diff(f.sysctls, got.sysctls); diff != "" {
 				t.Errorf("sysctls: -want +got\n%s", diff)
 			}
+			ports := []sysctl.Parameter{{Path: "net/ipv4/conf/cni0/forwarding", Value: "1"}, {Path: "net/ipv4/conf/overlay0/forwarding", Value: "1"}}
+			if !strings.Contains(f.gateways, "10.244.") {
+				ports = nil // IPv6 has no such switches
+			}
+			if diff := cmp.Diff(ports, got.ports); diff != "" {
+				t.Errorf("ports: -want +got\n%s", diff)
+			}
 			if d := got.vxlan.Device; d.Name != "overlay0" || d.MTU != f.mtu || d.Tunnel.Local != in.underlay.Address || d.Claimed {
 				t.Errorf("the tunnel is %+v", d)
 			}

@@ -161,7 +161,11 @@ func attach(k *bridge.Kernel, ns *sandbox.Netns, index int, spec bridge.Spec, i 
 	for _, n := range networks() {
 		p.Addresses = append(p.Addresses, bridge.Address{Addr: n.pods[i], Gateway: n.gateway.Addr()})
 	}
-	return k.Attach(f, index, spec, p)
+	for _, a := range p.Addresses {
+		p.Routes = append(p.Routes, bridge.Route{Dst: bridge.AllAddresses(a.Addr), Via: a.Gateway})
+	}
+	_, err = k.Attach(f, index, spec, p)
+	return err
 }
 
 // plugIn joins host and outside. Outside has no route to the pods.

@@ -2,6 +2,7 @@ package hostport
 
 import (
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -136,11 +137,14 @@ func (m *machine) checks(p Pod, want string) {
 	})
 }
 
-// A rule that differs in one instruction is another rule.
+// A rule that differs in one instruction, or in its comment, is another rule.
 func TestEveryStepCounts(t *testing.T) {
 	for _, c := range chains() {
 		for _, r := range c.rules {
 			want := canonicalRule(r.message(c.name).body)
+			if canonicalRule(rule{"another", r.steps}.message(c.name).body) == want {
+				t.Errorf("chain %s, rule %q: the comment can be altered unseen", c.name, r.comment)
+			}
 			for i := range r.steps {
 				altered := slices.Clone(r.steps)
 				altered[i] = meta(unix.NFT_META_LEN, 9)
@@ -331,4 +335,46 @@ func randomPods(r *rand.Rand) []Pod {
 		pods = append(pods, p)
 	}
 	return pods
+}
+
+// A change while the table is read does not show as a mixture of old and new.
+// The maps are read one after the other, so without a check it would.
+func TestReadIsConsistent(t *testing.T) {
+	m := newHost(t)
+	one := web(2, 8080)
+	one.Mappings = append(one.Mappings, Mapping{HostPort: 8081, ContainerPort: 80, Protocol: TCP, HostIP: netip.MustParseAddr("192.0.2.1")})
+	ports := withoutBridges(one.entries())
+	m.add(one)
+	stop := make(chan struct{})
+	var done sync.WaitGroup
+	done.Go(func() {
+		err := tryIn(m.host, func(k *Kernel) error {
+			return untilClosed(stop, func() error {
+				return errors.Join(
+					k.conn.transact(anyGeneration, elementMessages(unix.NFT_MSG_DELSETELEM, ports)),
+					k.conn.transact(anyGeneration, elementMessages(unix.NFT_MSG_NEWSETELEM, ports)))
+			})
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	err := tryIn(m.host, func(k *Kernel) error {
+		for range 300 {
+			s, err := k.read()
+			if errors.Is(err, ErrUnstable) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			if n := len(s.entries); n != 1 && n != 1+len(ports) {
+				return fmt.Errorf("a read gave %d elements, of which there are 1 or %d at a time", n, 1+len(ports))
+			}
+		}
+		return nil
+	})
+	close(stop)
+	done.Wait()
+	must(t, err)
 }

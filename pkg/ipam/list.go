@@ -63,18 +63,33 @@ func (s *Store) Holder(addr netip.Addr) string {
 	if err != nil {
 		return "nobody"
 	}
-	data, err := os.ReadFile(s.attachmentPath(key))
-	if err == nil {
-		if r, err := parseRecord(data); err == nil && r.Pod != "" {
-			return "pod " + r.Pod
-		}
+	if r, err := s.recordOf(key); err == nil && r.Pod != "" {
+		return "pod " + r.Pod
 	}
 	return "attachment " + string(key)
 }
 
+// IsOf tells whether a container has an address.
+func (s *Store) IsOf(addr netip.Addr, containerID string) bool {
+	key, err := s.holder(addr)
+	if err != nil {
+		return false
+	}
+	r, err := s.recordOf(key)
+	return err == nil && r.ContainerID == containerID
+}
+
+func (s *Store) recordOf(k Key) (Record, error) {
+	data, err := os.ReadFile(s.attachmentPath(k))
+	if err != nil {
+		return Record{}, err
+	}
+	return parseRecord(data)
+}
+
 // FreeLost gives back the addresses that belong to no attachment: what is left
-// of one whose file somebody removed. It returns them.
-func (s *Store) FreeLost() ([]netip.Addr, error) {
+// of one whose file somebody removed. Those of keep stay. It returns the freed.
+func (s *Store) FreeLost(keep map[Key]bool) ([]netip.Addr, error) {
 	taken, err := s.reserved()
 	if err != nil {
 		return nil, err
@@ -88,8 +103,8 @@ func (s *Store) FreeLost() ([]netip.Addr, error) {
 			continue
 		}
 		holder, err := s.holder(addr)
-		if err != nil {
-			continue // freed by now
+		if err != nil || keep[holder] {
+			continue // freed by now, or to stay
 		}
 		ok, err := s.freeLost(addr, holder)
 		errs = append(errs, err)

@@ -61,6 +61,9 @@ func (r Range) fits(set RangeSet, all []Range) error {
 		if o.Start.Compare(r.End) <= 0 && r.Start.Compare(o.End) <= 0 {
 			return fmt.Errorf("ranges %s and %s overlap: an address can only be in one", o, r)
 		}
+		if r.Contains(o.Gateway) || o.Contains(r.Gateway) {
+			return fmt.Errorf("the gateway of range %s or %s is an address for pods in the other: exclude it there", o, r)
+		}
 	}
 	return nil
 }

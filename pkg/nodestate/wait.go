@@ -46,8 +46,20 @@ type watcher struct {
 	fd int
 }
 
+// blind is the descriptor of a watcher that can't watch: poll(2) ignores it.
+const blind = -1
+
+// lookAgain is how often a watcher that can't watch has its caller look.
+const lookAgain = 100 * time.Millisecond
+
+// newWatcher does without inotify where a user's instances are used up
+// (fs.inotify.max_user_instances, 128 by default): many pods that wait at the
+// same time after a boot would else fail for it.
 func newWatcher() (*watcher, error) {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if errors.Is(err, unix.EMFILE) {
+		return &watcher{fd: blind}, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open inotify: %w", err)
 	}
@@ -63,6 +75,9 @@ func (w *watcher) watch(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
+	if w.fd == blind {
+		return nil
+	}
 	if _, err := unix.InotifyAddWatch(w.fd, dir, events); err != nil {
 		return fmt.Errorf("watch %s: %w", dir, err)
 	}
@@ -71,6 +86,9 @@ func (w *watcher) watch(dir string) error {
 
 // wait returns when something happened in the directory, or after limit.
 func (w *watcher) wait(limit time.Duration) error {
+	if w.fd == blind {
+		limit = min(limit, lookAgain)
+	}
 	fds := []unix.PollFd{{Fd: int32(w.fd), Events: unix.POLLIN}}
 	// Rounded up, or the last millisecond would be waited for by spinning.
 	n, err := unix.Poll(fds, int(limit/time.Millisecond)+1)
@@ -85,4 +103,8 @@ func (w *watcher) wait(limit time.Duration) error {
 	return nil
 }
 
-func (w *watcher) close() { _ = unix.Close(w.fd) }
+func (w *watcher) close() {
+	if w.fd != blind {
+		_ = unix.Close(w.fd)
+	}
+}

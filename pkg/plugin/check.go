@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/skel"
@@ -77,6 +78,15 @@ func (c *call) expected() (bridge.Port, error) {
 		gateway, _ := netip.AddrFromSlice(ip.Gateway)
 		if ok && (ip.Interface == nil || *ip.Interface == own) {
 			p.Addresses = append(p.Addresses, bridge.Address{Addr: addr.Unmap(), Gateway: gateway.Unmap()})
+		}
+	}
+	for _, r := range prev.Routes {
+		via, _ := netip.AddrFromSlice(r.GW)
+		dst, ok := netip.AddrFromSlice(r.Dst.IP)
+		bits, _ := r.Dst.Mask.Size()
+		// Others in the list may have routes of theirs in the result.
+		if ok && slices.ContainsFunc(p.Addresses, func(a bridge.Address) bool { return a.Gateway == via.Unmap() }) {
+			p.Routes = append(p.Routes, bridge.Route{Dst: netip.PrefixFrom(dst.Unmap(), bits), Via: via.Unmap()})
 		}
 	}
 	return p, nil

@@ -69,20 +69,36 @@ type routeConf struct {
 	GW  string `json:"gw"`
 }
 
-// parseConf reads what every command needs, and no more: a DEL has to work
-// with a configuration that an ADD would refuse.
+// parseConf reads what every command needs, and no more.
 func parseConf(data []byte) (*conf, error) {
 	c := &conf{}
 	if err := decode("", data, c); err != nil {
 		return nil, err
 	}
+	return c, c.complete()
+}
+
+// parseForRemoval is parseConf for DEL and GC, which have to work with a
+// configuration that an ADD would refuse: a value of the wrong type counts as
+// absent.
+func parseForRemoval(data []byte) (*conf, error) {
+	c := &conf{}
+	var wrong *json.UnmarshalTypeError
+	if err := json.Unmarshal(data, c); err != nil && !errors.As(err, &wrong) {
+		return nil, decode("", data, &conf{})
+	}
+	return c, c.complete()
+}
+
+// complete fills in and checks what every command needs.
+func (c *conf) complete() error {
 	if c.RunDir == "" {
 		c.RunDir = nodestate.DefaultDir
 	}
 	if !filepath.IsAbs(c.RunDir) {
-		return nil, invalid("runDir %q is not an absolute path, such as %s", c.RunDir, nodestate.DefaultDir)
+		return invalid("runDir %q is not an absolute path, such as %s", c.RunDir, nodestate.DefaultDir)
 	}
-	return c, nil
+	return nil
 }
 
 // decode reads a part of the configuration, of which key is the name.

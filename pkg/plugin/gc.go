@@ -13,7 +13,7 @@ import (
 // gc removes every attachment of this network that the runtime doesn't know,
 // and whatever is left of attachments that nobody can know any more.
 func (p Plugin) gc(args *skel.CmdArgs) error {
-	conf, err := parseConf(args.StdinData)
+	conf, err := parseForRemoval(args.StdinData)
 	if err != nil {
 		return err
 	}
@@ -70,7 +70,7 @@ func (s sweep) run() error {
 			errs = append(errs, s.kernel.Detach(devices...))
 		}
 	}
-	_, err = s.store.FreeLost()
+	_, err = s.store.FreeLost(s.keep)
 	return errors.Join(append(errs, err)...)
 }
 

@@ -46,6 +46,10 @@ func newCall(args *skel.CmdArgs) (*call, error) {
 	if err != nil {
 		return nil, err
 	}
+	return c.call(args)
+}
+
+func (c *conf) call(args *skel.CmdArgs) (*call, error) {
 	kernel, err := bridge.Open()
 	if err != nil {
 		return nil, err
@@ -62,15 +66,16 @@ func (p Plugin) add(args *skel.CmdArgs) error {
 		return err
 	}
 	defer c.kernel.Close()
-	net, err := c.conf.network(c.conf.limit())
-	if err != nil {
-		return err
-	}
+	// Before the wait for the daemon: without a namespace there is no use in it.
 	netns, err := openNetns(c.kernel, args.Netns)
 	if err != nil {
 		return err
 	}
 	defer netns.Close()
+	net, err := c.conf.network(c.conf.limit())
+	if err != nil {
+		return err
+	}
 	a, err := c.store.Lock(c.key)
 	if err != nil {
 		return err
@@ -112,7 +117,7 @@ func (c *call) attach(a *ipam.Attachment, netns *os.File, net network, out io.Wr
 	if err != nil {
 		return err
 	}
-	if err := c.kernel.Attach(netns, index, net.bridge, port); err != nil {
+	if port.Routes, err = c.kernel.Attach(netns, index, net.bridge, port); err != nil {
 		return err
 	}
 	if req.limits != (bridge.Limits{}) {
@@ -140,11 +145,21 @@ func (c *call) remove(a *ipam.Attachment) error {
 
 // dismantle removes what the kernel has of an attachment.
 func (c *call) dismantle(a *ipam.Attachment) error {
-	return errors.Join(c.closePorts(a), c.kernel.Detach(c.key.Devices()...))
+	ports, err := c.closePorts(a)
+	if ports != nil {
+		// Last: after a deletion the kernel lets the socket's closing wait for
+		// what the deletion of the devices waits for too.
+		defer ports.Close()
+	}
+	return errors.Join(err, c.kernel.Detach(c.key.Devices()...))
 }
 
 func (p Plugin) del(args *skel.CmdArgs) error {
-	c, err := newCall(args)
+	conf, err := parseForRemoval(args.StdinData)
+	if err != nil {
+		return err
+	}
+	c, err := conf.call(args)
 	if err != nil {
 		return err
 	}

@@ -21,39 +21,45 @@ func (c *call) openPorts(n network, addrs []netip.Addr, mappings []hostport.Mapp
 	defer k.Close()
 	err = k.Add(hostport.Pod{Bridge: n.bridge.Name, Addresses: addrs, Mappings: mappings})
 	var taken *hostport.TakenError
-	if errors.As(err, &taken) {
+	switch {
+	case !errors.As(err, &taken):
+		return err
+	case c.store.IsOf(taken.Holder.Pod, c.args.ContainerID):
+		// A runtime asks each of a container's networks for the same ports: the
+		// first one has them.
+		return nil
+	default:
 		return fmt.Errorf("%w, the address of %s: choose another port, or delete that pod", err, c.store.Holder(taken.Holder.Pod))
 	}
-	return err
 }
 
 // closePorts ends what openPorts did, as the attachment's record tells. Where
-// that can't be read, all ports that lead to its addresses are closed.
-func (c *call) closePorts(a *ipam.Attachment) error {
+// that can't be read, all ports that lead to its addresses are closed. The
+// Kernel is nil where there was nothing to do; else the caller closes it.
+func (c *call) closePorts(a *ipam.Attachment) (*hostport.Kernel, error) {
 	r, found, err := a.Record()
 	if !found && err == nil {
-		return nil // ports come after the record
+		return nil, nil // ports come after the record
 	}
 	var mappings []hostport.Mapping
 	if err == nil {
 		mappings, err = hostport.Parse(r.HostPorts)
 	}
 	if err == nil && len(mappings) == 0 {
-		return nil
+		return nil, nil
 	}
 	k, openErr := hostport.Open()
 	if openErr != nil {
-		return openErr
+		return nil, openErr
 	}
-	defer k.Close()
 	if err == nil {
-		return k.Delete(hostport.Pod{Bridge: r.Bridge, Addresses: r.Addresses, Mappings: mappings})
+		return k, k.Delete(hostport.Pod{Bridge: r.Bridge, Addresses: r.Addresses, Mappings: mappings})
 	}
 	held, err := a.Held()
 	if err != nil {
-		return err
+		return k, err
 	}
-	return k.DeleteAddresses(held)
+	return k, k.DeleteAddresses(held)
 }
 
 // checkPorts compares the record's ports with the kernel.

@@ -97,7 +97,7 @@ func (c *conf) request(cniArgs string) (request, error) {
 		r.rawPorts = runtime.PortMappings
 	}
 	if name := pairs["K8S_POD_NAME"]; name != "" {
-		r.pod = pairs["K8S_POD_NAMESPACE"] + "/" + name
+		r.pod = strings.TrimPrefix(pairs["K8S_POD_NAMESPACE"]+"/"+name, "/")
 	}
 	texts := append(runtime.IPs, args.CNI.IPs...)
 	if ip := pairs["IP"]; ip != "" && len(texts) == 0 {

@@ -22,7 +22,7 @@ import (
 func (c *call) newPort(n network, req request, addrs []netip.Addr) bridge.Port {
 	p := bridge.Port{
 		HostName: c.key.HostName(), IfName: c.args.IfName, Alias: alias(req.pod, c.args.ContainerID),
-		MTU: n.bridge.MTU, Routes: n.routes,
+		MTU:     n.bridge.MTU,
 		MAC:     req.mac,
 		HostMAC: subnet.MAC("host " + addrs[0].String()),
 	}
@@ -30,8 +30,11 @@ func (c *call) newPort(n network, req request, addrs []netip.Addr) bridge.Port {
 		p.MAC = subnet.MAC("pod " + addrs[0].String())
 	}
 	for i, a := range addrs {
-		p.Addresses = append(p.Addresses, bridge.Address{Addr: a, Gateway: n.gateway(i, a)})
+		gateway := n.gateway(i, a)
+		p.Addresses = append(p.Addresses, bridge.Address{Addr: a, Gateway: gateway})
+		p.Routes = append(p.Routes, bridge.Route{Dst: bridge.AllAddresses(a), Via: gateway})
 	}
+	p.Routes = append(p.Routes, n.routes...)
 	return p
 }
 
@@ -68,7 +71,7 @@ func (c *conf) write(out io.Writer, n network, p bridge.Port, netns string) erro
 	c.writeIPs(&w, p)
 	w.Key("routes")
 	w.Open('[')
-	for _, r := range p.AllRoutes() {
+	for _, r := range p.Routes {
 		w.Open('{')
 		w.Member("dst", r.Dst.String())
 		w.Member("gw", r.Via.String())
@@ -149,7 +152,7 @@ func (c *conf) writeAfter(out io.Writer, n network, p bridge.Port, netns string)
 			Gateway:   a.Gateway.AsSlice(),
 		})
 	}
-	for _, route := range p.AllRoutes() {
+	for _, route := range p.Routes {
 		all.Routes = append(all.Routes, &types.Route{Dst: ipNet(route.Dst), GW: route.Via.AsSlice()})
 	}
 	if all.DNS.IsEmpty() && len(c.DNS) > 0 {

@@ -25,7 +25,7 @@ func TestResultIsWhatTheLibraryWouldWrite(t *testing.T) {
 			{Addr: netip.MustParseAddr("10.244.1.2"), Gateway: gateways[0].Addr()},
 			{Addr: netip.MustParseAddr("fd00::2"), Gateway: gateways[1].Addr()},
 		},
-		Routes: []bridge.Route{{Dst: netip.MustParsePrefix("192.0.2.0/24"), Via: gateways[0].Addr()}},
+		Routes: []bridge.Route{{Dst: netip.MustParsePrefix("::/0"), Via: gateways[1].Addr()}, {Dst: netip.MustParsePrefix("192.0.2.0/24"), Via: gateways[0].Addr()}},
 	}
 	for _, version := range []string{"0.3.1", "0.4.0", "1.0.0", "1.1.0"} {
 		for _, dns := range []string{"", `{"nameservers":["10.96.0.10"],"search":["x \"y\""]}`} {

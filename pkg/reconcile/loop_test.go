@@ -282,7 +282,7 @@ func TestEndsAtOnce(t *testing.T) {
 		},
 		"in the gap": func(b *bench) { b.pass(time.Second); b.trigger(2) },
 		"in a run": func(b *bench) {
-			b.from(behaviour{takes: time.Hour}) // the run itself gets the context
+			b.from(behaviour{takes: time.Hour, fails: "interrupted"}) // the run gets the context
 			b.pass(time.Second)
 			b.trigger(1)
 		},

@@ -28,6 +28,9 @@ func Open() (*Kernel, error) {
 // Close frees the socket. It leaves everything in the kernel as it is.
 func (k *Kernel) Close() error { return k.conn.Close() }
 
+// ErrPeers is for errors that are about peers alone: the device is in order.
+var ErrPeers = errors.New("peers are incomplete")
+
 // Sync makes the kernel's state the desired one. It returns what it changed,
 // also beside an error. An operation that fails does not keep others from
 // being tried; the error joins those of all. A device of somebody else is not
@@ -42,7 +45,7 @@ func (k *Kernel) Sync(want State) (Changes, error) {
 	}
 	entries, failed := k.apply(planEntries(want, have), have.Device.Index)
 	if failed != nil {
-		err = errors.Join(err, fmt.Errorf("sync vxlan device %q: %w", want.Device.Name, failed))
+		err = errors.Join(err, fmt.Errorf("sync vxlan device %q: %w: %w", want.Device.Name, ErrPeers, failed))
 	}
 	return append(done, entries...), err
 }
@@ -157,12 +160,21 @@ func (k *Kernel) apply(ops []Op, index int) (Changes, error) {
 	var failed []error
 	for i, err := range results {
 		if err != nil && !ops[i].settled(err) {
-			failed = append(failed, err)
+			failed = append(failed, ops[i].explain(err))
 			continue
 		}
 		done = append(done, ops[i])
 	}
 	return done, summary(failed)
+}
+
+// explain adds what an operator has to know to an error.
+func (o *Op) explain(err error) error {
+	if o.Verb == SetRoute && errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("%w: another device has a route to it (ip route show %s): give that node another pod subnet, or remove the route",
+			err, o.Subnet)
+	}
+	return err
 }
 
 // summary joins errors: the first few, since they tend to be alike. A missing

@@ -163,7 +163,12 @@ func (o *Op) appendTo(b *rtnl.Batch, index int) {
 	case DeleteNeighbor:
 		b.DelNeighbor(rtnl.Neighbor{Index: index, IP: o.IP})
 	case SetRoute:
-		b.ReplaceRoute(rtnl.Route{Dst: o.Subnet, Via: o.IP, Index: index, Onlink: true, Protocol: protocol(o.Subnet)})
+		r := rtnl.Route{Dst: o.Subnet, Via: o.IP, Index: index, Onlink: true, Protocol: protocol(o.Subnet)}
+		if o.Text == "" {
+			b.AddRoute(r) // there was none: one that appears is another device's
+		} else {
+			b.ReplaceRoute(r)
+		}
 	case DeleteRoute:
 		b.DelRoute(rtnl.Route{Dst: o.Subnet, Via: o.IP, Index: index, Onlink: true})
 	default:

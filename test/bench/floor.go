@@ -47,6 +47,7 @@ func newFloor(h *host, threads int) (*floor, error) {
 			HostName: "veth-" + addr.String(), IfName: podIfName, Alias: p.id, MTU: linkMTU,
 			HostMAC: subnet.MAC("host " + addr.String()), MAC: subnet.MAC("pod " + addr.String()),
 			Addresses: []bridge.Address{{Addr: addr, Gateway: gateway.Addr()}},
+			Routes:    []bridge.Route{{Dst: bridge.AllAddresses(addr), Via: gateway.Addr()}},
 		}
 	}
 	return f, err
@@ -57,7 +58,8 @@ func newFloor(h *host, threads int) (*floor, error) {
 func (f *floor) Add(p *pod) error {
 	k := <-f.kernels
 	defer func() { f.kernels <- k }()
-	return k.Attach(p.netns, f.bridge, bridge.Spec{Name: bridgeName, MTU: linkMTU}, f.ports[p.id])
+	_, err := k.Attach(p.netns, f.bridge, bridge.Spec{Name: bridgeName, MTU: linkMTU}, f.ports[p.id])
+	return err
 }
 
 // Del deletes the pod's link.

@@ -115,7 +115,10 @@ func TestDaemonHeals(t *testing.T) {
 			f.healed(ctx, want)
 		})
 	}
-	for _, path := range []string{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", "net/ipv4/conf/cni0/forwarding"} {
+	for _, path := range []string{
+		"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding",
+		"net/ipv4/conf/cni0/forwarding", "net/ipv4/conf/overlay0/forwarding",
+	} {
 		t.Run(path+" is turned off", func(t *testing.T) {
 			f, ctx := f.sub(t), withPatience(t)
 			f.setSysctl(f.hosts[0], path, "0")
@@ -147,6 +150,18 @@ func (f *fleet) healed(ctx context.Context, want []string) {
 		}
 		return errors.Join(ping(ctx, f.pods[0], f.pods[1]), ping(ctx, f.pods[1], f.pods[0]))
 	})
+}
+
+// The host forwards already, but what is made new on it does not.
+func TestDaemonForwardsOnNewDevices(t *testing.T) {
+	f, ctx := newIdleFleet(t, 2, nil), withPatience(t)
+	for _, h := range f.hosts {
+		f.setSysctl(h, "net/ipv4/ip_forward", "1")
+		f.setSysctl(h, "net/ipv4/conf/default/forwarding", "0")
+		f.start(ctx, h)
+		f.pods = append(f.pods, f.addPod(ctx, h, "pod"))
+	}
+	f.ping(ctx, f.pods[0], f.pods[1])
 }
 
 // What nobody is notified of is found by the resync.

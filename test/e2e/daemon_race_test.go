@@ -78,6 +78,7 @@ func pluginWaits() error {
 func TestDaemonNeverComes(t *testing.T) {
 	f, ctx := newIdleFleet(t, 1, nil), withPatience(t)
 	h := f.hosts[0]
+	f.quiet(ctx)
 	before, netns := f.kernelState(h), f.namespaces()
 	start := time.Now()
 	_, err := h.AddPod(ctx, lab.PodSpec{Name: "pod", Config: h.PluginConfig(map[string]any{"waitSeconds": 1})})

@@ -54,11 +54,22 @@ func asNew(state []string) []string {
 // for duplicates of its own link-local addresses for a second or two.
 func (f *fleet) quiet(ctx context.Context) {
 	f.t.Helper()
+	f.quietOn(ctx, func(string) bool { return true })
+}
+
+// quietOn looks at some of the links, by name.
+func (f *fleet) quietOn(ctx context.Context, concerns func(string) bool) {
+	f.t.Helper()
 	f.eventually(ctx, func(context.Context) error {
 		for _, h := range f.hosts {
-			for _, a := range listed(f, func() ([]netlink.Addr, error) { return h.Handle().AddrList(nil, netlink.FAMILY_V6) }) {
-				if a.Flags&unix.IFA_F_TENTATIVE != 0 {
-					return fmt.Errorf("%s: address %s is tentative", h.Name, a)
+			for _, l := range listed(f, h.Handle().LinkList) {
+				if !concerns(l.Attrs().Name) {
+					continue
+				}
+				for _, a := range listed(f, func() ([]netlink.Addr, error) { return h.Handle().AddrList(l, netlink.FAMILY_V6) }) {
+					if a.Flags&unix.IFA_F_TENTATIVE != 0 {
+						return fmt.Errorf("%s: address %s is tentative", h.Name, a)
+					}
 				}
 			}
 		}
@@ -126,7 +137,8 @@ func (s *stateReader) neighbors() {
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6, unix.AF_BRIDGE} {
 		neighs := listed(s.fleet, func() ([]netlink.Neigh, error) { return s.handle.NeighList(0, family) })
 		for _, n := range neighs {
-			if s.names[n.LinkIndex] == tunnel {
+			// The kernel makes multicast entries when it sends to them.
+			if s.names[n.LinkIndex] == tunnel && !n.IP.IsMulticast() {
 				s.add("neighbour of family %d: %s is %s, state %#x flags %#x", family, n.IP, n.HardwareAddr, n.State, n.Flags)
 			}
 		}

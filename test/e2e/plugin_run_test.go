@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,6 +22,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/overlay-cni/overlay-cni/internal/lab"
+	"github.com/overlay-cni/overlay-cni/internal/lab/probe"
 	"github.com/overlay-cni/overlay-cni/internal/sandbox"
 	"github.com/overlay-cni/overlay-cni/internal/sandbox/sandboxtest"
 )
@@ -249,3 +251,14 @@ func eachModeAndNetfilter(t *testing.T, test func(t *testing.T, m mode, n netfil
 		}
 	}
 }
+
+// reach pings an address from a namespace.
+func reach(ctx context.Context, t *testing.T, from *sandbox.Netns, to netip.Addr) error {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	_, err := probe.Ping(ctx, from, to)
+	return err
+}
+
+func rawJSON(text string) json.RawMessage { return json.RawMessage(text) }
