@@ -164,6 +164,12 @@ func (f *fleet) talk(ctx context.Context, a, b *lab.Pod) talk {
 			echo, err := probe.ServeEcho(way[1].Netns(), netip.AddrPortFrom(address, 0))
 			f.must(err)
 			f.t.Cleanup(func() { echo.Close() })
+			// The kernel keeps only so many packets for a neighbour that has not
+			// answered yet: those of a stream that begins too early are lost.
+			f.must(probe.Eventually(ctx, func(ctx context.Context) error {
+				_, err := probe.UDP(ctx, way[0].Netns(), echo.Addr)
+				return err
+			}))
 			s, err := probe.StartStream(way[0].Netns(), echo.Addr)
 			f.must(err)
 			f.t.Cleanup(func() { s.Stop() })

@@ -131,6 +131,12 @@ func startStream(t *testing.T, n network) *probe.Stream {
 	echo, err := probe.ServeEcho(n.b.Netns(), n.toB)
 	check(t, err)
 	t.Cleanup(func() { check(t, echo.Close()) })
+	// A wire that was just plugged in may take half a second to carry, and the
+	// kernel keeps only so many packets for a neighbour that doesn't answer yet.
+	check(t, probe.Eventually(n.ctx, func(ctx context.Context) error {
+		_, err := probe.UDP(ctx, n.a.Netns(), echo.Addr)
+		return err
+	}))
 	stream, err := probe.StartStream(n.a.Netns(), echo.Addr)
 	check(t, err)
 	t.Cleanup(func() { stream.Stop() })
