@@ -40,6 +40,8 @@ const (
 	inet6AddrGenMode = 8
 	noAddress        = 1
 	portHairpin      = 4  // IFLA_BRPORT_MODE, linux/if_link.h
+	portMulticast    = 27 // IFLA_BRPORT_MCAST_FLOOD, linux/if_link.h
+	portBroadcast    = 30 // IFLA_BRPORT_BCAST_FLOOD, linux/if_link.h
 	portIsolated     = 33 // IFLA_BRPORT_ISOLATED, linux/if_link.h
 )
 
@@ -72,6 +74,9 @@ func (b *Batch) linkBasics(name string, mac net.HardwareAddr, mtu int) {
 }
 
 // SetPort sets alias and bridge port flags of a link that is a bridge's port.
+// Broadcasts and multicasts of other ports don't go to it, those of the bridge
+// itself do (br_flood in net/bridge/br_forward.c): what each new interface
+// sends of its own accord would else be copied to all pods of the host.
 func (b *Batch) SetPort(p Port) {
 	b.begin("set bridge port "+p.Name, unix.RTM_NEWLINK, 0, ifInfo(0, 0))
 	b.attrString(unix.IFLA_IFNAME, p.Name)
@@ -81,6 +86,8 @@ func (b *Batch) SetPort(p Port) {
 		b.nest(infoSlaveData, func() {
 			b.attr8(portIsolated, boolByte(p.Isolated))
 			b.attr8(portHairpin, boolByte(p.Hairpin))
+			b.attr8(portMulticast, 0)
+			b.attr8(portBroadcast, 0)
 		})
 	})
 }

@@ -55,12 +55,17 @@ func (m *series) turn(a attacher, pods int, forEach func(func(*pod))) {
 	}{{a.Add, &m.Add, &m.AddRate}, {a.Del, &m.Del, &m.DelRate}} {
 		start := time.Now()
 		forEach(func(p *pod) {
-			t := time.Now()
-			err := step.do(p)
-			m.note(step.times, time.Since(t), err)
+			m.time(step.times, func() error { return step.do(p) })
 		})
 		*step.rate = append(*step.rate, float64(pods)/time.Since(start).Seconds())
 	}
+}
+
+// time notes how long fn takes.
+func (m *series) time(times *[]float64, fn func() error) {
+	start := time.Now()
+	err := fn()
+	m.note(times, time.Since(start), err)
 }
 
 func (m *series) note(times *[]float64, took time.Duration, err error) {

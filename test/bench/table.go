@@ -22,6 +22,7 @@ func (r *results) print(w io.Writer) {
 	r.table(w, "One after the other", func(r *row) *series { return &r.Sequential })
 	r.table(w, fmt.Sprintf("%d at once", r.Options.Parallel), func(r *row) *series { return &r.Parallel })
 	r.rates(w)
+	r.scaling(w)
 	fmt.Fprintf(w, "\noverlay-cni: file %.1f MB, peak memory of ADD %.1f MB\n", megabytes(r.Plugin.File), megabytes(r.Plugin.PeakMemory))
 	r.notes(w)
 }
