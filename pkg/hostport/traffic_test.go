@@ -104,10 +104,11 @@ func (c call) udp(t *testing.T, port uint16) {
 
 func TestEveryWayToAHostPort(t *testing.T) {
 	for _, w := range []wiring{routed(), switched()} {
+		if _, err := sysctl.Get("net/bridge/bridge-nf-call-iptables"); err != nil && w.switched {
+			t.Log("br_netfilter isn't loaded: nothing is tested with it: ", err)
+			continue
+		}
 		t.Run(w.name, func(t *testing.T) {
-			if _, err := sysctl.Get("net/bridge/bridge-nf-call-iptables"); err != nil && w.switched {
-				t.Skip("the kernel has no br_netfilter: ", err)
-			}
 			m := newMachineOn(t, w)
 			m.add(m.pod(0, Mapping{HostPort: 8080, ContainerPort: 80, Protocol: TCP}, Mapping{HostPort: 5300, ContainerPort: 53, Protocol: UDP}))
 			eachNetwork(t, func(t *testing.T, n network) {
