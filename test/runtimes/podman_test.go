@@ -95,7 +95,7 @@ func TestPodmanPortTaken(t *testing.T) {
 	setUpPodman(t)
 	defer h.leavesNothing(t)()
 	podmanRun(t, "web", "--publish", "8081:8080")
-	out, err := try(t, "podman", "run", "--detach", "--name", "rival", "--network", network, "--publish", "8081:8080", image)
+	out, err := try(t, "podman", "run", "--detach", "--name", "rival", "--network", network, "--publish", "8081:8080", "--publish", "8081:8080/udp", image)
 	if err == nil || !strings.Contains(out, "8081") || !strings.Contains(out, "web") {
 		t.Errorf("a port that is taken: %v: %s", err, out)
 	}
@@ -167,7 +167,7 @@ func TestPodmanTwoNetworksPort(t *testing.T) {
 	h := newHost(t, shipped(t))
 	installSecond(t)
 	setUpPodman(t)
-	out, err := try(t, "podman", "run", "--detach", "--name", "both", "--network", network+",second", "--publish", "8081:8080", image)
+	out, err := try(t, "podman", "run", "--detach", "--name", "both", "--network", network+",second", "--publish", "8081:8080", "--publish", "8081:8080/udp", image)
 	if err != nil {
 		t.Fatalf("one port and two networks: %s", out)
 	}
