@@ -210,9 +210,9 @@ func (d *daemon) apply(want desired) error {
 		peers, tunnel = tunnel, nil // no reason to keep this host's pods out
 	}
 	devices := errors.Join(bridged, tunnel)
-	switches := want.sysctls
+	var switches []sysctl.Parameter
 	if devices == nil { // else a name may be that of somebody else's device
-		switches = slices.Concat(switches, want.ports)
+		switches = want.ports
 	}
 	err := errors.Join(devices,
 		d.note("forwarding")(sysctl.Ensure(switches)),

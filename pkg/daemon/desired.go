@@ -35,7 +35,6 @@ type desired struct {
 	vxlan    vxlan.State
 	bridge   bridge.Spec
 	firewall firewall.State
-	sysctls  []sysctl.Parameter
 	// ports are the switches of the bridge and the tunnel.
 	ports   []sysctl.Parameter
 	publish nodestate.State
@@ -65,7 +64,6 @@ func desire(in input) (desired, error) {
 		vxlan:    tunnel,
 		bridge:   bridgeOf(in, tunnel.Device.MTU),
 		firewall: table,
-		sysctls:  forwarding(in.own.Subnets),
 		ports:    portForwarding(in),
 		publish: nodestate.State{
 			Node: in.own.Name, Subnets: in.own.Subnets, MTU: tunnel.Device.MTU,
@@ -88,24 +86,6 @@ func bridgeOf(in input, mtu int) bridge.Spec {
 		s.Gateways = append(s.Gateways, netip.PrefixFrom(subnet.Gateway(p), p.Bits()))
 	}
 	return s
-}
-
-// forwarding are the kernel's switches for routing between interfaces, of the
-// families that pods have. They hold for the whole host: replies to pods come
-// in on interfaces that are not ours.
-func forwarding(subnets []netip.Prefix) []sysctl.Parameter {
-	paths := map[bridge.Family]string{
-		bridge.IPv4: "net/ipv4/ip_forward",
-		bridge.IPv6: "net/ipv6/conf/all/forwarding",
-	}
-	var want []sysctl.Parameter
-	for _, p := range subnets {
-		s := sysctl.Parameter{Path: paths[bridge.FamilyOf(p.Addr())], Value: "1"}
-		if !slices.Contains(want, s) {
-			want = append(want, s)
-		}
-	}
-	return want
 }
 
 // portForwarding are the switches that IPv4 has for each interface. Turning the

@@ -26,19 +26,19 @@ type family struct {
 	underlay string // this host's address, on which the MTU depends
 	mtu      int
 	gateways string
-	sysctls  []sysctl.Parameter
+	forwards map[bridge.Family]bool // what the host is to forward
 }
 
 func families() []family {
-	forward4 := sysctl.Parameter{Path: "net/ipv4/ip_forward", Value: "1"}
-	forward6 := sysctl.Parameter{Path: "net/ipv6/conf/all/forwarding", Value: "1"}
+	only4, only6 := map[bridge.Family]bool{bridge.IPv4: true}, map[bridge.Family]bool{bridge.IPv6: true}
+	both := map[bridge.Family]bool{bridge.IPv4: true, bridge.IPv6: true}
 	return []family{
-		{"IPv4", "10.244.%d.0/24", "192.168.77.1", 1450, "10.244.1.1/24", []sysctl.Parameter{forward4}},
-		{"IPv6", "fd44:0:0:%d::/64", "192.168.77.1", 1450, "fd44:0:0:1::1/64", []sysctl.Parameter{forward6}},
-		{"dual stack", "10.244.%d.0/24 fd44:0:0:%d::/64", "192.168.77.1", 1450, "10.244.1.1/24 fd44:0:0:1::1/64", []sysctl.Parameter{forward4, forward6}},
-		{"IPv6 first", "fd44:0:0:%d::/64 10.244.%d.0/24", "192.168.77.1", 1450, "fd44:0:0:1::1/64 10.244.1.1/24", []sysctl.Parameter{forward6, forward4}},
-		{"IPv4 over IPv6", "10.244.%d.0/24", "fd77::1", 1430, "10.244.1.1/24", []sysctl.Parameter{forward4}},
-		{"two subnets", "10.244.%d.0/25 10.244.%d.128/25", "192.168.77.1", 1450, "10.244.1.1/25 10.244.1.129/25", []sysctl.Parameter{forward4}},
+		{"IPv4", "10.244.%d.0/24", "192.168.77.1", 1450, "10.244.1.1/24", only4},
+		{"IPv6", "fd44:0:0:%d::/64", "192.168.77.1", 1450, "fd44:0:0:1::1/64", only6},
+		{"dual stack", "10.244.%d.0/24 fd44:0:0:%d::/64", "192.168.77.1", 1450, "10.244.1.1/24 fd44:0:0:1::1/64", both},
+		{"IPv6 first", "fd44:0:0:%d::/64 10.244.%d.0/24", "192.168.77.1", 1450, "fd44:0:0:1::1/64 10.244.1.1/24", both},
+		{"IPv4 over IPv6", "10.244.%d.0/24", "fd77::1", 1430, "10.244.1.1/24", only4},
+		{"two subnets", "10.244.%d.0/25 10.244.%d.128/25", "192.168.77.1", 1450, "10.244.1.1/25 10.244.1.129/25", only4},
 	}
 }
 
@@ -83,15 +83,15 @@ func TestDesire(t *testing.T) {
 				t.Fatal(err)
 			}
 			publish := nodestate.State{Node: "host-1", Subnets: in.own.Subnets, MTU: f.mtu, Bridge: "cni0", Device: "overlay0"}
+			if diff := cmp.Diff(f.forwards, got.bridge.Want().Forwards); diff != "" {
+				t.Errorf("forwarding: -want +got\n%s", diff)
+			}
 			if diff := cmp.Diff(publish, got.publish, equateNet()); diff != "" {
 				t.Errorf("published: -want +got\n%s", diff)
 			}
 			spec := bridge.Spec{Name: "cni0", MTU: f.mtu, Gateways: prefixes(f.gateways)}
 			if diff := cmp.Diff(spec, got.bridge, equateNet()); diff != "" {
 				t.Errorf("bridge: -want +got\n%s", diff)
-			}
-			if diff := cmp.Diff(f.sysctls, got.sysctls); diff != "" {
-				t.Errorf("sysctls: -want +got\n%s", diff)
 			}
 			ports := []sysctl.Parameter{{Path: "net/ipv4/conf/cni0/forwarding", Value: "1"}, {Path: "net/ipv4/conf/overlay0/forwarding", Value: "1"}}
 			if !strings.Contains(f.gateways, "10.244.") {
