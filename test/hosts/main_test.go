@@ -1,4 +1,4 @@
-package e2e
+package hosts
 
 import (
 	"context"
@@ -37,7 +37,7 @@ func run(m *testing.M) int {
 }
 
 func build() (string, error) {
-	dir, err := os.MkdirTemp("", "overlay-cni-e2e-")
+	dir, err := os.MkdirTemp("", "overlay-cni-hosts-")
 	if err != nil {
 		return "", err
 	}
