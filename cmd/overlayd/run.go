@@ -21,25 +21,35 @@ of nodes says, until it is told to end (SIGTERM). Ending it leaves all of that
 in place: pods keep talking, and the next run goes on from there.
 
 Every flag is also a key of the configuration file, with dots for dashes: see
-docs/configuration.md. A flag wins over the file.`,
+docs/configuration.md. A flag wins over the file. Changes of the file are taken
+up without a restart.`,
 		Example: `  overlayd run --config /etc/overlay-cni/overlayd.yaml
   overlayd run --registry-file /etc/overlay-cni/nodes.yaml --underlay eth1`,
 		Args: cobra.NoArgs,
 	}
 	loader := config.AddFlags(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		cfg, err := loader.Load()
+		live, err := loader.Watch()
 		if err != nil {
 			return fmt.Errorf("the configuration has mistakes:\n%w", err)
 		}
-		nodes, err := file.New(cfg.Registry.File)
-		if err != nil {
-			return fmt.Errorf("the nodes file has mistakes:\n%w", err)
-		}
-		defer func() { _ = nodes.Close() }()
-		return daemon.Run(cmd.Context(), cfg, nodes, logger(cmd.ErrOrStderr(), cfg.Log))
+		defer func() { _ = live.Close() }()
+		return runDaemon(cmd, live)
 	}
 	return cmd
+}
+
+func runDaemon(cmd *cobra.Command, live *config.Live) error {
+	cfg, err := live.Get()
+	if err != nil {
+		return err // the file changed just now
+	}
+	nodes, err := file.New(cfg.Registry.File)
+	if err != nil {
+		return fmt.Errorf("the nodes file has mistakes:\n%w", err)
+	}
+	defer func() { _ = nodes.Close() }()
+	return daemon.Run(cmd.Context(), live, nodes, logger(cmd.ErrOrStderr(), cfg.Log))
 }
 
 func logger(out io.Writer, c config.Log) *slog.Logger {

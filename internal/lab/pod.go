@@ -148,6 +148,13 @@ func (p *Pod) Delete(ctx context.Context) error {
 	return errors.Join(p.Detach(ctx), p.net.Close())
 }
 
+// Vanish ends the pod's namespace without a DEL, as after a crash of the
+// runtime.
+func (p *Pod) Vanish() error {
+	delete(p.Host.pods, p.Name)
+	return p.net.Close()
+}
+
 // Pods are the host's, by name.
 func (h *Host) Pods() []*Pod {
 	return slices.SortedFunc(maps.Values(h.pods), func(a, b *Pod) int {

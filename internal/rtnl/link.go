@@ -28,7 +28,7 @@ type VethPeer struct {
 // Port is what can be set on a link only after it was born.
 type Port struct {
 	Name     string
-	Alias    string // shown by ip link; at most 255 bytes
+	Alias    string // shown by ip link; at most 255 bytes; empty leaves it as it is
 	Isolated bool   // reaches no other isolated port of the bridge
 	Hairpin  bool   // gets back what it sent, if that is where it goes
 }
@@ -80,7 +80,9 @@ func (b *Batch) linkBasics(name string, mac net.HardwareAddr, mtu int) {
 func (b *Batch) SetPort(p Port) {
 	b.begin("set bridge port "+p.Name, unix.RTM_NEWLINK, 0, ifInfo(0, 0))
 	b.attrString(unix.IFLA_IFNAME, p.Name)
-	b.attr(unix.IFLA_IFALIAS, []byte(p.Alias)) // without a zero, which would count
+	if p.Alias != "" {
+		b.attr(unix.IFLA_IFALIAS, []byte(p.Alias)) // without a zero, which would count
+	}
 	b.nest(unix.IFLA_LINKINFO, func() {
 		b.attrString(unix.IFLA_INFO_SLAVE_KIND, "bridge")
 		b.nest(infoSlaveData, func() {

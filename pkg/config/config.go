@@ -28,6 +28,8 @@ type Config struct {
 	VXLAN          VXLAN
 	// Resync is how often everything is compared when nothing happened.
 	Resync time.Duration
+	// Health is where HTTP probes are answered; empty for nowhere.
+	Health string
 	Log    Log
 }
 
@@ -36,13 +38,35 @@ type Registry struct {
 	Type RegistryType
 	// File is the path of the nodes file where Type is RegistryFile.
 	File string
+	// Kubeconfig is the path of a file that says how to reach the Kubernetes
+	// API where Type is RegistryKube; empty for a pod's service account.
+	Kubeconfig string
+	Etcd       Etcd
+}
+
+// Etcd says how to reach etcd where Registry.Type is RegistryEtcd.
+type Etcd struct {
+	Endpoints []string // URLs
+	Prefix    string   // of all keys
+	// CA, Cert and Key are paths of PEM files, each empty for none.
+	CA, Cert, Key string
+	Username      string
+	// PasswordFile is a path: secrets don't belong in configuration or flags.
+	PasswordFile string
+	// LeaseTime is how long this host's subnet stays its own without a word.
+	LeaseTime time.Duration
 }
 
 // RegistryType is a kind of registry.
 type RegistryType string
 
-// RegistryFile is a YAML list of nodes.
-const RegistryFile RegistryType = "file"
+// The kinds: a YAML list of nodes, the Kubernetes API, and etcd's API of
+// version 3.
+const (
+	RegistryFile RegistryType = "file"
+	RegistryKube RegistryType = "kube"
+	RegistryEtcd RegistryType = "etcd"
+)
 
 // VXLAN describes the tunnel, which must be the same on all hosts but for the
 // name of the device.

@@ -53,10 +53,13 @@ func defaults() Config {
 		RunDir:     "/run/overlay-cni",
 		Bridge:     "cni0",
 		Masquerade: true,
-		Registry:   Registry{Type: RegistryFile, File: "/etc/overlay-cni/nodes.yaml"},
-		VXLAN:      VXLAN{Device: "overlay0", VNI: 1, Port: 4789},
-		Resync:     30 * time.Second,
-		Log:        Log{Level: slog.LevelInfo, Format: LogText},
+		Registry: Registry{
+			Type: RegistryFile, File: "/etc/overlay-cni/nodes.yaml",
+			Etcd: Etcd{Endpoints: []string{"http://127.0.0.1:2379"}, Prefix: "/overlay-cni", LeaseTime: time.Hour},
+		},
+		VXLAN:  VXLAN{Device: "overlay0", VNI: 1, Port: 4789},
+		Resync: 30 * time.Second,
+		Log:    Log{Level: slog.LevelInfo, Format: LogText},
 	}
 }
 
@@ -78,8 +81,19 @@ bridge: br7
 masquerade: false
 noMasqueradeTo: [10.0.0.0/8, "fd00::/8"]
 registry:
-  type: file
+  type: etcd
   file: nodes.yaml
+  kubeconfig: /etc/kube.yaml
+  etcd:
+    endpoints: ["https://10.0.0.1:2379", "https://[fd00::1]:2379"]
+    prefix: /net/a
+    ca: ca.pem
+    cert: cert.pem
+    key: key.pem
+    username: overlay
+    passwordFile: /etc/password
+    leaseTime: 24h
+health: {address: "127.0.0.1:9479"}
 vxlan:
   device: vx7
   vni: 16777215
@@ -96,10 +110,17 @@ func fullConfig() Config {
 		MTU:            1400,
 		Bridge:         "br7",
 		NoMasqueradeTo: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")},
-		Registry:       Registry{Type: RegistryFile, File: "nodes.yaml"},
-		VXLAN:          VXLAN{Device: "vx7", VNI: 16777215, Port: 65535},
-		Resync:         90 * time.Second,
-		Log:            Log{Level: slog.LevelDebug, Format: LogJSON},
+		Registry: Registry{
+			Type: RegistryEtcd, File: "nodes.yaml", Kubeconfig: "/etc/kube.yaml",
+			Etcd: Etcd{
+				Endpoints: []string{"https://10.0.0.1:2379", "https://[fd00::1]:2379"}, Prefix: "/net/a",
+				CA: "ca.pem", Cert: "cert.pem", Key: "key.pem", Username: "overlay", PasswordFile: "/etc/password", LeaseTime: 24 * time.Hour,
+			},
+		},
+		Health: "127.0.0.1:9479",
+		VXLAN:  VXLAN{Device: "vx7", VNI: 16777215, Port: 65535},
+		Resync: 90 * time.Second,
+		Log:    Log{Level: slog.LevelDebug, Format: LogJSON},
 	}
 }
 
@@ -111,8 +132,12 @@ func TestFileAndFlagsMeanTheSame(t *testing.T) {
 	}
 	fromFlags, err := load(t, "",
 		"--node-name=host-a", "--run-dir=/tmp/run/", "--underlay=to:192.168.77.2", "--mtu=1400", "--bridge=br7",
-		"--masquerade=false", "--no-masquerade-to=10.0.0.0/8", "--no-masquerade-to=fd00::/8", "--registry-type=file",
-		"--registry-file=nodes.yaml", "--vxlan-device=vx7", "--vxlan-vni=16777215", "--vxlan-port=65535",
+		"--masquerade=false", "--no-masquerade-to=10.0.0.0/8", "--no-masquerade-to=fd00::/8", "--registry-type=etcd",
+		"--registry-file=nodes.yaml", "--registry-kubeconfig=/etc/kube.yaml",
+		"--registry-etcd-endpoints=https://10.0.0.1:2379,https://[fd00::1]:2379", "--registry-etcd-prefix=/net/a",
+		"--registry-etcd-ca=ca.pem", "--registry-etcd-cert=cert.pem", "--registry-etcd-key=key.pem",
+		"--registry-etcd-username=overlay", "--registry-etcd-password-file=/etc/password", "--registry-etcd-lease-time=24h",
+		"--health-address=127.0.0.1:9479", "--vxlan-device=vx7", "--vxlan-vni=16777215", "--vxlan-port=65535",
 		"--resync=1m30s", "--log-level=debug", "--log-format=json")
 	if err != nil {
 		t.Fatal(err)
@@ -193,6 +218,7 @@ func TestUnderlayForms(t *testing.T) {
 func TestLoadRefusesFile(t *testing.T) {
 	t.Chdir(t.TempDir())
 	const device = "expected a device name: 1 to 15 characters without '/', ':', '%' and white space"
+	const keys = "nodeName, runDir, underlay, resync, health, mtu, bridge, masquerade, noMasqueradeTo, registry, vxlan, log"
 	const taken = "the kernel uses this name for something else: choose another device name"
 	tests := map[string]struct{ text, want string }{
 		"unknown key": {"mut: 1400\n", `c.yaml:1:1: unknown key "mut": did you mean "mtu"?`},
@@ -201,15 +227,15 @@ func TestLoadRefusesFile(t *testing.T) {
 		"key of a section outside of it": {"vni: 7\n", `c.yaml:1:1: unknown key "vni": write "vni" inside the mapping "vxlan"`},
 		"key with a dot":                 {"vxlan.vni: 7\n", `c.yaml:1:1: unknown key "vxlan.vni": write "vni" inside the mapping "vxlan"`},
 		"key like no other": {"colour: red\n",
-			`c.yaml:1:1: unknown key "colour": the keys here are nodeName, runDir, underlay, resync, mtu, bridge, masquerade, noMasqueradeTo, registry, vxlan, log`},
+			`c.yaml:1:1: unknown key "colour": the keys here are ` + keys},
 		"key like no other in a section": {"log: {colour: red}\n",
 			`c.yaml:1:7: log: unknown key "colour": the keys here are level, format`},
-		"merge key":     {"<<: {mtu: 1}\n", `c.yaml:1:1: unknown key "<<": the keys here are nodeName, runDir, underlay, resync, mtu, bridge, masquerade, noMasqueradeTo, registry, vxlan, log`},
+		"merge key":     {"<<: {mtu: 1}\n", `c.yaml:1:1: unknown key "<<": the keys here are ` + keys},
 		"duplicate key": {"mtu: 1400\nbridge: b\nmtu: 1500\n", `c.yaml:3:1: mtu: given twice, first in line 1: keep one`},
 		"duplicate section": {"vxlan: {vni: 1}\nvxlan: {vni: 2}\n",
 			`c.yaml:2:1: vxlan: given twice, first in line 1: keep one`},
 		"no mapping": {"- mtu: 1400\n",
-			`c.yaml:1:1: expected a mapping with the keys nodeName, runDir, underlay, resync, mtu, bridge, masquerade, noMasqueradeTo, registry, vxlan, log, found a list`},
+			`c.yaml:1:1: expected a mapping with the keys ` + keys + `, found a list`},
 		"value for a section": {"vxlan: 7\n", `c.yaml:1:8: vxlan: expected a mapping with the keys device, vni, port, found "7"`},
 		"mapping for a value": {"mtu: {a: b}\n", `c.yaml:1:6: mtu: expected one value (bytes), found a mapping`},
 		"list for a value":    {"mtu:\n- 1400\n", `c.yaml:2:1: mtu: expected one value (bytes), found a list`},
@@ -230,18 +256,27 @@ func TestLoadRefusesFile(t *testing.T) {
 		"underlay to a name":        {"underlay: to:eth0\n", `c.yaml:1:11: underlay: "eth0": expected an address such as 192.168.77.1`},
 		"underlay, loopback":        {"underlay: 127.0.0.1\n", `c.yaml:1:11: underlay: address 127.0.0.1 is a loopback address: give the address by which the other hosts reach this one`},
 
-		"mtu, small":            {"mtu: 575\n", `c.yaml:1:6: mtu: "575": expected 0 (from the underlay), or 576 to 65535`},
-		"mtu, large":            {"mtu: 65536\n", `c.yaml:1:6: mtu: "65536": expected 0 (from the underlay), or 576 to 65535`},
-		"mtu, a word":           {"mtu: big\n", `c.yaml:1:6: mtu: "big": expected 0 (from the underlay), or 576 to 65535`},
-		"vni 0":                 {"vxlan: {vni: 0}\n", `c.yaml:1:14: vxlan.vni: "0": expected a whole number from 1 to 16777215`},
-		"vni of 25 bits":        {"vxlan: {vni: 16777216}\n", `c.yaml:1:14: vxlan.vni: "16777216": expected a whole number from 1 to 16777215`},
-		"vni, octal":            {"vxlan: {vni: 010}\n", `c.yaml:1:14: vxlan.vni: "010": expected a whole number from 1 to 16777215`},
-		"vni, hexadecimal":      {"vxlan: {vni: 0x10}\n", `c.yaml:1:14: vxlan.vni: "0x10": expected a whole number from 1 to 16777215`},
-		"vni, broken":           {"vxlan: {vni: 1.5}\n", `c.yaml:1:14: vxlan.vni: "1.5": expected a whole number from 1 to 16777215`},
-		"port 0":                {"vxlan: {port: 0}\n", `c.yaml:1:15: vxlan.port: "0": expected a whole number from 1 to 65535`},
-		"port, large":           {"vxlan: {port: 65536}\n", `c.yaml:1:15: vxlan.port: "65536": expected a whole number from 1 to 65535`},
-		"masquerade":            {"masquerade: yes\n", `c.yaml:1:13: masquerade: "yes": expected true or false`},
-		"registry type":         {"registry: {type: kube}\n", `c.yaml:1:18: registry.type: "kube": expected file`},
+		"mtu, small":       {"mtu: 575\n", `c.yaml:1:6: mtu: "575": expected 0 (from the underlay), or 576 to 65535`},
+		"mtu, large":       {"mtu: 65536\n", `c.yaml:1:6: mtu: "65536": expected 0 (from the underlay), or 576 to 65535`},
+		"mtu, a word":      {"mtu: big\n", `c.yaml:1:6: mtu: "big": expected 0 (from the underlay), or 576 to 65535`},
+		"vni 0":            {"vxlan: {vni: 0}\n", `c.yaml:1:14: vxlan.vni: "0": expected a whole number from 1 to 16777215`},
+		"vni of 25 bits":   {"vxlan: {vni: 16777216}\n", `c.yaml:1:14: vxlan.vni: "16777216": expected a whole number from 1 to 16777215`},
+		"vni, octal":       {"vxlan: {vni: 010}\n", `c.yaml:1:14: vxlan.vni: "010": expected a whole number from 1 to 16777215`},
+		"vni, hexadecimal": {"vxlan: {vni: 0x10}\n", `c.yaml:1:14: vxlan.vni: "0x10": expected a whole number from 1 to 16777215`},
+		"vni, broken":      {"vxlan: {vni: 1.5}\n", `c.yaml:1:14: vxlan.vni: "1.5": expected a whole number from 1 to 16777215`},
+		"port 0":           {"vxlan: {port: 0}\n", `c.yaml:1:15: vxlan.port: "0": expected a whole number from 1 to 65535`},
+		"port, large":      {"vxlan: {port: 65536}\n", `c.yaml:1:15: vxlan.port: "65536": expected a whole number from 1 to 65535`},
+		"masquerade":       {"masquerade: yes\n", `c.yaml:1:13: masquerade: "yes": expected true or false`},
+		"registry type":    {"registry: {type: consul}\n", `c.yaml:1:18: registry.type: "consul": expected file or kube or etcd`},
+		"etcd endpoint": {"registry: {etcd: {endpoints: [etcd-1, 'http://a', 'https://a:1/b']}}\n",
+			`c.yaml:1:31: registry.etcd.endpoints[0]: "etcd-1": expected the URL of an etcd member, such as https://192.168.77.10:2379
+c.yaml:1:39: registry.etcd.endpoints[1]: "http://a": expected the URL of an etcd member, such as https://192.168.77.10:2379
+c.yaml:1:51: registry.etcd.endpoints[2]: "https://a:1/b": expected the URL of an etcd member, such as https://192.168.77.10:2379`},
+		"etcd prefix":           {"registry: {etcd: {prefix: a}}\n", `c.yaml:1:27: registry.etcd.prefix: "a": expected a beginning of keys, such as /overlay-cni`},
+		"etcd lease":            {"registry: {etcd: {leaseTime: 1s}}\n", `c.yaml:1:30: registry.etcd.leaseTime: "1s": expected a duration of at least 1m0s, such as 1h or 24h`},
+		"etcd user":             {"registry: {etcd: {username: ''}}\n", `c.yaml:1:29: registry.etcd.username: "": expected the name of a user`},
+		"health address":        {"health: {address: 9479}\n", `c.yaml:1:19: health.address: "9479": expected an address and a port, such as 127.0.0.1:9479 or :9479`},
+		"health name":           {"health: {address: 'localhost:1'}\n", `c.yaml:1:19: health.address: "localhost:1": expected an address and a port, such as 127.0.0.1:9479 or :9479`},
 		"registry file":         {"registry: {file: ''}\n", `c.yaml:1:18: registry.file: "": expected the path of a file`},
 		"log level":             {"log: {level: INFO}\n", `c.yaml:1:14: log.level: "INFO": expected debug, info, warn or error`},
 		"log format":            {"log: {format: xml}\n", `c.yaml:1:15: log.format: "xml": expected text or json`},
@@ -278,7 +313,7 @@ c.yaml:3:3: vxlan: unknown key "vnii": did you mean "vxlan.vni"?
 c.yaml:4:9: vxlan.port: "0": expected a whole number from 1 to 65535
 c.yaml:5:6: mtu: "9": expected 0 (from the underlay), or 576 to 65535
 c.yaml:6:9: bridge: "overlay0": vxlan.device names the same device: they must differ
-c.yaml:7:1: unknown key "color": the keys here are nodeName, runDir, underlay, resync, mtu, bridge, masquerade, noMasqueradeTo, registry, vxlan, log`},
+c.yaml:7:1: unknown key "color": the keys here are ` + keys},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -399,10 +434,22 @@ func encode(c Config) []byte {
 	for _, p := range c.NoMasqueradeTo {
 		fmt.Fprintf(&b, "%q, ", p)
 	}
-	fmt.Fprintf(&b, "]\nregistry: {type: %q, file: %q}\n", c.Registry.Type, c.Registry.File)
+	e := c.Registry.Etcd
+	fmt.Fprintf(&b, "]\nhealth: {address: %q}\n", c.Health)
+	fmt.Fprintf(&b, "registry: {type: %q, file: %q%s, etcd: {endpoints: [%s], prefix: %q, leaseTime: %s%s}}\n",
+		c.Registry.Type, c.Registry.File, optional("kubeconfig", c.Registry.Kubeconfig), list(e.Endpoints), e.Prefix, e.LeaseTime,
+		optional("ca", e.CA)+optional("cert", e.Cert)+optional("key", e.Key)+optional("username", e.Username)+optional("passwordFile", e.PasswordFile))
 	fmt.Fprintf(&b, "vxlan: {device: %q, vni: %d, port: %d}\n", c.VXLAN.Device, c.VXLAN.VNI, c.VXLAN.Port)
 	fmt.Fprintf(&b, "log: {level: %s, format: %q}\n", strings.ToLower(c.Log.Level.String()), c.Log.Format)
 	return b.Bytes()
+}
+
+// optional is a member of a mapping that can't be empty.
+func optional(key, value string) string {
+	if value == "" {
+		return ""
+	}
+	return fmt.Sprintf(", %s: %q", key, value)
 }
 
 func parse(data []byte) (Config, error) {
@@ -459,4 +506,13 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("written and read again (-first +again):\n%s", diff)
 		}
 	})
+}
+
+// list is the inside of a sequence.
+func list(items []string) string {
+	var quoted []string
+	for _, item := range items {
+		quoted = append(quoted, fmt.Sprintf("%q", item))
+	}
+	return strings.Join(quoted, ", ")
 }

@@ -3,7 +3,9 @@ package config
 import (
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
+	"net/url"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -126,6 +128,58 @@ func parseRunDir(text string) (string, error) {
 		return "", fmt.Errorf("%s: expected an absolute path of a directory of our own, such as /run/overlay-cni", quote(text))
 	}
 	return filepath.Clean(text), nil
+}
+
+// minLease is well above what a restart of etcd takes.
+const minLease = time.Minute
+
+func parseLease(text string) (time.Duration, error) {
+	d, err := time.ParseDuration(text)
+	if err != nil || d < minLease {
+		return 0, fmt.Errorf("%s: expected a duration of at least %s, such as 1h or 24h", quote(text), minLease)
+	}
+	return d, nil
+}
+
+func parseEndpoint(text string) (string, error) {
+	u, err := url.Parse(text)
+	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" || u.Port() == "" || u.Path != "" || u.RawQuery != "" || u.User != nil {
+		return "", fmt.Errorf("%s: expected the URL of an etcd member, such as https://192.168.77.10:2379", quote(text))
+	}
+	return text, nil
+}
+
+func parsePrefix(text string) (string, error) {
+	if !strings.HasPrefix(text, "/") || strings.HasSuffix(text, "/") || strings.ContainsFunc(text, isControl) {
+		return "", fmt.Errorf("%s: expected a beginning of keys, such as /overlay-cni", quote(text))
+	}
+	return text, nil
+}
+
+func parseUser(text string) (string, error) {
+	if text == "" || strings.ContainsFunc(text, isControl) {
+		return "", fmt.Errorf("%s: expected the name of a user", quote(text))
+	}
+	return text, nil
+}
+
+// parseListen takes an empty host for all of the machine's addresses, and the
+// empty text for none.
+func parseListen(text string) (string, error) {
+	if text == "" {
+		return "", nil
+	}
+	host, port, err := net.SplitHostPort(text)
+	if err == nil && host != "" {
+		_, err = netip.ParseAddr(host)
+	}
+	if err == nil {
+		_, err = parsePort(port)
+	}
+	if err != nil {
+		return "", fmt.Errorf("%s: expected an address and a port, such as 127.0.0.1:9479 or :9479", quote(text))
+	}
+	return text, nil
 }
 
 func isControl(r rune) bool { return r < ' ' || r == 0x7f }

@@ -58,7 +58,7 @@ const kindBool = "true|false"
 // settings is the table.
 func settings() []setting {
 	var all []setting
-	for _, group := range [][]setting{hostSettings(), podSettings(), registrySettings(), vxlanSettings(), logSettings()} {
+	for _, group := range [][]setting{hostSettings(), podSettings(), registrySettings(), etcdSettings(), vxlanSettings(), logSettings()} {
 		all = append(all, group...)
 	}
 	return all
@@ -81,6 +81,10 @@ func hostSettings() []setting {
 		key: "resync", kind: "duration", fallback: "30s",
 		usage: "how often to compare everything with the kernel when nothing happened",
 		add:   store(parseResync, func(c *Config) *time.Duration { return &c.Resync }),
+	}, {
+		key: "health.address", kind: "address", computed: "none",
+		usage: "where to answer HTTP probes, /healthz and /readyz, such as 127.0.0.1:9479",
+		add:   store(parseListen, func(c *Config) *string { return &c.Health }),
 	}}
 }
 
@@ -108,13 +112,47 @@ func podSettings() []setting {
 func registrySettings() []setting {
 	return []setting{{
 		key: "registry.type", kind: "registry", fallback: string(RegistryFile),
-		usage: "where the set of nodes comes from: file",
-		add:   store(oneOf(RegistryFile), func(c *Config) *RegistryType { return &c.Registry.Type }),
+		usage: "where the set of nodes comes from: file, kube (the Kubernetes API) or etcd",
+		add:   store(oneOf(RegistryFile, RegistryKube, RegistryEtcd), func(c *Config) *RegistryType { return &c.Registry.Type }),
 	}, {
 		key: "registry.file", kind: "path", fallback: "/etc/overlay-cni/nodes.yaml",
 		usage: "the nodes file, with registry.type file; watched for edits",
 		add:   store(parsePath, func(c *Config) *string { return &c.Registry.File }),
+	}, {
+		key: "registry.kubeconfig", kind: "path", computed: "the pod's service account",
+		usage: "how to reach the Kubernetes API, with registry.type kube",
+		add:   store(parsePath, func(c *Config) *string { return &c.Registry.Kubeconfig }),
 	}}
+}
+
+func etcdSettings() []setting {
+	path := func(key, usage string, field func(*Config) *string) setting {
+		return setting{key: "registry.etcd." + key, kind: "path", computed: "none", usage: usage, add: store(parsePath, field)}
+	}
+	return []setting{{
+		key: "registry.etcd.endpoints", kind: "urls", fallback: "http://127.0.0.1:2379",
+		usage: "etcd's members, with registry.type etcd",
+		add:   appendTo(parseEndpoint, func(c *Config) *[]string { return &c.Registry.Etcd.Endpoints }),
+		clear: func(c *Config) { c.Registry.Etcd.Endpoints = nil },
+	}, {
+		key: "registry.etcd.prefix", kind: "key", fallback: "/overlay-cni",
+		usage: "how the names of all keys of this network begin",
+		add:   store(parsePrefix, func(c *Config) *string { return &c.Registry.Etcd.Prefix }),
+	},
+		path("ca", "certificates of the authorities that etcd's certificate may be signed by (PEM)", func(c *Config) *string { return &c.Registry.Etcd.CA }),
+		path("cert", "this host's certificate for etcd (PEM)", func(c *Config) *string { return &c.Registry.Etcd.Cert }),
+		path("key", "the key of that certificate (PEM)", func(c *Config) *string { return &c.Registry.Etcd.Key }),
+		{
+			key: "registry.etcd.username", kind: "name", computed: "none",
+			usage: "user of etcd",
+			add:   store(parseUser, func(c *Config) *string { return &c.Registry.Etcd.Username }),
+		},
+		path("passwordFile", "file with that user's password", func(c *Config) *string { return &c.Registry.Etcd.PasswordFile }),
+		{
+			key: "registry.etcd.leaseTime", kind: "duration", fallback: "1h",
+			usage: "how long this host's subnet stays its own when it is not heard of",
+			add:   store(parseLease, func(c *Config) *time.Duration { return &c.Registry.Etcd.LeaseTime }),
+		}}
 }
 
 func vxlanSettings() []setting {

@@ -4,9 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 
-	"github.com/overlay-cni/overlay-cni/internal/sysctl"
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
 	"github.com/overlay-cni/overlay-cni/pkg/config"
 	"github.com/overlay-cni/overlay-cni/pkg/firewall"
@@ -35,8 +33,8 @@ type desired struct {
 	vxlan    vxlan.State
 	bridge   bridge.Spec
 	firewall firewall.State
-	// ports are the switches of the bridge and the tunnel.
-	ports   []sysctl.Parameter
+	// routers are the names of the devices that IPv4 is routed through.
+	routers []string
 	publish nodestate.State
 }
 
@@ -62,9 +60,9 @@ func desire(in input) (desired, error) {
 	}
 	return desired{
 		vxlan:    tunnel,
-		bridge:   bridgeOf(in, tunnel.Device.MTU),
+		bridge:   bridgeOf(in.config.Bridge, in.own.Subnets, tunnel.Device.MTU),
 		firewall: table,
-		ports:    portForwarding(in),
+		routers:  routers(in),
 		publish: nodestate.State{
 			Node: in.own.Name, Subnets: in.own.Subnets, MTU: tunnel.Device.MTU,
 			Bridge: in.config.Bridge, Device: in.config.VXLAN.Device,
@@ -80,26 +78,12 @@ func podSubnets(nodes []registry.Node) []netip.Prefix {
 	return all
 }
 
-func bridgeOf(in input, mtu int) bridge.Spec {
-	s := bridge.Spec{Name: in.config.Bridge, MTU: mtu}
-	for _, p := range in.own.Subnets {
+func bridgeOf(name string, subnets []netip.Prefix, mtu int) bridge.Spec {
+	s := bridge.Spec{Name: name, MTU: mtu}
+	for _, p := range subnets {
 		s.Gateways = append(s.Gateways, netip.PrefixFrom(subnet.Gateway(p), p.Bits()))
 	}
 	return s
-}
-
-// portForwarding are the switches that IPv4 has for each interface. Turning the
-// host's on turns them on, but only those of the interfaces that there are:
-// later ones begin with net.ipv4.conf.default. IPv6 looks at the host's alone.
-func portForwarding(in input) []sysctl.Parameter {
-	if !slices.ContainsFunc(in.own.Subnets, func(p netip.Prefix) bool { return p.Addr().Is4() }) {
-		return nil
-	}
-	var want []sysctl.Parameter
-	for _, name := range []string{in.config.Bridge, in.config.VXLAN.Device} {
-		want = append(want, sysctl.Parameter{Path: "net/ipv4/conf/" + name + "/forwarding", Value: "1"})
-	}
-	return want
 }
 
 // ownNode finds this host in the registry.

@@ -8,12 +8,15 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // Entry is an attachment as it is found on disk.
 type Entry struct {
 	Key    Key
 	Record Record
+	// Written is when the record was, by the run directory's file system.
+	Written time.Time
 	// Err says why there is no Record: ErrDamaged, ErrNewer, or ErrEmpty.
 	Err error
 }
@@ -37,23 +40,35 @@ func (s *Store) List() ([]Entry, error) {
 		if !ours {
 			continue
 		}
-		e := Entry{Key: Key(name)}
-		data, err := os.ReadFile(s.attachmentPath(e.Key))
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
+		e, err := s.entry(Key(name), n)
+		if errors.Is(err, fs.ErrNotExist) {
 			continue
-		case err != nil:
+		}
+		if err != nil {
 			return nil, err
-		case len(data) == 0:
-			e.Err = ErrEmpty
-		default:
-			if e.Record, err = parseRecord(data); err != nil {
-				e.Err = fmt.Errorf("%s: %w", s.attachmentPath(e.Key), err)
-			}
 		}
 		entries = append(entries, e)
 	}
 	return entries, nil
+}
+
+func (s *Store) entry(k Key, f fs.DirEntry) (Entry, error) {
+	e := Entry{Key: k}
+	data, err := os.ReadFile(s.attachmentPath(k))
+	if err != nil {
+		return e, err
+	}
+	info, err := f.Info()
+	if err != nil {
+		return e, err
+	}
+	e.Written = info.ModTime()
+	if len(data) == 0 {
+		e.Err = ErrEmpty
+	} else if e.Record, err = parseRecord(data); err != nil {
+		e.Err = fmt.Errorf("%s: %w", s.attachmentPath(k), err)
+	}
+	return e, nil
 }
 
 // Holder names who has an address, for messages: the pod, or where the runtime

@@ -6,37 +6,50 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// groups are the kinds of change that concern us (linux/rtnetlink.h).
-var groups = []uint{
-	unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH,
-	unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
-	unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE,
-	unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF,
+// Change says what a notification may concern.
+type Change uint8
+
+const (
+	// Network is the tunnel, the bridge, the underlay, their routes, addresses
+	// and switches, and the firewall's rules.
+	Network Change = 1 << iota
+	// Pods are pods' ports on the bridge and on the host. They come and go all
+	// the time, so most of these changes are the plugin's own.
+	Pods
+)
+
+// Watch calls changed when something may be different in the network namespace
+// of the calling thread, until ctx ends: links, addresses, routes, forwarding;
+// and neighbours of the one interface that tunnel names. It also calls it as
+// soon as it watches, since nobody saw what changed before.
+func Watch(ctx context.Context, tunnel func() int, changed func(Change)) error {
+	return follow(ctx, subscription{
+		name: "route", protocol: unix.NETLINK_ROUTE, groups: routeGroups,
+		concerns: func(typ uint16, payload []byte) Change { return routeConcerns(typ, payload, tunnel()) },
+	}, changed)
 }
 
-// podPort is how the names of pods' ports begin. They come and go all the time
-// and nothing that is reconciled depends on them.
-const podPort = "veth"
+// subscription is a kind of notifications.
+type subscription struct {
+	name     string // of the netlink family, for messages
+	protocol int
+	groups   []uint
+	concerns func(typ uint16, payload []byte) Change
+}
 
-// Watch calls changed for changes of links, addresses, routes, neighbours and
-// forwarding in the network namespace of the calling thread, until ctx ends;
-// and once as soon as it watches, since nobody saw what changed before. Changes
-// that are everyday traffic are left out: pods' ports, and neighbours on
-// interfaces other than the one that tunnel names.
-func Watch(ctx context.Context, tunnel func() int, changed func()) error {
-	socket, err := subscribe()
+func follow(ctx context.Context, s subscription, changed func(Change)) error {
+	socket, err := s.open()
 	if err != nil {
 		return err
 	}
 	// Closing is what ends the reading.
 	stop := context.AfterFunc(ctx, func() { _ = socket.Close() })
 	defer stop()
-	changed()
+	changed(Network | Pods)
 	buf := make([]byte, 1<<16)
 	for {
 		n, err := socket.Read(buf)
@@ -44,87 +57,47 @@ func Watch(ctx context.Context, tunnel func() int, changed func()) error {
 		case ctx.Err() != nil:
 			return nil
 		case errors.Is(err, unix.ENOBUFS):
-			changed() // some were lost, which says enough
+			changed(Network | Pods) // some were lost, which says enough
 		case err != nil:
-			return fmt.Errorf("read kernel notifications: %w", err)
-		case concerns(buf[:n], tunnel()):
-			changed()
+			return fmt.Errorf("read %s netlink notifications: %w", s.name, err)
+		default:
+			if c := s.all(buf[:n]); c != 0 {
+				changed(c)
+			}
 		}
 	}
 }
 
-func subscribe() (*os.File, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
+func (s subscription) open() (*os.File, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, s.protocol)
 	if err != nil {
-		return nil, fmt.Errorf("open a route netlink socket: %w", err)
+		return nil, fmt.Errorf("open a %s netlink socket: %w", s.name, err)
 	}
 	// Non-blocking, so that the runtime's poller serves it.
-	socket := os.NewFile(uintptr(fd), "route netlink notifications")
+	socket := os.NewFile(uintptr(fd), s.name+" netlink notifications")
 	err = unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
-	for _, g := range groups {
+	for _, g := range s.groups {
 		err = errors.Join(err, unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, int(g)))
 	}
 	if err != nil {
 		_ = socket.Close()
-		return nil, fmt.Errorf("subscribe to route netlink notifications: %w", err)
+		return nil, fmt.Errorf("subscribe to %s netlink notifications: %w", s.name, err)
 	}
 	return socket, nil
 }
 
-// concerns tells whether any of the messages is of interest.
-func concerns(in []byte, tunnel int) bool {
+// all joins what the messages concern.
+func (s subscription) all(in []byte) Change {
+	var c Change
 	for len(in) >= unix.NLMSG_HDRLEN {
 		size := int(binary.NativeEndian.Uint32(in))
 		if size < unix.NLMSG_HDRLEN || size > len(in) {
-			return true // it can't be understood: rather look
+			return Network | Pods // it can't be understood: rather look
 		}
-		typ := binary.NativeEndian.Uint16(in[4:])
-		if messageConcerns(typ, in[unix.NLMSG_HDRLEN:size], tunnel) {
-			return true
-		}
+		c |= s.concerns(binary.NativeEndian.Uint16(in[4:]), in[unix.NLMSG_HDRLEN:size])
 		in = in[min(aligned(size), len(in)):]
 	}
-	return false
-}
-
-func messageConcerns(typ uint16, payload []byte, tunnel int) bool {
-	switch typ {
-	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
-		// struct ndmsg: family, three bytes of padding, interface index
-		return len(payload) >= 8 && int(binary.NativeEndian.Uint32(payload[4:])) == tunnel
-	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
-		return !strings.HasPrefix(linkName(payload), podPort)
-	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
-		// Those of the local table are the kernel's own, and every pod's port
-		// brings one. (struct rtmsg: the table is its fifth byte)
-		return len(payload) < unix.SizeofRtMsg || payload[4] != unix.RT_TABLE_LOCAL
-	case unix.RTM_NEWNETCONF, unix.RTM_DELNETCONF:
-		return forwardingChanged(typ, payload)
-	}
-	return true
-}
-
-// Attributes of a netconf message, linux/netconf.h.
-const (
-	netconfHeader     = 4 // struct netconfmsg, padded
-	netconfForwarding = 2 // NETCONFA_FORWARDING
-	netconfProxyNeigh = 5 // NETCONFA_PROXY_NEIGH
-)
-
-// forwardingChanged tells a switch that somebody turned from an interface that
-// comes or goes, as pods' ports do: that one tells all its settings, or none.
-func forwardingChanged(typ uint16, payload []byte) bool {
-	if typ == unix.RTM_DELNETCONF {
-		return false
-	}
-	_, forwarding := attribute(payload, netconfHeader, netconfForwarding)
-	_, others := attribute(payload, netconfHeader, netconfProxyNeigh)
-	return forwarding && !others
-}
-
-func linkName(payload []byte) string {
-	name, _ := attribute(payload, unix.SizeofIfInfomsg, unix.IFLA_IFNAME)
-	return unix.ByteSliceToString(name)
+	return c
 }
 
 // attribute finds an attribute (struct rtattr) after a header. The library's

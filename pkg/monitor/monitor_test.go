@@ -39,7 +39,8 @@ type host struct {
 	handle *netlink.Handle
 	tunnel int
 	told   chan struct{}
-	count  atomic.Int64
+	pods   atomic.Int64 // of changes of pods' ports alone
+	count  atomic.Int64 // of changes of the network
 	stop   func() error
 }
 
@@ -83,12 +84,18 @@ func (h *host) watch() {
 }
 
 // run starts a monitor that ends with the test or by stop.
-func (h *host) run(changed func()) {
+func (h *host) run(changed func(Change)) {
+	h.t.Helper()
+	h.start(func(ctx context.Context) error { return Watch(ctx, func() int { return h.tunnel }, changed) })
+}
+
+// start runs a monitor in the namespace.
+func (h *host) start(watch func(context.Context) error) {
 	h.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() {
-		ended <- h.ns.Do(func() error { return Watch(ctx, func() int { return h.tunnel }, changed) })
+		ended <- h.ns.Do(func() error { return watch(ctx) })
 	}()
 	h.stop = sync.OnceValue(func() error {
 		cancel()
@@ -106,7 +113,11 @@ func (h *host) run(changed func()) {
 	})
 }
 
-func (h *host) changed() {
+func (h *host) changed(c Change) {
+	if c&Network == 0 {
+		h.pods.Add(1)
+		return
+	}
 	h.count.Add(1)
 	select {
 	case h.told <- struct{}{}:
@@ -180,6 +191,8 @@ func changes() []struct {
 		{"IPv6 forwarding is turned on", turn("net/ipv6/conf/all/forwarding", "1")},
 		{"IPv6 forwarding is turned off", turn("net/ipv6/conf/all/forwarding", "0")},
 		{"forwarding of the bridge is turned on", turn("net/ipv4/conf/cni0/forwarding", "1")},
+		{"the bridge becomes strict about sources", turn("net/ipv4/conf/cni0/rp_filter", "1")},
+		{"the host becomes strict about sources", turn("net/ipv4/conf/all/rp_filter", "1")},
 		{"a link's MTU changes", func(h *host) error { return h.handle.LinkSetMTU(h.link("overlay0"), 1400) }},
 		{"a link goes down", func(h *host) error { return h.handle.LinkSetDown(h.link("overlay0")) }},
 		{"a link goes up", func(h *host) error { return h.handle.LinkSetUp(h.link("overlay0")) }},
@@ -215,8 +228,8 @@ func TestChangesAreToldOf(t *testing.T) {
 	}
 }
 
-// Pods come and go, and their neighbours with them, without a word.
-func TestEverydayTrafficIsNotToldOf(t *testing.T) {
+// Pods come and go, and their neighbours with them, and the network is as it was.
+func TestEverydayTrafficIsNoChangeOfTheNetwork(t *testing.T) {
 	h := newHost(t)
 	pod := sandboxtest.NewNetns(t)
 	far, err := pod.Handle()
@@ -258,7 +271,10 @@ func TestEverydayTrafficIsNotToldOf(t *testing.T) {
 	}
 	h.settle()
 	if n := h.count.Load() - before; n != 1 { // of settle itself
-		t.Errorf("%d changes were told of", n-1)
+		t.Errorf("%d changes of the network were told of", n-1)
+	}
+	if h.pods.Load() == 0 {
+		t.Error("nothing was told of the pod's port")
 	}
 }
 
@@ -297,9 +313,9 @@ func TestLostMessagesAreToldOf(t *testing.T) {
 		close(watching)
 		<-lost // nothing is read meanwhile
 	})
-	h.run(func() {
+	h.run(func(c Change) {
 		begin()
-		h.changed()
+		h.changed(c)
 	})
 	<-watching
 	for i := 0; h.drops() == 0; i++ {
@@ -362,18 +378,23 @@ func sockets(t *testing.T) int {
 	return n
 }
 
+// routes are notifications for a tunnel with the index 1.
+func routes() subscription {
+	return subscription{concerns: func(typ uint16, payload []byte) Change { return routeConcerns(typ, payload, 1) }}
+}
+
 func TestMalformedMessagesConcern(t *testing.T) {
 	for name, tt := range map[string]struct {
 		in   []byte
-		want bool
+		want Change
 	}{
-		"nothing":          {nil, false},
-		"less than a head": {make([]byte, 15), false},
-		"length zero":      {make([]byte, 16), true},
-		"length too long":  {append([]byte{255, 0, 0, 0}, make([]byte, 12)...), true},
+		"nothing":          {nil, 0},
+		"less than a head": {make([]byte, 15), 0},
+		"length zero":      {make([]byte, 16), Network | Pods},
+		"length too long":  {append([]byte{255, 0, 0, 0}, make([]byte, 12)...), Network | Pods},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := concerns(tt.in, 1); got != tt.want {
+			if got := routes().all(tt.in); got != tt.want {
 				t.Errorf("got %v", got)
 			}
 		})
@@ -384,5 +405,9 @@ func FuzzConcerns(f *testing.F) {
 	f.Add([]byte{16, 0, 0, 0, unix.RTM_NEWLINK, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0})
 	f.Add([]byte{20, 0, 0, 0, unix.RTM_NEWNETCONF, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0})
 	f.Add([]byte{24, 0, 0, 0, unix.RTM_NEWNEIGH, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0})
-	f.Fuzz(func(_ *testing.T, in []byte) { concerns(in, 1) }) // must not panic, must end
+	f.Add([]byte{28, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 8, 0, 1, 0, 'o', 'v', 'e', 0})
+	f.Fuzz(func(_ *testing.T, in []byte) { // must not panic, must end
+		routes().all(in)
+		tableOf(in)
+	})
 }

@@ -7,8 +7,6 @@ import (
 )
 
 const (
-	// gap keeps a burst of triggers from becoming a burst of runs.
-	gap = 50 * time.Millisecond
 	// A run that fails is tried again after firstRetry, then twice as long
 	// every time up to lastRetry.
 	firstRetry = 200 * time.Millisecond
@@ -20,18 +18,30 @@ const (
 	repeat = time.Minute
 )
 
-// Loop is a reconcile loop. Make it with New.
-type Loop struct {
-	sync   func(context.Context) error
-	resync time.Duration
-	log    *slog.Logger
-	wake   chan struct{}
+// Config describes a loop.
+type Config struct {
+	// What is reconciled, for the log.
+	What string
+	Sync func(context.Context) error
+	// Resync is the longest time between two runs.
+	Resync time.Duration
+	// Pause is the shortest time between two runs: it keeps a burst of triggers
+	// from becoming a burst of runs.
+	Pause time.Duration
+	// Settle is how long a run waits after what triggered it, for more of the
+	// same to come.
+	Settle time.Duration
+	Log    *slog.Logger
 }
 
-// New returns a loop that calls sync, at least every resync.
-func New(sync func(context.Context) error, resync time.Duration, log *slog.Logger) *Loop {
-	return &Loop{sync: sync, resync: resync, log: log, wake: make(chan struct{}, 1)}
+// Loop is a reconcile loop. Make it with New.
+type Loop struct {
+	Config
+	wake chan struct{}
 }
+
+// New returns a loop that is not running yet.
+func New(c Config) *Loop { return &Loop{Config: c, wake: make(chan struct{}, 1)} }
 
 // Trigger asks for another run. It never blocks.
 func (l *Loop) Trigger() {
@@ -41,21 +51,21 @@ func (l *Loop) Trigger() {
 	}
 }
 
-// Run runs sync at once, and then as asked for until ctx ends.
+// Run calls Sync at once, and then as asked for until ctx ends.
 func (l *Loop) Run(ctx context.Context) {
-	var failures schedule
+	failures := schedule{what: l.What}
 	for ctx.Err() == nil {
 		started := time.Now()
-		err := l.sync(ctx)
+		err := l.Sync(ctx)
 		if ctx.Err() != nil {
 			return
 		}
-		failures.note(err, started, l.log)
+		failures.note(err, started, l.Log)
 		if err == nil {
-			l.log.Debug("reconciled", "took", time.Since(started))
-			l.wait(ctx, l.resync, gap)
+			l.Log.Debug("reconciled "+l.What, "took", time.Since(started))
+			l.wait(ctx, l.Resync, l.Pause)
 		} else {
-			l.wait(ctx, failures.delay, min(failures.delay, eagerRetry))
+			l.wait(ctx, failures.delay, min(failures.delay, max(eagerRetry, l.Pause)))
 		}
 	}
 }
@@ -63,24 +73,41 @@ func (l *Loop) Run(ctx context.Context) {
 // wait returns after limit, or when triggered, but not before least.
 func (l *Loop) wait(ctx context.Context, limit, least time.Duration) {
 	// Triggers that come before least is over stay in the channel.
-	first := time.NewTimer(least)
-	defer first.Stop()
-	select {
-	case <-ctx.Done():
+	if !pass(ctx, least) {
 		return
-	case <-first.C:
 	}
 	rest := time.NewTimer(max(limit-least, 0))
 	defer rest.Stop()
 	select {
 	case <-ctx.Done():
 	case <-l.wake:
+		pass(ctx, l.Settle)
+		select {
+		case <-l.wake: // it is part of what the coming run looks at
+		default:
+		}
 	case <-rest.C:
+	}
+}
+
+// pass lets time go by, unless ctx ends.
+func pass(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
+		return true
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
 	}
 }
 
 // schedule decides when a failure is tried again and when it is logged.
 type schedule struct {
+	what   string
 	delay  time.Duration // 0: the last run succeeded
 	text   string        // of the error that was logged last
 	logged time.Time
@@ -89,9 +116,9 @@ type schedule struct {
 func (s *schedule) note(err error, now time.Time, log *slog.Logger) {
 	if err == nil {
 		if s.delay > 0 {
-			log.Info("all is well again")
+			log.Info("all is well again", "with", s.what)
 		}
-		*s = schedule{}
+		*s = schedule{what: s.what}
 		return
 	}
 	s.delay = min(max(2*s.delay, firstRetry), lastRetry)
@@ -99,5 +126,5 @@ func (s *schedule) note(err error, now time.Time, log *slog.Logger) {
 		return
 	}
 	s.text, s.logged = err.Error(), now
-	log.Error("reconciling failed and is tried again", "err", err, "next", s.delay)
+	log.Error("reconciling "+s.what+" failed and is tried again", "err", err, "next", s.delay)
 }

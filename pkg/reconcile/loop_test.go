@@ -14,7 +14,10 @@ import (
 	"time"
 )
 
-const resync = 30 * time.Second
+const (
+	resync = 30 * time.Second
+	gap    = 50 * time.Millisecond
+)
 
 // bench is a loop on a fake clock. Nothing in it waits for real.
 type bench struct {
@@ -37,11 +40,15 @@ type behaviour struct {
 
 // on runs a test with a loop that has done its first run, and ends the loop,
 // which must not take any time.
-func on(t *testing.T, test func(b *bench)) {
+func on(t *testing.T, test func(b *bench), with ...func(*Config)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		b := &bench{t: t, start: time.Now()}
-		b.loop = New(b.sync, resync, slog.New(slog.NewTextHandler(b, nil)))
+		c := Config{What: "all", Sync: b.sync, Resync: resync, Pause: gap, Log: slog.New(slog.NewTextHandler(b, nil))}
+		for _, set := range with {
+			set(&c)
+		}
+		b.loop = New(c)
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan struct{})
 		go func() {
@@ -174,6 +181,31 @@ func TestBurstOfTriggersIsFewRuns(t *testing.T) {
 	})
 }
 
+func TestRunSettlesAfterItsTrigger(t *testing.T) {
+	const settle, pause = 300 * time.Millisecond, 700 * time.Millisecond
+	on(t, func(b *bench) {
+		b.wantRuns(0)
+		b.pass(2 * time.Second)
+		for range 20 { // one every 50 ms, for a second
+			b.trigger(1)
+			b.pass(50 * time.Millisecond)
+		}
+		b.pass(5 * time.Second)
+		first := 2*time.Second + settle
+		b.wantRuns(first, first+pause+settle)
+		b.pass(resync)
+		b.wantRuns(first + pause + settle + resync) // which no trigger asked for
+		b.pass(time.Second)
+		b.trigger(1)
+		b.pass(settle / 2)
+		b.trigger(1)
+		b.pass(5 * time.Second)
+		if n := len(b.began()); n != 1 {
+			b.t.Errorf("%d runs for what came within the time of settling", n)
+		}
+	}, func(c *Config) { c.Settle, c.Pause = settle, pause })
+}
+
 func TestTriggerDuringARunIsNotLost(t *testing.T) {
 	on(t, func(b *bench) {
 		b.from(behaviour{takes: 3 * time.Second})
@@ -188,7 +220,7 @@ func TestTriggerDuringARunIsNotLost(t *testing.T) {
 }
 
 func TestTriggerNeverBlocks(t *testing.T) {
-	loop := New(nil, resync, slog.New(slog.DiscardHandler))
+	loop := New(Config{})
 	for range 1000 {
 		loop.Trigger() // nobody reads
 	}

@@ -30,3 +30,10 @@ type Registry interface {
 	// It holds one value at most, carries no payload and is never closed.
 	Changed() <-chan struct{}
 }
+
+// Reporter is a registry that wants to know how this host does.
+type Reporter interface {
+	// Report says after each round whether this host's pods can be connected
+	// and reach others, and if not, why. It doesn't block.
+	Report(down error)
+}

@@ -40,12 +40,16 @@ func (f *fleet) state(h *lab.Host) []string {
 }
 
 // asNew is a state without what differs between an object and one that was
-// made in its place: indexes, and times of writing.
+// made in its place: indexes, times of writing, and the link-local address that
+// the kernel gives the bridge by itself and tries for a second or two.
 func asNew(state []string) []string {
 	different := regexp.MustCompile(` (index|written) \S+`)
+	kernels := regexp.MustCompile(`^(address|route) fe80::.* on cni0`)
 	var lines []string
 	for _, l := range state {
-		lines = append(lines, different.ReplaceAllString(l, ""))
+		if !kernels.MatchString(l) || strings.Contains(l, " fe80::1/") {
+			lines = append(lines, different.ReplaceAllString(l, ""))
+		}
 	}
 	return lines
 }
@@ -107,6 +111,11 @@ func (s *stateReader) links() {
 		if v, ok := l.(*netlink.Vxlan); ok {
 			more = fmt.Sprintf(" vni %d port %d local %s over %s learning %v group %v",
 				v.VxlanId, v.Port, v.SrcAddr, s.names[v.VtepDevIndex], v.Learning, v.Group)
+		}
+		if s.names[a.MasterIndex] == "cni0" {
+			p, err := s.handle.LinkGetProtinfo(l)
+			s.must(err)
+			more += fmt.Sprintf(" isolated %v hairpin %v", p.Isolated, p.Hairpin)
 		}
 		s.add("link %s index %d %s mtu %d %s flags %#x master %q alias %q%s",
 			a.Name, a.Index, l.Type(), a.MTU, a.HardwareAddr, a.RawFlags, s.names[a.MasterIndex], a.Alias, more)

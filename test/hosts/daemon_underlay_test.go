@@ -142,7 +142,7 @@ func TestDaemonWrongUnderlay(t *testing.T) {
 		d := f.launch(h, "--underlay", "eth7")
 		f.must(d.Log.Wait(ctx, "eth7"))
 		f.second(h, "eth7", "192.168.90.1/24")
-		f.must(d.Log.Wait(ctx, "reconciled"))
+		f.must(d.Log.Wait(ctx, "reconciled network"))
 		f.must(f.carries(h, carrier{"eth7", "192.168.90.1", 1350}))
 	})
 }

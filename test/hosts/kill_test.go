@@ -3,9 +3,13 @@ package hosts
 import (
 	"bytes"
 	"errors"
+	"net/netip"
 	"testing"
 
 	"github.com/overlay-cni/overlay-cni/internal/sandbox/sandboxtest"
+	"github.com/overlay-cni/overlay-cni/pkg/attachment"
+	"github.com/overlay-cni/overlay-cni/pkg/bridge"
+	"github.com/overlay-cni/overlay-cni/pkg/ipam"
 )
 
 // killed runs the plugin and kills it after a step. It returns false if the
@@ -39,6 +43,38 @@ var recoveries = []struct {
 		}
 		p.del(t, "pod")
 	}},
+	{"the pod's end and the daemon's sweep", func(t *testing.T, p *pluginHost, _ string) {
+		h := p.host.Handle()
+		if port, err := h.LinkByName(ipam.Owner{ContainerID: "pod", IfName: "eth0"}.Key().HostName()); err == nil {
+			if err := h.LinkDel(port); err != nil {
+				t.Fatal(err)
+			}
+		}
+		p.sweep(t)
+	}},
+}
+
+// sweep does what the daemon does for pods at its rounds.
+func (p *pluginHost) sweep(t *testing.T) {
+	t.Helper()
+	sandboxtest.Do(t, p.host.Netns(), func() error {
+		h, err := attachment.Open(p.host.RunDir())
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		spec := bridge.Spec{Name: "cni0", MTU: 1500, Gateways: []netip.Prefix{
+			netip.MustParsePrefix("10.244.1.1/24"), netip.MustParsePrefix("fd00:244:1::1/64"),
+		}}
+		if _, err := h.Sync(spec); err != nil {
+			return err
+		}
+		again, err := h.Sync(spec)
+		if len(again) > 0 {
+			t.Errorf("the second round changed %q", again)
+		}
+		return err
+	})
 }
 
 // everything is what a runtime can ask for beside addresses, so that there is

@@ -17,7 +17,7 @@ import (
 
 // icmpFamily is what differs between ICMP and ICMPv6.
 type icmpFamily struct {
-	network, any   string
+	network, any   string // any: the address to send from
 	protocol       int
 	request, reply icmp.Type
 }
@@ -31,15 +31,24 @@ func icmpOf(addr netip.Addr) icmpFamily {
 
 // Ping sends one ICMP echo request from ns and returns the time until the reply.
 func Ping(ctx context.Context, ns *sandbox.Netns, dst netip.Addr) (time.Duration, error) {
-	rtt, err := ping(ctx, ns, dst)
+	return PingFrom(ctx, ns, netip.Addr{}, dst)
+}
+
+// PingFrom is Ping from one of the addresses that ns has; from the one that the
+// kernel chooses if src is not valid.
+func PingFrom(ctx context.Context, ns *sandbox.Netns, src, dst netip.Addr) (time.Duration, error) {
+	rtt, err := ping(ctx, ns, src, dst)
 	if err != nil {
 		return 0, fmt.Errorf("ping from %s to %s: %w", ns.Name(), dst, err)
 	}
 	return rtt, nil
 }
 
-func ping(ctx context.Context, ns *sandbox.Netns, dst netip.Addr) (time.Duration, error) {
+func ping(ctx context.Context, ns *sandbox.Netns, src, dst netip.Addr) (time.Duration, error) {
 	family := icmpOf(dst)
+	if src.IsValid() {
+		family.any = src.String()
+	}
 	conn, err := open(ns, func() (*icmp.PacketConn, error) {
 		return icmp.ListenPacket(family.network, family.any)
 	})

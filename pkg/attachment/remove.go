@@ -1,0 +1,59 @@
+package attachment
+
+import (
+	"errors"
+
+	"github.com/overlay-cni/overlay-cni/pkg/bridge"
+	"github.com/overlay-cni/overlay-cni/pkg/hostport"
+	"github.com/overlay-cni/overlay-cni/pkg/ipam"
+)
+
+// Remove undoes all that an ADD does, however far it came. The attachment is
+// locked by the caller.
+func Remove(k *bridge.Kernel, key ipam.Key, a *ipam.Attachment) error {
+	if err := Dismantle(k, key, a); err != nil {
+		return err
+	}
+	return a.Release()
+}
+
+// Dismantle removes what the kernel has of an attachment, and leaves its
+// addresses and its file.
+func Dismantle(k *bridge.Kernel, key ipam.Key, a *ipam.Attachment) error {
+	ports, err := closePorts(a)
+	if ports != nil {
+		// Last: after a deletion the kernel lets the socket's closing wait for
+		// what the deletion of the devices waits for too.
+		defer ports.Close()
+	}
+	return errors.Join(err, k.Detach(key.Devices()...))
+}
+
+// closePorts closes the host ports that the attachment's record tells. Where
+// that can't be read, all ports that lead to its addresses are closed. The
+// Kernel is nil where there was nothing to do; else the caller closes it.
+func closePorts(a *ipam.Attachment) (*hostport.Kernel, error) {
+	r, found, err := a.Record()
+	if !found && err == nil {
+		return nil, nil // ports come after the record
+	}
+	var mappings []hostport.Mapping
+	if err == nil {
+		mappings, err = hostport.Parse(r.HostPorts)
+	}
+	if err == nil && len(mappings) == 0 {
+		return nil, nil
+	}
+	k, openErr := hostport.Open()
+	if openErr != nil {
+		return nil, openErr
+	}
+	if err == nil {
+		return k, k.Delete(hostport.Pod{Bridge: r.Bridge, Addresses: r.Addresses, Mappings: mappings})
+	}
+	held, err := a.Held()
+	if err != nil {
+		return k, err
+	}
+	return k, k.DeleteAddresses(held)
+}

@@ -1,0 +1,114 @@
+package bridge
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/overlay-cni/overlay-cni/internal/rtnl"
+)
+
+// portState is what the host's end of a veth pair should be, or is.
+type portState struct {
+	port     bool // of our bridge
+	up       bool
+	isolated bool
+	hairpin  bool
+	floods   bool
+}
+
+// portVerb is one kind of change of a port.
+type portVerb string
+
+const (
+	plug    portVerb = "plugged in"
+	setMode portVerb = "mode set"
+	raise   portVerb = "set up"
+)
+
+// planPort lists the changes that turn have into want.
+func planPort(want, have portState) []portVerb {
+	var verbs []portVerb
+	if want.port && !have.port {
+		verbs = append(verbs, plug)
+		// As the kernel makes a port.
+		have.isolated, have.hairpin, have.floods = false, false, true
+	}
+	if want.isolated != have.isolated || want.hairpin != have.hairpin || want.floods != have.floods {
+		verbs = append(verbs, setMode)
+	}
+	if want.up && !have.up {
+		verbs = append(verbs, raise)
+	}
+	return verbs
+}
+
+// SyncPorts has the links of those names be ports of the bridge as Attach makes
+// them. It returns what it changed, and those of the names that no link has.
+// Where there is no bridge, it does nothing.
+func (k *Kernel) SyncPorts(s Spec, names []string) (changes, missing []string, err error) {
+	bridge, err := k.find(s.Name)
+	if err != nil || bridge.Index == 0 || len(names) == 0 {
+		return nil, nil, err
+	}
+	have, err := k.readPorts(bridge.Index)
+	if err != nil {
+		return nil, nil, err
+	}
+	switched := switchesServices(s)
+	want := portState{port: true, up: true, isolated: !switched, hairpin: switched}
+	var errs []error
+	for _, name := range names {
+		verbs, err := k.syncPort(bridge.Index, name, want, have)
+		switch {
+		case errors.Is(err, unix.ENODEV):
+			missing = append(missing, name)
+		case err != nil:
+			errs = append(errs, err)
+		case len(verbs) > 0:
+			changes = append(changes, fmt.Sprintf("port %s: %v", name, verbs))
+		}
+	}
+	return changes, missing, errors.Join(errs...)
+}
+
+// syncPort makes one port what it should be. The error is ENODEV if there is no
+// such link, or no more: its pod was deleted meanwhile.
+func (k *Kernel) syncPort(bridge int, name string, want portState, ports map[string]portState) ([]portVerb, error) {
+	have, known := ports[name]
+	if !known {
+		link, err := k.conn.Link(name)
+		if err != nil {
+			return nil, err
+		}
+		have.up = link.Up()
+	}
+	var b rtnl.Batch
+	verbs := planPort(want, have)
+	for _, v := range verbs {
+		switch v {
+		case plug:
+			b.SetMaster(name, bridge)
+		case setMode:
+			b.SetPort(rtnl.Port{Name: name, Isolated: want.isolated, Hairpin: want.hairpin})
+		case raise:
+			b.SetUpByName(name)
+		}
+	}
+	return verbs, k.conn.Run(&b)
+}
+
+// readPorts are the bridge's ports by name.
+func (k *Kernel) readPorts(bridge int) (map[string]portState, error) {
+	for range attempts {
+		ports := map[string]portState{}
+		err := k.conn.EachPort(bridge, func(p rtnl.PortEntry) {
+			ports[p.Name] = portState{port: true, up: p.Up(), isolated: p.Isolated, hairpin: p.Hairpin, floods: p.Floods}
+		})
+		if !errors.Is(err, rtnl.ErrInterrupted) {
+			return ports, err
+		}
+	}
+	return nil, rtnl.ErrInterrupted
+}

@@ -1,0 +1,162 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/overlay-cni/overlay-cni/internal/sysctl"
+	"github.com/overlay-cni/overlay-cni/pkg/config"
+	"github.com/overlay-cni/overlay-cni/pkg/health"
+	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
+	"github.com/overlay-cni/overlay-cni/pkg/registry"
+	"github.com/overlay-cni/overlay-cni/pkg/underlay"
+	"github.com/overlay-cni/overlay-cni/pkg/vxlan"
+)
+
+// syncNetwork does one round: look, compute, and have every part make it so.
+func (d *daemon) syncNetwork(context.Context) error {
+	c, stale := d.settings.Get()
+	nodes, refused := d.registry.Nodes()
+	found := health.Finding{}
+	if nodes == nil && refused != nil {
+		found.Down = refused
+	} else {
+		found = d.syncWith(c, nodes)
+		found.Degraded = errors.Join(found.Degraded,
+			wrap("the nodes stay as they were, because what the registry says now is refused", refused))
+	}
+	found.Degraded = errors.Join(found.Degraded,
+		wrap("the configuration stays as it was, because the new one is refused", stale))
+	d.board.Set(partNetwork, found)
+	if r, ok := d.registry.(registry.Reporter); ok {
+		r.Report(found.Down)
+	}
+	return errors.Join(found.Down, found.Degraded)
+}
+
+// syncWith tells apart what keeps this host's pods from others, and what is
+// about single other hosts.
+func (d *daemon) syncWith(c config.Config, nodes []registry.Node) health.Finding {
+	down := func(err error) health.Finding { return health.Finding{Down: err} }
+	own, err := ownNode(d.node, nodes)
+	if err != nil {
+		return down(err)
+	}
+	carrier, err := underlay.Find(d.links, underlay.Spec{
+		Want: c.Underlay, NodeAddrs: own.Addresses, Ours: []string{c.Bridge, c.VXLAN.Device},
+	})
+	if err != nil {
+		return down(err)
+	}
+	d.tell(carrier, own)
+	published, _ := nodestate.Read(d.runDir) // there may be none yet
+	if err := d.movedBridge(c, published); err != nil {
+		return down(err)
+	}
+	want, peers := desire(input{
+		config: c, nodes: nodes, own: own, underlay: carrier,
+		// An earlier run of this host had the VXLAN device of that name: then
+		// the name is ours, whatever became of it.
+		claimed: published.Device == c.VXLAN.Device,
+	})
+	if want.publish.Node == "" {
+		return down(peers)
+	}
+	found := d.apply(want)
+	found.Degraded = errors.Join(peers, found.Degraded)
+	return found
+}
+
+// tell logs which underlay was chosen, when that changes.
+func (d *daemon) tell(u underlay.Underlay, own registry.Node) {
+	chosen := fmt.Sprintf("%s %s", u.Name, u.Address)
+	if chosen == d.chosen {
+		return
+	}
+	d.chosen = chosen
+	d.log.Info("the tunnel runs over", "interface", u.Name, "address", u.Address, "mtu", u.MTU)
+	if !slices.Contains(own.Addresses, u.Address) {
+		d.log.Warn("other hosts send to another address than the tunnel's own: is the registry right?",
+			"registry", own.Addresses, "tunnel", u.Address)
+	}
+}
+
+// movedBridge refuses a new name for the bridge while pods are on the old one:
+// both would have the same subnet, and the pods of one of them no way out.
+func (d *daemon) movedBridge(c config.Config, published nodestate.State) error {
+	if published.Bridge == "" || published.Bridge == c.Bridge {
+		return nil
+	}
+	if _, err := d.links.Link(published.Bridge); err != nil {
+		return nil // it is gone
+	}
+	return fmt.Errorf("bridge is %q now and was %q, which has this host's pods: delete them and then it (ip link del %s), or set bridge back",
+		c.Bridge, published.Bridge, published.Bridge)
+}
+
+// apply has every part make its state so. One that fails doesn't stop the
+// others, but pods are only let in when all of this host's parts are there.
+//
+// The bridge comes before the tunnel: where this host gave its subnet to
+// another one, the kernel refuses the route to it as long as the bridge still
+// has the addresses.
+func (d *daemon) apply(want desired) health.Finding {
+	bridged := d.note("the bridge")(d.bridge.Sync(want.bridge))
+	tunnel := d.syncTunnel(want.vxlan)
+	var peers error
+	if errors.Is(tunnel, vxlan.ErrPeers) {
+		peers, tunnel = tunnel, nil // no reason to keep this host's pods out
+	}
+	devices := errors.Join(bridged, tunnel)
+	var routers []string
+	if devices == nil { // else a name may be that of somebody else's device
+		routers = want.routers
+	}
+	err := errors.Join(devices,
+		d.note("switches")(sysctl.Ensure(switches(routers))),
+		d.note("the firewall")(d.firewall.Sync(want.firewall)))
+	if err == nil {
+		err = d.publish(want.publish)
+	}
+	return health.Finding{Down: err, Degraded: peers}
+}
+
+func (d *daemon) publish(s nodestate.State) error {
+	published, err := nodestate.Write(d.runDir, s)
+	if published {
+		d.log.Info("published this node for the plugin", "subnets", s.Subnets, "mtu", s.MTU)
+	}
+	return wrap("publish for the plugin", err)
+}
+
+// syncTunnel also tells the monitor which neighbours concern us.
+func (d *daemon) syncTunnel(want vxlan.State) error {
+	changes, err := d.vxlan.Sync(want)
+	if len(changes) > 0 {
+		d.log.Info("changed the tunnel", "changes", changes.String())
+	}
+	if link, err := d.links.Link(want.Device.Name); err == nil {
+		d.tunnel.Store(int64(link.Index))
+	}
+	return wrap("the tunnel", err)
+}
+
+// note logs what a part changed and says of which part an error is.
+func (d *daemon) note(part string) func([]string, error) error {
+	return func(changes []string, err error) error {
+		if len(changes) > 0 {
+			d.log.Info("changed "+part, "changes", strings.Join(changes, ", "))
+		}
+		return wrap(part, err)
+	}
+}
+
+func wrap(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}

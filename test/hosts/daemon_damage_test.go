@@ -1,0 +1,245 @@
+package hosts
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/overlay-cni/overlay-cni/pkg/firewall"
+)
+
+func damages() []damage {
+	return slices.Concat(tunnelDamages(), entryDamages(), podDamages())
+}
+
+func tunnelDamages() []damage {
+	return []damage{
+		{"the tunnel is deleted", onLink(tunnel, (*netlink.Handle).LinkDel)},
+		{"the tunnel is made anew with another VNI", onLink(tunnel, func(h *netlink.Handle, l netlink.Link) error {
+			other := *l.(*netlink.Vxlan)
+			other.VxlanId, other.Index = 99, 0
+			err := h.LinkDel(l)
+			for err == nil || errors.Is(err, unix.EEXIST) { // the daemon was faster
+				if err = h.LinkAdd(&other); err == nil {
+					break
+				}
+				err = errors.Join(onLink(tunnel, (*netlink.Handle).LinkDel)(h))
+			}
+			return err
+		})},
+		{"the tunnel is set down", onLink(tunnel, (*netlink.Handle).LinkSetDown)},
+		{"the tunnel is renamed", onLink(tunnel, func(h *netlink.Handle, l netlink.Link) error {
+			return errors.Join(h.LinkSetDown(l), h.LinkSetName(l, "renamed"))
+		})},
+		{"the tunnel has another MTU", onLink(tunnel, func(h *netlink.Handle, l netlink.Link) error { return h.LinkSetMTU(l, 1280) })},
+		{"the tunnel has another MAC address", onLink(tunnel, func(h *netlink.Handle, l netlink.Link) error {
+			return h.LinkSetHardwareAddr(l, net.HardwareAddr{2, 0, 0, 0, 0, 1})
+		})},
+		{"the tunnel has no addresses", onLink(tunnel, deleteAddresses)},
+		{"the tunnel has one address more", onLink(tunnel, func(h *netlink.Handle, l netlink.Link) error {
+			return h.AddrAdd(l, &netlink.Addr{IPNet: &net.IPNet{IP: net.IPv4(192, 0, 2, 1), Mask: net.CIDRMask(32, 32)}})
+		})},
+	}
+}
+
+// entryDamages are done to what is on the tunnel: to one entry, or to all.
+func entryDamages() []damage {
+	first := func(h *netlink.Handle, l netlink.Link, family int, change func(n *netlink.Neigh) error) error {
+		neighs, err := h.NeighList(l.Attrs().Index, family)
+		if err != nil {
+			return err
+		}
+		for _, n := range neighs {
+			if n.IP.IsMulticast() || n.State&netlink.NUD_PERMANENT == 0 {
+				continue
+			}
+			if family == unix.AF_BRIDGE {
+				n.Flags |= netlink.NTF_SELF
+			}
+			return change(&n)
+		}
+		return fmt.Errorf("there is none of family %d", family)
+	}
+	all := []damage{
+		{"the routes are deleted", onLink(tunnel, deleteRoutes)},
+		{"the neighbours are deleted", onLink(tunnel, deleteNeighbors(netlink.FAMILY_V4, netlink.FAMILY_V6))},
+		{"the forwarding entries are deleted", onLink(tunnel, deleteNeighbors(unix.AF_BRIDGE))},
+		{"all is flushed", onLink(tunnel, func(h *netlink.Handle, l netlink.Link) error {
+			return errors.Join(deleteRoutes(h, l), deleteAddresses(h, l),
+				deleteNeighbors(netlink.FAMILY_V4, netlink.FAMILY_V6, unix.AF_BRIDGE)(h, l))
+		})},
+		{"a route is added", onLink(tunnel, func(h *netlink.Handle, l netlink.Link) error {
+			return h.RouteAdd(&netlink.Route{LinkIndex: l.Attrs().Index, Dst: &net.IPNet{IP: net.IPv4(192, 0, 2, 0), Mask: net.CIDRMask(24, 32)}})
+		})},
+		{"a neighbour is added", onLink(tunnel, func(h *netlink.Handle, l netlink.Link) error {
+			return h.NeighAdd(&netlink.Neigh{LinkIndex: l.Attrs().Index, IP: net.IPv4(192, 0, 2, 1), HardwareAddr: strangeMAC(), State: netlink.NUD_PERMANENT})
+		})},
+		{"a forwarding entry is added", onLink(tunnel, func(h *netlink.Handle, l netlink.Link) error {
+			return h.NeighAdd(&netlink.Neigh{
+				LinkIndex: l.Attrs().Index, Family: unix.AF_BRIDGE, Flags: netlink.NTF_SELF, IP: net.IPv4(192, 0, 2, 1),
+				HardwareAddr: strangeMAC(), State: netlink.NUD_PERMANENT,
+			})
+		})},
+	}
+	for family, name := range map[int]string{netlink.FAMILY_V4: "IPv4 neighbour", netlink.FAMILY_V6: "IPv6 neighbour", unix.AF_BRIDGE: "forwarding entry"} {
+		all = append(all,
+			damage{"one " + name + " is deleted", onLink(tunnel, func(h *netlink.Handle, l netlink.Link) error {
+				return first(h, l, family, h.NeighDel)
+			})},
+			damage{"one " + name + " is altered", onLink(tunnel, func(h *netlink.Handle, l netlink.Link) error {
+				return first(h, l, family, func(n *netlink.Neigh) error {
+					if family == unix.AF_BRIDGE {
+						return errors.Join(h.NeighDel(n), h.NeighAdd(&netlink.Neigh{
+							LinkIndex: n.LinkIndex, Family: n.Family, Flags: n.Flags, State: n.State, HardwareAddr: n.HardwareAddr, IP: net.IPv4(192, 0, 2, 1),
+						}))
+					}
+					n.HardwareAddr = strangeMAC()
+					return h.NeighSet(n)
+				})
+			})})
+	}
+	for family, name := range map[int]string{netlink.FAMILY_V4: "IPv4", netlink.FAMILY_V6: "IPv6"} {
+		all = append(all,
+			damage{"one " + name + " route is deleted", onRoute(family, (*netlink.Handle).RouteDel)},
+			damage{"one " + name + " route leads elsewhere", onRoute(family, func(h *netlink.Handle, r *netlink.Route) error {
+				r.Gw = slices.Clone(r.Gw)
+				r.Gw[len(r.Gw)-1] += 9
+				return h.RouteReplace(r)
+			})})
+	}
+	return all
+}
+
+func strangeMAC() net.HardwareAddr { return net.HardwareAddr{2, 0, 0, 0, 0, 9} }
+
+// onRoute does it to one of the routes to peers.
+func onRoute(family int, do func(*netlink.Handle, *netlink.Route) error) func(*netlink.Handle) error {
+	return onLink(tunnel, func(h *netlink.Handle, l netlink.Link) error {
+		routes, err := h.RouteList(l, family)
+		if err != nil {
+			return err
+		}
+		for _, r := range routes {
+			if r.Gw != nil {
+				return do(h, &r)
+			}
+		}
+		return fmt.Errorf("there is no route to a peer")
+	})
+}
+
+// podDamages are done to the bridge and to pods' ports.
+func podDamages() []damage {
+	return []damage{
+		{"the bridge's addresses are deleted", onLink("cni0", deleteAddresses)},
+		{"the bridge is set down", onLink("cni0", (*netlink.Handle).LinkSetDown)},
+		{"the bridge has another MAC address", onLink("cni0", func(h *netlink.Handle, l netlink.Link) error {
+			return h.LinkSetHardwareAddr(l, strangeMAC())
+		})},
+		{"the bridge is deleted", onLink("cni0", (*netlink.Handle).LinkDel)},
+		{"a pod's port is unplugged", onPort((*netlink.Handle).LinkSetNoMaster)},
+		{"a pod's port is set down", onPort((*netlink.Handle).LinkSetDown)},
+		{"a pod's port is plugged into another bridge", onPort(func(h *netlink.Handle, l netlink.Link) error {
+			other := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "other"}}
+			return errors.Join(h.LinkAdd(other), h.LinkSetMaster(l, other), h.LinkDel(other))
+		})},
+		{"a pod's port has another mode", onPort(func(h *netlink.Handle, l netlink.Link) error {
+			p, err := h.LinkGetProtinfo(l)
+			return errors.Join(err, h.LinkSetIsolated(l, !p.Isolated), h.LinkSetHairpin(l, !p.Hairpin))
+		})},
+	}
+}
+
+// errNext says that it was not done, and should be to another one.
+var errNext = errors.New("not this one")
+
+// onPort does it to the port of one of the pods.
+func onPort(do func(*netlink.Handle, netlink.Link) error) func(*netlink.Handle) error {
+	return func(h *netlink.Handle) error {
+		links, err := h.LinkList()
+		if err != nil {
+			return err
+		}
+		for _, l := range links {
+			if !strings.HasPrefix(l.Attrs().Name, "veth") {
+				continue
+			}
+			if err := do(h, l); !errors.Is(err, errNext) {
+				return err
+			}
+		}
+		return errors.New("no pod has such a port")
+	}
+}
+
+// ruleDamages are done to the firewall.
+func ruleDamages() map[string]func(*nftables.Conn) error {
+	ours := func(c *nftables.Conn) (*nftables.Table, error) {
+		return c.ListTableOfFamily(firewall.TableName, nftables.TableFamilyINet)
+	}
+	return map[string]func(*nftables.Conn) error{
+		"our table is deleted": func(c *nftables.Conn) error {
+			table, err := ours(c)
+			c.DelTable(table)
+			return err
+		},
+		"our table is flushed": func(c *nftables.Conn) error {
+			table, err := ours(c)
+			c.FlushTable(table)
+			return err
+		},
+		"all rules of the host are deleted": func(c *nftables.Conn) error {
+			c.FlushRuleset()
+			return nil
+		},
+		"one of our rules is deleted": func(c *nftables.Conn) error {
+			table, err := ours(c)
+			if err != nil {
+				return err
+			}
+			chains, err := c.ListChainsOfTableFamily(nftables.TableFamilyINet)
+			for _, ch := range chains {
+				if ch.Table.Name != table.Name {
+					continue
+				}
+				rules, err := c.GetRules(table, ch)
+				if err != nil {
+					return err
+				}
+				if len(rules) > 0 {
+					return c.DelRule(rules[0])
+				}
+			}
+			return errors.Join(err, errors.New("there are no rules"))
+		},
+		"one of our rules is doubled": func(c *nftables.Conn) error {
+			table, err := ours(c)
+			if err != nil {
+				return err
+			}
+			chains, err := c.ListChainsOfTableFamily(nftables.TableFamilyINet)
+			for _, ch := range chains {
+				if ch.Table.Name != table.Name {
+					continue
+				}
+				c.AddRule(&nftables.Rule{Table: table, Chain: ch})
+				return nil
+			}
+			return errors.Join(err, errors.New("there are no chains"))
+		},
+	}
+}
+
+// nftables changes the rules of the first host.
+func (f *fleet) nftables(change func(*nftables.Conn) error) {
+	f.t.Helper()
+	c, err := nftables.New(nftables.WithNetNSFd(f.hosts[0].Netns().FD()))
+	f.must(err)
+	f.must(errors.Join(change(c), c.Flush()))
+}
