@@ -7,6 +7,7 @@ import (
 	"math"
 	"math/bits"
 	"net/netip"
+	"slices"
 
 	"github.com/overlay-cni/overlay-cni/pkg/subnet"
 )
@@ -25,8 +26,19 @@ type Range struct {
 // of each set that the configuration has.
 type RangeSet []Range
 
-// FromSubnet is the range set of a whole subnet.
-func FromSubnet(p netip.Prefix) RangeSet { return RangeSet{{Subnet: p}} }
+// FromSubnets are the range sets of whole subnets: one for each address family,
+// in the order in which the families come first.
+func FromSubnets(subnets []netip.Prefix) []RangeSet {
+	var sets []RangeSet
+	for _, p := range subnets {
+		i := slices.IndexFunc(sets, func(s RangeSet) bool { return s[0].Subnet.Addr().Is4() == p.Addr().Is4() })
+		if i < 0 {
+			i, sets = len(sets), append(sets, nil)
+		}
+		sets[i] = append(sets[i], Range{Subnet: p})
+	}
+	return sets
+}
 
 // Complete returns the range sets with defaults filled in, or says what is
 // wrong with them.

@@ -112,7 +112,7 @@ func TestSizeOfLargeRanges(t *testing.T) {
 		{"fd00::/64", 1<<64 - 1 - 1}, // without the network's address and the gateway
 		{"fd00::/48", 1<<64 - 1},     // as many as can be counted
 	} {
-		sets, err := Complete([]RangeSet{FromSubnet(netip.MustParsePrefix(tc.subnet))})
+		sets, err := Complete(FromSubnets([]netip.Prefix{netip.MustParsePrefix(tc.subnet)}))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -161,4 +161,29 @@ func FuzzRange(f *testing.F) {
 			t.Fatalf("size is %d for %d addresses", set.size(), len(seen))
 		}
 	})
+}
+
+func TestFromSubnets(t *testing.T) {
+	for subnets, want := range map[string]string{
+		"10.1.0.0/24":                           "10.1.0.0/24",
+		"fd00::/64 10.1.0.0/24":                 "fd00::/64 | 10.1.0.0/24",
+		"10.1.0.0/24 fd00::/64 10.2.0.0/24":     "10.1.0.0/24, 10.2.0.0/24 | fd00::/64",
+		"fd00::/64 fd01::/64 10.1.0.0/24 f::/9": "fd00::/64, fd01::/64, f::/9 | 10.1.0.0/24",
+	} {
+		var ps []netip.Prefix
+		for _, s := range strings.Fields(subnets) {
+			ps = append(ps, netip.MustParsePrefix(s))
+		}
+		var sets []string
+		for _, set := range FromSubnets(ps) {
+			var ranges []string
+			for _, r := range set {
+				ranges = append(ranges, r.Subnet.String())
+			}
+			sets = append(sets, strings.Join(ranges, ", "))
+		}
+		if got := strings.Join(sets, " | "); got != want {
+			t.Errorf("%s: got %s, want %s", subnets, got, want)
+		}
+	}
 }

@@ -24,7 +24,7 @@ func setOf(t *testing.T, subnets ...string) []RangeSet {
 	t.Helper()
 	var sets []RangeSet
 	for _, s := range subnets {
-		sets = append(sets, FromSubnet(netip.MustParsePrefix(s)))
+		sets = append(sets, RangeSet{{Subnet: netip.MustParsePrefix(s)}})
 	}
 	sets, err := Complete(sets)
 	if err != nil {

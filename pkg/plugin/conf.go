@@ -236,11 +236,7 @@ func (c *conf) fromDaemon(limit time.Duration) (network, error) {
 	if c.MTU != 0 {
 		n.bridge.MTU = c.MTU
 	}
-	sets := make([]ipam.RangeSet, len(state.Subnets))
-	for i, p := range state.Subnets {
-		sets[i] = ipam.FromSubnet(p)
-	}
-	if n.sets, err = ipam.Complete(sets); err != nil {
+	if n.sets, err = ipam.Complete(ipam.FromSubnets(state.Subnets)); err != nil {
 		return network{}, fmt.Errorf("subnets that overlayd published: %w", err)
 	}
 	return c.finish(n)

@@ -1,0 +1,139 @@
+package hosts
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/overlay-cni/overlay-cni/internal/lab"
+	"github.com/overlay-cni/overlay-cni/internal/lab/probe"
+)
+
+// The settings of all hosts are changed while they run. Nobody is restarted,
+// and nothing of the old settings is left.
+func TestDaemonFollowsItsConfiguration(t *testing.T) {
+	var path string
+	f := newIdleFleet(t, 2, func(c *lab.Config) {
+		path = c.Dir + "/overlayd.yaml"
+		c.DaemonArgs = append(c.DaemonArgs, "--config", path, "--resync", "1h")
+	})
+	f.write("overlayd.yaml", "")
+	for _, h := range f.hosts {
+		ctx := withPatience(t)
+		f.start(ctx, h)
+		f.pods = append(f.pods, f.addPod(ctx, h, "pod"))
+	}
+	a := f.hosts[0]
+	outside := f.lab.Outside()[0]
+	for _, tt := range []struct {
+		name, settings string
+		is             func(context.Context) error
+	}{
+		{"VNI and port", "vxlan: {vni: 77, port: 8472}", func(context.Context) error {
+			return f.tunnels(a, tunnel, func(v *netlink.Vxlan) bool { return v.VxlanId == 77 && v.Port == 8472 })
+		}},
+		{"MTU", "mtu: 1400", func(context.Context) error {
+			return errors.Join(f.carries(a, carrier{"eth0", "192.168.77.1", 1400}),
+				f.tunnels(a, tunnel, func(v *netlink.Vxlan) bool { return v.VxlanId == 1 && v.Port == 4789 }))
+		}},
+		{"the tunnel's name", "vxlan: {device: vx0}", func(context.Context) error {
+			if _, err := a.Handle().LinkByName(tunnel); err == nil {
+				return errors.New("the old tunnel is still there")
+			}
+			return f.tunnels(a, "vx0", func(v *netlink.Vxlan) bool { return v.MTU == 1450 })
+		}},
+		{"no masquerading", "masquerade: false", func(ctx context.Context) error {
+			// The outside has no route to pods.
+			if _, err := probe.Ping(ctx, f.pods[0].Netns(), outside); err == nil {
+				return errors.New("the pod has an answer from the outside")
+			}
+			return nil
+		}},
+		{"masquerading again", "", func(ctx context.Context) error {
+			_, err := probe.Ping(ctx, f.pods[0].Netns(), outside)
+			return err
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			f, ctx := f.sub(t), withPatience(t)
+			f.write("overlayd.yaml", tt.settings+"\n")
+			f.eventually(ctx, tt.is)
+			f.eventually(ctx, func(ctx context.Context) error {
+				return errors.Join(ping(ctx, f.pods[0], f.pods[1]), ping(ctx, f.pods[1], f.pods[0]))
+			})
+		})
+	}
+	t.Run("mistakes", func(t *testing.T) {
+		f, ctx := f.sub(t), withPatience(t)
+		f.write("overlayd.yaml", "mtu: 1\n")
+		f.must(a.Daemon().Log.Wait(ctx, "the configuration stays as it was, because the new one is refused"))
+		f.ping(ctx, f.pods[0], f.pods[1])
+	})
+}
+
+// tunnels looks at the VXLAN device.
+func (f *fleet) tunnels(h *lab.Host, name string, right func(*netlink.Vxlan) bool) error {
+	l, err := h.Handle().LinkByName(name)
+	if err != nil {
+		return err
+	}
+	if v, ok := l.(*netlink.Vxlan); !ok || !right(v) {
+		return fmt.Errorf("the tunnel is %+v", l)
+	}
+	return nil
+}
+
+// A host that is out of addresses gets one more subnet: new pods have addresses
+// of it, and all pods go on.
+func TestDaemonNodeGetsASecondSubnet(t *testing.T) {
+	f, ctx := newFleet(t, 2, noResync), withPatience(t)
+	streams := f.talk(ctx, f.pods[0], f.pods[1])
+	nodes := entries(f.hosts...)
+	more := netip.MustParsePrefix("10.244.200.0/30") // one pod, beside the gateway
+	nodes[0].subnets = append(nodes[0].subnets, more)
+	f.register(nodes)
+	f.eventually(ctx, func(context.Context) error { return knows(f.hosts[1], nodes[:1]) })
+	f.eventually(ctx, func(context.Context) error {
+		if got := f.published(f.hosts[0]).Subnets; len(got) != 3 {
+			return fmt.Errorf("published %v", got)
+		}
+		return nil
+	})
+	pod := f.addPod(ctx, f.hosts[0], "late")
+	if len(pod.Addresses) != 2 {
+		t.Errorf("the pod has addresses %v, want one a family", pod.Addresses)
+	}
+	f.ping(ctx, pod, f.pods[1])
+	f.ping(ctx, f.pods[1], pod)
+	f.register(entries(f.hosts...))
+	f.eventually(ctx, func(context.Context) error { return knows(f.hosts[1], entries(f.hosts[0])) })
+	f.end(ctx, streams)
+}
+
+// The host's network is moved to another interface, as bonds and bridges are
+// set up on running hosts.
+func TestDaemonFollowsItsAddressToAnotherInterface(t *testing.T) {
+	f, ctx := newFleet(t, 2, noResync), withPatience(t)
+	h := f.hosts[0]
+	handle := h.Handle()
+	f.must(handle.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br0", MTU: 1500}}))
+	eth0, err := handle.LinkByName("eth0")
+	f.must(err)
+	br0, err := handle.LinkByName("br0")
+	f.must(err)
+	address := netip.PrefixFrom(h.Addresses()[0], 24)
+	f.must(errors.Join(
+		handle.AddrDel(eth0, &netlink.Addr{IPNet: ipNetOf(address)}),
+		handle.LinkSetMaster(eth0, br0),
+		handle.AddrAdd(br0, &netlink.Addr{IPNet: ipNetOf(address)}),
+		handle.LinkSetUp(br0),
+	))
+	f.eventually(ctx, func(context.Context) error { return f.carries(h, carrier{"br0", address.Addr().String(), 1450}) })
+	f.eventually(ctx, func(ctx context.Context) error {
+		return errors.Join(ping(ctx, f.pods[0], f.pods[1]), ping(ctx, f.pods[1], f.pods[0]))
+	})
+}
