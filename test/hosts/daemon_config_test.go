@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -18,10 +19,10 @@ import (
 func TestDaemonFollowsItsConfiguration(t *testing.T) {
 	var path string
 	f := newIdleFleet(t, 2, func(c *lab.Config) {
-		path = c.Dir + "/overlayd.yaml"
+		path = filepath.Join(c.Dir, configFile)
 		c.DaemonArgs = append(c.DaemonArgs, "--config", path, "--resync", "1h")
 	})
-	f.write("overlayd.yaml", "")
+	f.configure("")
 	for _, h := range f.hosts {
 		ctx := withPatience(t)
 		f.start(ctx, h)
@@ -60,7 +61,7 @@ func TestDaemonFollowsItsConfiguration(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f, ctx := f.sub(t), withPatience(t)
-			f.write("overlayd.yaml", tt.settings+"\n")
+			f.configure(tt.settings + "\n")
 			f.eventually(ctx, tt.is)
 			f.eventually(ctx, func(ctx context.Context) error {
 				return errors.Join(ping(ctx, f.pods[0], f.pods[1]), ping(ctx, f.pods[1], f.pods[0]))
@@ -69,7 +70,7 @@ func TestDaemonFollowsItsConfiguration(t *testing.T) {
 	}
 	t.Run("mistakes", func(t *testing.T) {
 		f, ctx := f.sub(t), withPatience(t)
-		f.write("overlayd.yaml", "mtu: 1\n")
+		f.configure("mtu: 1\n")
 		f.must(a.Daemon().Log.Wait(ctx, "the configuration stays as it was, because the new one is refused"))
 		f.ping(ctx, f.pods[0], f.pods[1])
 	})

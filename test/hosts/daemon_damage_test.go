@@ -11,6 +11,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/overlay-cni/overlay-cni/internal/lab"
 	"github.com/overlay-cni/overlay-cni/pkg/firewall"
 )
 
@@ -186,12 +187,16 @@ func ruleDamages() map[string]func(*nftables.Conn) error {
 	return map[string]func(*nftables.Conn) error{
 		"our table is deleted": func(c *nftables.Conn) error {
 			table, err := ours(c)
-			c.DelTable(table)
+			if err == nil {
+				c.DelTable(table)
+			}
 			return err
 		},
 		"our table is flushed": func(c *nftables.Conn) error {
 			table, err := ours(c)
-			c.FlushTable(table)
+			if err == nil {
+				c.FlushTable(table)
+			}
 			return err
 		},
 		"all rules of the host are deleted": func(c *nftables.Conn) error {
@@ -239,7 +244,13 @@ func ruleDamages() map[string]func(*nftables.Conn) error {
 // nftables changes the rules of the first host.
 func (f *fleet) nftables(change func(*nftables.Conn) error) {
 	f.t.Helper()
-	c, err := nftables.New(nftables.WithNetNSFd(f.hosts[0].Netns().FD()))
-	f.must(err)
-	f.must(errors.Join(change(c), c.Flush()))
+	f.must(changeRules(f.hosts[0], change))
+}
+
+func changeRules(h *lab.Host, change func(*nftables.Conn) error) error {
+	c, err := nftables.New(nftables.WithNetNSFd(h.Netns().FD()))
+	if err != nil {
+		return err
+	}
+	return errors.Join(change(c), c.Flush())
 }

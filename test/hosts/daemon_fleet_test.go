@@ -218,10 +218,13 @@ func (f *fleet) notPublished(h *lab.Host) {
 	}
 }
 
-// write replaces a file of the lab's folder and returns its path.
-func (f *fleet) write(name, text string) string {
+// configFile is the name of the configuration file of all hosts.
+const configFile = "overlayd.yaml"
+
+// configure replaces the configuration file and returns its path.
+func (f *fleet) configure(text string) string {
 	f.t.Helper()
-	path := filepath.Join(filepath.Dir(f.lab.RegistryFile()), name)
+	path := filepath.Join(filepath.Dir(f.lab.RegistryFile()), configFile)
 	f.must(os.WriteFile(path, []byte(text), 0o644))
 	return path
 }

@@ -18,7 +18,7 @@ import (
 func TestDaemonRefusesToStart(t *testing.T) {
 	f := newIdleFleet(t, 2, nil)
 	h := f.hosts[0]
-	config := f.write("overlayd.yaml", "vxlan:\n  vnii: 3\nmtu: 9\n")
+	config := f.configure("vxlan:\n  vnii: 3\nmtu: 9\n")
 	f.quiet(withPatience(t))
 	before := f.kernelState(h)
 	for _, tt := range []struct {

@@ -36,15 +36,24 @@ func run(m *testing.M) int {
 	return code
 }
 
+// builder is how a program is built.
+type builder struct {
+	flags, env []string
+}
+
+var plain = builder{env: []string{"CGO_ENABLED=0"}}
+
 func build() (string, error) {
 	dir, err := os.MkdirTemp("", "overlay-cni-hosts-")
 	if err != nil {
 		return "", err
 	}
-	cmd := exec.Command("go", "build", "-buildvcs=false", "-o", dir+"/", "../../cmd/overlay-cni", "../../cmd/overlayd")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", errors.Join(fmt.Errorf("build the programs: %w\n%s", err, out), os.RemoveAll(dir))
+	for program, how := range map[string]builder{"overlay-cni": plain, "overlayd": daemonBuild} {
+		cmd := exec.Command("go", append(append([]string{"build", "-buildvcs=false"}, how.flags...), "-o", dir+"/", "../../cmd/"+program)...)
+		cmd.Env = append(os.Environ(), how.env...)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return "", errors.Join(fmt.Errorf("build %s: %w\n%s", program, err, out), os.RemoveAll(dir))
+		}
 	}
 	return dir, nil
 }
