@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -33,6 +34,8 @@ type LinkEntry struct {
 	// AutoAddress says that the kernel gives the interface a link-local IPv6
 	// address by itself (see Batch.SetNoAutoAddress).
 	AutoAddress bool
+	// data is what the interface has as one of its kind (IFLA_INFO_DATA).
+	data []byte
 }
 
 // EachLink lists the interfaces of a kind such as "vxlan"; of all kinds if it
@@ -49,7 +52,8 @@ func (c *Conn) EachLink(kind string, each func(LinkEntry)) error {
 		}
 		link, err := netlink.LinkDeserialize(&unix.NlMsghdr{}, payload)
 		if err == nil && (kind == "" || link.Type() == kind) {
-			each(LinkEntry{Link: link, AutoAddress: autoAddress(payload)})
+			info := find(payload[unix.SizeofIfInfomsg:], unix.IFLA_LINKINFO)
+			each(LinkEntry{Link: link, AutoAddress: autoAddress(payload), data: find(info, unix.IFLA_INFO_DATA)})
 		}
 		return err
 	})
@@ -145,7 +149,7 @@ func (c *Conn) EachRoute(family uint8, index int, each func(RouteEntry)) error {
 		if typ != unix.RTM_NEWROUTE || len(payload) < unix.SizeofRtMsg || payload[0] != family {
 			return nil
 		}
-		if r := parseRoute(payload); index == 0 || r.uses(index) {
+		if r := parseRoute(payload); index == 0 || r.Uses(index) {
 			each(r)
 		}
 		return nil
@@ -174,16 +178,10 @@ func routeHeader(family uint8) []byte {
 	return append([]byte{family}, make([]byte, unix.SizeofRtMsg-1)...)
 }
 
-func (r *RouteEntry) uses(index int) bool {
-	if r.Index == index {
-		return true
-	}
-	for _, i := range r.Indexes {
-		if i == index {
-			return true
-		}
-	}
-	return false
+// Uses says that the route leads over an interface, be it by one of several
+// next hops.
+func (r *RouteEntry) Uses(index int) bool {
+	return r.Index == index || slices.Contains(r.Indexes, index)
 }
 
 func parseRoute(payload []byte) RouteEntry {

@@ -1,6 +1,7 @@
 package rtnl
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net"
 	"net/netip"
@@ -13,33 +14,81 @@ type VXLAN struct {
 	Name string
 	MAC  net.HardwareAddr
 	MTU  int
+	VXLANTunnel
+}
+
+// VXLANTunnel is how a VXLAN device encapsulates. The zero value of each option
+// is what the kernel does unasked.
+type VXLANTunnel struct {
 	VNI  uint32
 	Port uint16
 	// Underlay is the index of the interface that carries the tunnel.
 	Underlay int
-	// Local is the source address of what the tunnel sends.
+	// Local is the source address of what the tunnel sends. Its family is the
+	// tunnel's.
 	Local netip.Addr
+	// SourcePorts are where the source ports of its packets come from.
+	SourcePorts PortRange
+	// ZeroChecksum leaves the UDP checksum of what it sends at zero.
+	ZeroChecksum bool
+	// AcceptZeroChecksum lets an IPv6 tunnel receive such packets; one over
+	// IPv4 always does.
+	AcceptZeroChecksum bool
+	// TTL (hop limit) of what it sends; 0 is the host's usual one.
+	TTL uint8
+	// InheritTTL takes the TTL of the packet that is encapsulated.
+	InheritTTL bool
+	// DF is what becomes of the flag "don't fragment" over IPv4: VXLAN_DF_UNSET,
+	// _SET or _INHERIT of linux/if_link.h.
+	DF uint8
+	// Learning and More are only read. More are options that we never set, as
+	// ip prints them.
+	Learning bool
+	More     string
 }
 
+// PortRange are UDP ports from Low to High, of which the kernel never takes
+// High itself; the zero value is the host's net.ipv4.ip_local_port_range.
+type PortRange struct{ Low, High uint16 }
+
 const (
-	vxlanID     = 1 // IFLA_VXLAN_*, linux/if_link.h
-	vxlanLink   = 3
-	vxlanLocal  = 4
-	vxlanLearn  = 7
-	vxlanPort   = 15
-	vxlanLocal6 = 17
+	vxlanID         = 1 // IFLA_VXLAN_*, linux/if_link.h
+	vxlanGroup      = 2
+	vxlanLink       = 3
+	vxlanLocal      = 4
+	vxlanTTL        = 5
+	vxlanLearn      = 7
+	vxlanPortRange  = 10
+	vxlanPort       = 15
+	vxlanGroup6     = 16
+	vxlanLocal6     = 17
+	vxlanChecksum   = 18 // UDP_CSUM
+	vxlanZeroTx6    = 19 // UDP_ZERO_CSUM6_TX
+	vxlanZeroRx6    = 20 // UDP_ZERO_CSUM6_RX
+	vxlanInheritTTL = 28
+	vxlanDF         = 29
 )
+
+// vxlanFlags are the options that we never set, by their attributes.
+var vxlanFlags = map[uint16]string{
+	11: " proxy", 12: " rsc", 13: " l2miss", 14: " l3miss", 21: " remcsumtx", 22: " remcsumrx",
+	23: " gbp", 25: " external", 27: " gpe", 30: " vnifilter",
+}
 
 // AddVXLAN makes the device: down, without learning, without a default remote.
 func (b *Batch) AddVXLAN(v VXLAN) {
 	op := fmt.Sprintf("create vxlan device %s with VNI %d and port %d", v.Name, v.VNI, v.Port)
 	b.begin(op, unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, ifInfo(0, 0))
 	b.linkBasics(v.Name, v.MAC, v.MTU)
-	b.vxlanInfo(v, func() { b.attrNet16(vxlanPort, v.Port) })
+	b.vxlanInfo(v, func() {
+		b.attrNet16(vxlanPort, v.Port)
+		b.vxlanFixed(v.VXLANTunnel)
+	})
 }
 
 // SetVXLAN changes what the kernel can change of a live device: underlay,
-// local address (within its family) and learning, which it turns off.
+// local address (within its family), TTL (but for inheriting it), DF, and
+// learning, which it turns off.
 func (b *Batch) SetVXLAN(v VXLAN) {
 	op := fmt.Sprintf("set underlay and local address %s of vxlan device %s", v.Local, v.Name)
 	b.setLink(op, v.Name)
@@ -58,9 +107,104 @@ func (b *Batch) vxlanInfo(v VXLAN, more func()) {
 				b.attrAddr(vxlanLocal6, v.Local)
 			}
 			b.attr8(vxlanLearn, 0)
+			b.attr8(vxlanTTL, v.TTL)
+			b.attr8(vxlanDF, v.DF)
 			more()
 		})
 	})
+}
+
+// vxlanFixed appends the options that the kernel refuses to change, or even to
+// hear of, once the device is there. It leaves out those of no effect, which an
+// older kernel need not know.
+func (b *Batch) vxlanFixed(t VXLANTunnel) {
+	if t.SourcePorts != (PortRange{}) {
+		value := binary.BigEndian.AppendUint16(nil, t.SourcePorts.Low)
+		b.attr(vxlanPortRange, binary.BigEndian.AppendUint16(value, t.SourcePorts.High))
+	}
+	switch {
+	case t.ZeroChecksum && t.Local.Is4():
+		b.attr8(vxlanChecksum, 0)
+	case t.ZeroChecksum:
+		b.attr8(vxlanZeroTx6, 1)
+	}
+	if t.AcceptZeroChecksum {
+		b.attr8(vxlanZeroRx6, 1)
+	}
+	if t.InheritTTL {
+		b.attr(vxlanInheritTTL, nil) // a flag
+	}
+}
+
+// VXLANTunnel reads what EachLink lists of a VXLAN device.
+func (l LinkEntry) VXLANTunnel() VXLANTunnel {
+	var t VXLANTunnel
+	var zero4, zero6, zeroRx6 bool
+	eachAttr(l.data, func(typ uint16, value []byte) {
+		switch typ {
+		case vxlanID:
+			t.VNI = uint32Of(value)
+		case vxlanLink:
+			t.Underlay = int(uint32Of(value))
+		case vxlanPort:
+			t.Port = net16Of(value)
+		case vxlanLocal, vxlanLocal6:
+			t.Local, _ = netip.AddrFromSlice(value)
+		case vxlanLearn:
+			t.Learning = isOn(value)
+		case vxlanPortRange:
+			t.SourcePorts = portRange(value)
+		case vxlanTTL:
+			t.TTL = uint8Of(value)
+		case vxlanInheritTTL:
+			t.InheritTTL = isOn(value)
+		case vxlanDF:
+			t.DF = uint8Of(value)
+		case vxlanChecksum:
+			zero4 = !isOn(value)
+		case vxlanZeroTx6:
+			zero6 = isOn(value)
+		case vxlanZeroRx6:
+			zeroRx6 = isOn(value)
+		case vxlanGroup, vxlanGroup6:
+			group, _ := netip.AddrFromSlice(value)
+			t.More += " remote " + group.String()
+		default:
+			if name := vxlanFlags[typ]; name != "" && isOn(value) {
+				t.More += name
+			}
+		}
+	})
+	// The switches of the other family are there and without effect.
+	t.ZeroChecksum, t.AcceptZeroChecksum = zero4, false
+	if t.Local.Is6() {
+		t.ZeroChecksum, t.AcceptZeroChecksum = zero6, zeroRx6
+	}
+	return t
+}
+
+func portRange(value []byte) PortRange {
+	if len(value) < 4 {
+		return PortRange{}
+	}
+	return PortRange{Low: net16Of(value), High: net16Of(value[2:])}
+}
+
+// isOn reads a switch: a byte, or an attribute whose presence is all of it.
+func isOn(value []byte) bool { return len(value) == 0 || value[0] != 0 }
+
+func uint8Of(value []byte) uint8 {
+	if len(value) == 0 {
+		return 0
+	}
+	return value[0]
+}
+
+func net16Of(value []byte) uint16 {
+	if len(value) < 2 {
+		return 0
+	}
+	return binary.BigEndian.Uint16(value)
 }
 
 // SetMTU changes a link's MTU.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -14,26 +15,36 @@ import (
 
 // Find reads the network namespace of conn and chooses.
 func Find(conn *rtnl.Conn, spec Spec) (Underlay, error) {
-	network, err := read(conn, spec)
+	network, err := retry(func() (Network, error) { return readOnce(conn, spec) })
 	if err != nil {
 		return Underlay{}, fmt.Errorf("find the underlay: %w", err)
 	}
-	return Choose(spec, network)
+	u, err := Choose(spec, network)
+	if err != nil {
+		return Underlay{}, err
+	}
+	u.Drivers = readDrivers(conn, network.carriers(u.Index))
+	if !spec.OnLink {
+		return u, nil
+	}
+	u.OnLink, err = retry(func() ([]netip.Prefix, error) { return readOnLink(conn, u.Index) })
+	if err != nil {
+		return Underlay{}, fmt.Errorf("find what is on the link of underlay %s: %w", u.Name, err)
+	}
+	return u, nil
 }
 
 // readAttempts is how often a list is asked for again that changed meanwhile.
 const readAttempts = 10
 
-func read(conn *rtnl.Conn, spec Spec) (Network, error) {
-	var n Network
-	var err error
-	for range readAttempts {
-		n, err = readOnce(conn, spec)
+func retry[T any](read func() (T, error)) (T, error) {
+	for range readAttempts - 1 {
+		v, err := read()
 		if !errors.Is(err, rtnl.ErrInterrupted) {
-			break
+			return v, err
 		}
 	}
-	return n, err
+	return read()
 }
 
 func readOnce(conn *rtnl.Conn, spec Spec) (Network, error) {
@@ -49,7 +60,7 @@ func readOnce(conn *rtnl.Conn, spec Spec) (Network, error) {
 		n.Reached = route.Index
 		return n, err
 	}
-	if spec.Want.Interface != "" || spec.Want.Address.IsValid() {
+	if !spec.needsDefaults(n) {
 		return n, nil
 	}
 	return n, readDefaults(conn, &n)
@@ -68,10 +79,14 @@ func unreachable(err error) bool {
 func readLinks(conn *rtnl.Conn, n *Network) error {
 	err := conn.EachLink("", func(l rtnl.LinkEntry) {
 		a := l.Attrs()
-		n.Links = append(n.Links, Link{
-			Name: a.Name, Index: a.Index, MTU: a.MTU,
+		link := Link{
+			Name: a.Name, Index: a.Index, MTU: a.MTU, Parent: a.ParentIndex, Master: a.MasterIndex,
 			Up: a.RawFlags&unix.IFF_UP != 0, Loopback: a.Flags&net.FlagLoopback != 0,
-		})
+		}
+		if a.NetNsID >= 0 {
+			link.Parent = 0 // it is in another network namespace
+		}
+		n.Links = append(n.Links, link)
 	})
 	if err != nil {
 		return err
@@ -102,4 +117,36 @@ func readDefaults(conn *rtnl.Conn, n *Network) error {
 		}
 	}
 	return nil
+}
+
+// readOnLink takes the networks from the routes and not from the addresses.
+// Whoever assigns addresses can leave the route to the kernel, make one of his
+// own (NetworkManager), or have none because only the router is on the link
+// (router advertisements without the flag L, many clouds).
+func readOnLink(conn *rtnl.Conn, index int) ([]netip.Prefix, error) {
+	var on []netip.Prefix
+	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
+		err := conn.EachRoute(family, index, func(r rtnl.RouteEntry) {
+			plain := r.Table == unix.RT_TABLE_MAIN && r.Type == unix.RTN_UNICAST && !r.Apart
+			if plain && !r.Via.IsValid() && r.Dst.Bits() > 0 && global(r.Dst.Addr()) {
+				on = append(on, r.Dst)
+			}
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return on, nil
+}
+
+// readDrivers leaves out what has gone meanwhile, and what has no driver.
+func readDrivers(conn *rtnl.Conn, names []string) []string {
+	var drivers []string
+	for _, name := range names {
+		if driver, err := conn.Driver(name); err == nil {
+			drivers = append(drivers, driver)
+		}
+	}
+	slices.Sort(drivers)
+	return slices.Compact(drivers)
 }

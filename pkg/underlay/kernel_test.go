@@ -6,9 +6,12 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -83,9 +86,11 @@ func (h *host) finds(spec Spec, name, addr string, mtu int) {
 	h.t.Helper()
 	got, err := Find(h.conn, spec)
 	h.must(err)
-	want := Underlay{Name: name, Index: h.link(name).Attrs().Index, MTU: mtu, Address: netip.MustParseAddr(addr)}
-	if got != want {
-		h.t.Errorf("got %+v, want %+v", got, want)
+	want := Underlay{
+		Name: name, Index: h.link(name).Attrs().Index, MTU: mtu, Address: netip.MustParseAddr(addr), Drivers: []string{"veth"},
+	}
+	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+		h.t.Errorf("-want +got:\n%s", diff)
 	}
 }
 
@@ -164,4 +169,52 @@ func TestFindByReachedAddress(t *testing.T) {
 	h.must(h.nl.RouteAdd(&netlink.Route{Dst: network("198.51.100.0/24"), Type: unix.RTN_BLACKHOLE}))
 	h.fails(to("192.0.2.1"), "no route leads to 192.0.2.1")
 	h.fails(to("198.51.100.1"), "no route leads to 198.51.100.1")
+}
+
+// What is on the link follows from routes, whoever made them.
+func TestFindWhatIsOnTheLink(t *testing.T) {
+	h := newHost(t)
+	index := h.link("eth0").Attrs().Index
+	h.addr("eth0", "10.1.2.3/20")
+	h.addr("eth0", "10.9.9.9/32") // as clouds give it
+	h.must(h.nl.AddrAdd(h.link("eth0"), &netlink.Addr{IPNet: network("172.16.0.1/16"), Peer: network("172.17.0.2/32")}))
+	noRoute := &netlink.Addr{IPNet: network("10.50.0.1/16"), Flags: unix.IFA_F_NOPREFIXROUTE} // as NetworkManager
+	h.must(h.nl.AddrAdd(h.link("eth0"), noRoute))
+	h.must(h.nl.RouteAdd(&netlink.Route{Dst: network("10.60.0.0/16"), LinkIndex: index, Scope: netlink.SCOPE_LINK, Priority: 100}))
+	h.must(h.nl.RouteAdd(&netlink.Route{Dst: network("fd60::/64"), LinkIndex: index, Priority: 100}))
+	h.must(h.nl.RouteAdd(&netlink.Route{Dst: network("10.61.0.0/16"), LinkIndex: index, Scope: netlink.SCOPE_LINK, Table: 100}))
+	h.must(h.nl.RouteAdd(&netlink.Route{Dst: network("0.0.0.0/0"), LinkIndex: index, Scope: netlink.SCOPE_LINK}))
+	h.route("10.62.0.0/16", "eth0", "192.168.77.9", 0)
+	h.route("fd62::/64", "eth0", "fd77::9", 0)
+	got, err := Find(h.conn, Spec{NodeAddrs: addrs("192.168.77.1"), OnLink: true})
+	h.must(err)
+	var text []string
+	for _, p := range got.OnLink {
+		text = append(text, p.String())
+	}
+	slices.Sort(text)
+	want := []string{"10.1.0.0/20", "10.60.0.0/16", "172.17.0.2/32", "192.168.77.0/24", "fd60::/64", "fd77::/64"}
+	if diff := cmp.Diff(want, text); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+	if got, err := Find(h.conn, Spec{NodeAddrs: addrs("192.168.77.1")}); err != nil || got.OnLink != nil {
+		t.Errorf("got %v, %v without asking for it", got.OnLink, err)
+	}
+}
+
+// A VLAN on a bond has the drivers of all below it.
+func TestFindDrivers(t *testing.T) {
+	h := newHost(t)
+	h.must(h.nl.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br0"}}))
+	h.must(h.nl.LinkSetMaster(h.link("eth1"), h.link("br0")))
+	h.must(h.nl.LinkAdd(&netlink.Macvlan{LinkAttrs: netlink.LinkAttrs{Name: "mac0", ParentIndex: h.link("br0").Attrs().Index}}))
+	for _, name := range []string{"br0", "mac0"} {
+		h.must(h.nl.LinkSetUp(h.link(name)))
+	}
+	h.addr("mac0", "10.3.0.1/24")
+	got, err := Find(h.conn, Spec{NodeAddrs: addrs("10.3.0.1")})
+	h.must(err)
+	if diff := cmp.Diff([]string{"bridge", "macvlan", "veth"}, got.Drivers); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
 }

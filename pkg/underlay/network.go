@@ -24,6 +24,9 @@ type Link struct {
 	Up       bool
 	Loopback bool
 	Addrs    []netip.Addr // in the kernel's order, IPv4 first
+	// Parent is the index of the interface that this one is on, as a VLAN is;
+	// Master that of the bridge or bond that it is a port of. 0: none.
+	Parent, Master int
 }
 
 // DefaultRoute is one way to everywhere.
@@ -43,6 +46,30 @@ func (n Network) find(is func(Link) bool) (Link, bool) {
 
 func (n Network) holder(a netip.Addr) (Link, bool) {
 	return n.find(func(l Link) bool { return slices.Contains(l.Addrs, a) })
+}
+
+// carriers are the names of an interface and of those that carry it, directly
+// or not: the parent of a VLAN, the ports of a bond or bridge.
+func (n Network) carriers(index int) []string {
+	var names []string
+	found := map[int]bool{}
+	for next := []int{index}; len(next) > 0; next = next[1:] {
+		at := next[0]
+		if found[at] {
+			continue
+		}
+		found[at] = true
+		for _, l := range n.Links {
+			switch {
+			case l.Index == at:
+				names = append(names, l.Name)
+				next = append(next, l.Parent)
+			case l.Master == at && at != 0:
+				next = append(next, l.Index)
+			}
+		}
+	}
+	return names
 }
 
 // describe lists the interfaces that have an address, such as

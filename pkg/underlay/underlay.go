@@ -22,6 +22,12 @@ type Underlay struct {
 	// Address is the host's own on the interface, the source of the tunnel's
 	// packets. Its family is the tunnel's.
 	Address netip.Addr
+	// OnLink are the networks, of either family, that the host reaches over the
+	// interface without a router, in the order of the kernel's routes.
+	OnLink []netip.Prefix
+	// Drivers are those of the interface and of what carries it, such as the
+	// ports of a bond; each once, in order of the names.
+	Drivers []string
 }
 
 // Spec says what is looked for.
@@ -34,6 +40,9 @@ type Spec struct {
 	// Ours are the names of the devices that we made. A tunnel must not run
 	// over itself.
 	Ours []string
+	// OnLink asks for the networks on the link, which takes a list of all
+	// routes of the interface.
+	OnLink bool
 }
 
 // Choose is the rule, without the kernel.
@@ -68,6 +77,18 @@ func choose(spec Spec, net Network) (Underlay, error) {
 		return spec.on(l, []netip.Addr{want.Reaches})
 	}
 	return spec.auto(net)
+}
+
+// needsDefaults says that the default routes count. Listing them takes a list
+// of all routes, one for each peer among them.
+func (s Spec) needsDefaults(net Network) bool {
+	if s.Want != (config.Underlay{}) {
+		return false
+	}
+	return !slices.ContainsFunc(s.NodeAddrs, func(a netip.Addr) bool {
+		_, held := net.holder(a)
+		return held
+	})
 }
 
 // auto prefers the address that the other hosts send to over the interface of

@@ -1,15 +1,19 @@
-// Package vxlan keeps the one VXLAN device that carries the traffic to all
-// peers, and for each peer its routes, neighbours and forwarding entry.
+// Package vxlan keeps the one VXLAN device that carries the traffic to peers,
+// and for each peer its routes, neighbours and forwarding entry.
 //
-// Invariant: after Sync without an error the device and everything on it are
-// exactly what Desired computes. Whatever else is found on the device goes,
-// but for what the kernel itself makes there. Nothing on other devices is
-// touched, with one exception: a device with our alias under another name is
-// one of ours that was renamed, and is deleted.
+// Invariant: after Sync without an error the device, everything on it and our
+// routes over other interfaces are exactly what Desired computes. Whatever else
+// is found on the device goes, but for what the kernel itself makes there.
+// Nothing on other devices is touched, with two exceptions: a device with our
+// alias under another name is one of ours that was renamed, and is deleted; and
+// a route of the main table is ours, wherever it leads, if it has the one of our
+// protocol numbers that follows from its destination.
 //
 // A peer needs three kinds of entries. The route sends its subnet to the
 // subnet's own network address, which is its VTEP's; the neighbour entry gives
 // that address the VTEP's MAC address; the forwarding entry gives the MAC
 // address the host to send to. All of them follow from the peer's registry
-// entry alone, so the device learns nothing and asks nobody.
+// entry alone, so the device learns nothing and asks nobody. With direct routing
+// the route to a peer on the underlay's link leads over the underlay, by way of
+// the peer's own address.
 package vxlan

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -31,6 +32,8 @@ type host struct {
 	nl   *netlink.Handle
 	ns   int // file descriptor
 	work chan func()
+	// sources are the addresses that sent to echo.
+	sources sync.Map
 }
 
 // newHost makes the namespace on a thread that ends with the test.

@@ -14,6 +14,9 @@ import (
 // goroutine at a time.
 type Kernel struct {
 	conn *rtnl.Conn
+	// peers is how many there were when the kernel was last read: a hint for
+	// the size of the maps.
+	peers int
 }
 
 // Open works in the network namespace of the calling thread.
@@ -117,8 +120,8 @@ func (k *Kernel) rivals(want Device) ([]Device, error) {
 	return found, err
 }
 
-// Delete makes the device absent, with everything on it. One that does not
-// carry our alias is left alone (ErrNotOurs).
+// Delete makes the device absent, with everything on it, and the direct routes.
+// A device that does not carry our alias is left alone (ErrNotOurs).
 func (k *Kernel) Delete(name string) error {
 	have, err := k.Read(name)
 	if err != nil {
@@ -137,6 +140,9 @@ func (k *Kernel) Delete(name string) error {
 		refused = fmt.Errorf("delete device %q: it %w (kind %s, alias %q): remove it with \"ip link del %s\" if it has to go",
 			name, ErrNotOurs, d.Kind, d.Alias, name)
 	}
+	for p, r := range have.elsewhere().Routes {
+		ops = append(ops, deleteRoute(p, r))
+	}
 	_, err = k.apply(ops, 0)
 	return errors.Join(refused, err)
 }
@@ -147,12 +153,7 @@ func (k *Kernel) apply(ops []Op, index int) (Changes, error) {
 	if len(ops) == 0 {
 		return nil, nil
 	}
-	var b rtnl.Batch
-	b.Grow(len(ops))
-	for i := range ops {
-		ops[i].appendTo(&b, index)
-	}
-	results, err := k.conn.Exec(&b)
+	results, err := k.exec(ops, index)
 	if err != nil {
 		return nil, err
 	}
@@ -166,6 +167,26 @@ func (k *Kernel) apply(ops []Op, index int) (Changes, error) {
 		done = append(done, ops[i])
 	}
 	return done, summary(failed)
+}
+
+// exec has the kernel do all operations in one batch, but for the offload, which
+// netlink doesn't set: that is done last. It returns one error for each.
+func (k *Kernel) exec(ops []Op, index int) ([]error, error) {
+	var b rtnl.Batch
+	b.Grow(len(ops))
+	for i := range ops {
+		ops[i].appendTo(&b, index)
+	}
+	results, err := k.conn.Exec(&b)
+	if err != nil {
+		return nil, err
+	}
+	for i := range ops {
+		if d := ops[i].Device; ops[i].Verb == SetTxChecksum {
+			results = slices.Insert(results, i, k.conn.SetTxChecksum(d.Name, d.TxChecksum))
+		}
+	}
+	return results, nil
 }
 
 // explain adds what an operator has to know to an error.
@@ -195,11 +216,11 @@ func summary(failed []error) error {
 // somebody was faster. The device's going takes with it what is on it.
 func (o *Op) settled(err error) bool {
 	switch o.Verb {
-	case AddAddress:
+	case AddAddress, ShowWay:
 		return errors.Is(err, unix.EEXIST)
 	case DeleteDevice:
 		return errors.Is(err, unix.ENODEV)
-	case DeleteForeign, DeleteRoute, DeleteNeighbor, DeleteForward, DeleteAddress:
+	case DeleteForeign, DeleteRoute, HideWay, DeleteNeighbor, DeleteForward, DeleteAddress:
 		return errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EADDRNOTAVAIL)
 	}
 	return false

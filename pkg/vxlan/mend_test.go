@@ -114,6 +114,24 @@ func deviceFaults() []fault {
 			d.Tunnel.Underlay = s.index("far")
 			s.exec(Op{Verb: SetTunnel, Device: &d})
 		}},
+		{"TTL changed", func(s scene) {
+			d := s.want.Device
+			d.Tunnel.TTL = 3
+			s.exec(Op{Verb: SetTunnel, Device: &d})
+		}},
+		{"DF changed", func(s scene) {
+			d := s.want.Device
+			d.Tunnel.DF = DFInherit
+			s.exec(Op{Verb: SetTunnel, Device: &d})
+		}},
+		{"transmit checksum offload turned off", func(s scene) {
+			d := s.want.Device
+			d.TxChecksum = false
+			s.exec(Op{Verb: SetTxChecksum, Device: &d})
+		}},
+		{"recreated with other source ports", func(s scene) { s.recreate(func(o *Options) { o.SourcePorts = PortRange{5000, 6000} }) }},
+		{"recreated without checksums", func(s scene) { s.recreate(func(o *Options) { o.ZeroChecksum = true }) }},
+		{"recreated with an inherited TTL", func(s scene) { s.recreate(func(o *Options) { o.TTL = InheritTTL }) }},
 		{"recreated with learning on", func(s scene) {
 			s.must(s.nl.LinkDel(overlay(s)))
 			s.must(s.nl.LinkAdd(&netlink.Vxlan{
@@ -154,6 +172,16 @@ func deviceFaults() []fault {
 			s.must(s.nl.AddrAdd(overlay(s), &netlink.Addr{IPNet: ipNet("10.98.0.1/32"), Peer: ipNet("10.98.0.2/32")}))
 		}},
 	}
+}
+
+// recreate makes the device anew, with other options.
+func (s scene) recreate(alter func(*Options)) {
+	s.t.Helper()
+	d := s.want.Device
+	alter(&d.Tunnel.Options)
+	s.must(s.nl.LinkDel(s.link("overlay0")))
+	_, err := s.k.apply([]Op{{Verb: CreateDevice, Device: &d}}, 0)
+	s.must(err)
 }
 
 func routeFaults() []fault {

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/overlay-cni/overlay-cni/internal/rtnl"
+	"github.com/overlay-cni/overlay-cni/pkg/subnet"
 )
 
 // Verb is what an operation does.
@@ -20,13 +21,16 @@ const (
 	SetMTU
 	SetMAC
 	SetNoAutoAddress
+	SetTxChecksum
 	SetUp
 	AddAddress
 	DeleteAddress
 	DeleteForeign
 	SetForward
 	SetNeighbor
+	ShowWay
 	SetRoute
+	HideWay
 	DeleteRoute
 	DeleteNeighbor
 	DeleteForward
@@ -41,13 +45,16 @@ var verbs = [...]string{
 	SetMTU:           "set MTU",
 	SetMAC:           "set MAC address",
 	SetNoAutoAddress: "turn automatic IPv6 address off",
+	SetTxChecksum:    "set transmit checksum offload",
 	SetUp:            "set device up",
 	AddAddress:       "add address",
 	DeleteAddress:    "delete address",
 	DeleteForeign:    "delete foreign entry",
 	SetForward:       "set forwarding entry",
 	SetNeighbor:      "set neighbour",
+	ShowWay:          "show the way to a next hop",
 	SetRoute:         "set route",
+	HideWay:          "forget the way to a next hop",
 	DeleteRoute:      "delete route",
 	DeleteNeighbor:   "delete neighbour",
 	DeleteForward:    "delete forwarding entry",
@@ -55,13 +62,15 @@ var verbs = [...]string{
 
 func (v Verb) String() string { return verbs[v] }
 
-// Op is one change, and one netlink message. Which fields are set depends on
+// Op is one change, and as a rule one netlink message. Which fields are set depends on
 // the verb.
 type Op struct {
 	Verb   Verb
 	MAC    MAC
 	IP     netip.Addr
 	Subnet netip.Prefix
+	// Over is as in Route.
+	Over int
 	// Text is a name, or what the change replaces.
 	Text   string
 	Device *Device
@@ -83,7 +92,9 @@ func (o Op) String() string {
 	case SetNeighbor, DeleteNeighbor:
 		return o.replacing(fmt.Sprintf("%s %s to %s", o.Verb, o.IP, o.MAC))
 	case SetRoute, DeleteRoute:
-		return o.replacing(fmt.Sprintf("%s %s via %s", o.Verb, o.Subnet, o.IP))
+		return o.replacing(fmt.Sprintf("%s %s %s", o.Verb, o.Subnet, describeWay(o.IP, o.Over)))
+	case ShowWay, HideWay:
+		return o.Verb.String() + " " + o.IP.String()
 	}
 	return o.Verb.String() + " " + o.Device.describe(o.Verb)
 }
@@ -109,7 +120,9 @@ func (d *Device) describe(v Verb) string {
 	case SetNoAutoAddress:
 		return "on " + d.Name
 	case SetTunnel:
-		return fmt.Sprintf("of %s: from %s on interface %d", d.Name, d.Tunnel.Local, d.Tunnel.Underlay)
+		return fmt.Sprintf("of %s: from %s on interface %d, TTL %s, DF %s", d.Name, d.Tunnel.Local, d.Tunnel.Underlay, d.Tunnel.TTL, d.Tunnel.DF)
+	case SetTxChecksum:
+		return fmt.Sprintf("of %s: %t", d.Name, d.TxChecksum)
 	}
 	return d.Name
 }
@@ -142,7 +155,8 @@ func (c Changes) String() string {
 	return strings.Join(parts, ", ")
 }
 
-// appendTo encodes the operation as one message. Operations on the device
+// appendTo encodes the operation as one message; SetTxChecksum as none, since it
+// is no matter of netlink. Operations on the device
 // itself find it by name, since it may not exist yet, all others by index.
 func (o *Op) appendTo(b *rtnl.Batch, index int) {
 	if o.Odd != nil {
@@ -162,17 +176,30 @@ func (o *Op) appendTo(b *rtnl.Batch, index int) {
 		b.ReplaceNeighbor(rtnl.Neighbor{Index: index, IP: o.IP, MAC: o.MAC[:]})
 	case DeleteNeighbor:
 		b.DelNeighbor(rtnl.Neighbor{Index: index, IP: o.IP})
-	case SetRoute:
-		r := rtnl.Route{Dst: o.Subnet, Via: o.IP, Index: index, Onlink: true, Protocol: protocol(o.Subnet)}
-		if o.Text == "" {
-			b.AddRoute(r) // there was none: one that appears is another device's
-		} else {
-			b.ReplaceRoute(r)
-		}
-	case DeleteRoute:
-		b.DelRoute(rtnl.Route{Dst: o.Subnet, Via: o.IP, Index: index, Onlink: true})
+	case ShowWay, SetRoute, HideWay, DeleteRoute:
+		o.appendRoute(b, index)
 	default:
 		o.appendDevice(b)
+	}
+}
+
+func (o *Op) appendRoute(b *rtnl.Batch, index int) {
+	if o.Over != 0 {
+		index = o.Over
+	}
+	r := rtnl.Route{Dst: o.Subnet, Via: o.IP, Index: index, Onlink: true, Protocol: protocol(o.Subnet)}
+	way := rtnl.Route{Dst: subnet.Host(o.IP), Index: index}
+	switch {
+	case o.Verb == ShowWay:
+		b.AddRoute(way)
+	case o.Verb == HideWay:
+		b.DelRoute(way)
+	case o.Verb == DeleteRoute:
+		b.DelRoute(r)
+	case o.Text == "":
+		b.AddRoute(r) // there was none: one that appears is another device's
+	default:
+		b.ReplaceRoute(r)
 	}
 }
 
@@ -198,8 +225,5 @@ func (o *Op) appendDevice(b *rtnl.Batch) {
 }
 
 func (d *Device) message() rtnl.VXLAN {
-	return rtnl.VXLAN{
-		Name: d.Name, MAC: d.MAC[:], MTU: d.MTU, VNI: d.Tunnel.VNI, Port: d.Tunnel.Port,
-		Underlay: d.Tunnel.Underlay, Local: d.Tunnel.Local,
-	}
+	return rtnl.VXLAN{Name: d.Name, MAC: d.MAC[:], MTU: d.MTU, VXLANTunnel: d.Tunnel.message()}
 }

@@ -43,6 +43,11 @@ func (t Tunnel) differences(have Tunnel) []string {
 	add(t.Local != have.Local, "local address %s instead of %s", orNone(have.Local), t.Local)
 	add(t.Underlay != have.Underlay, "underlay interface %d instead of %d", have.Underlay, t.Underlay)
 	add(t.Learning != have.Learning, "learning on instead of off")
+	add(t.SourcePorts != have.SourcePorts, "source ports %s instead of %s", have.SourcePorts, t.SourcePorts)
+	add(t.ZeroChecksum != have.ZeroChecksum, "zero UDP checksums sent: %t instead of %t", have.ZeroChecksum, t.ZeroChecksum)
+	add(t.AcceptZeroChecksum != have.AcceptZeroChecksum, "zero UDP checksums accepted: %t instead of %t", have.AcceptZeroChecksum, t.AcceptZeroChecksum)
+	add(t.TTL != have.TTL, "TTL %s instead of %s", have.TTL, t.TTL)
+	add(t.DF != have.DF, "DF %s instead of %s", have.DF, t.DF)
 	add(t.More != have.More, "further options%s", have.More)
 	return diff
 }

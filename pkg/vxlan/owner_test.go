@@ -44,7 +44,7 @@ func TestSyncRefusesStrangers(t *testing.T) {
 		{"further options", func(h *host) {
 			h.stranger(netlink.Vxlan{VxlanId: 1, Port: 4789, SrcAddr: local, Proxy: true, GBP: true})
 		},
-			[]string{"further options gbp proxy"}},
+			[]string{"further options proxy gbp"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

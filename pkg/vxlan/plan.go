@@ -14,7 +14,7 @@ func Plan(want, have State) []Op {
 	ops, born := planDevice(want, have)
 	if born {
 		// A new device is empty, whatever was on the one before it.
-		have = State{Device: have.Device}
+		have = have.elsewhere()
 	}
 	ops = append(ops, planAddresses(want, have)...)
 	return append(ops, planEntries(want, have)...)
@@ -40,14 +40,16 @@ func planDevice(want, have State) (ops []Op, born bool) {
 
 // changeable says whether the kernel can turn one tunnel into the other. It
 // changes neither VNI nor port of a live device, nor the family of its local
-// address. Options that we never set are too rare to learn how to unset.
+// address, nor most options. Those that we never set are too rare to learn how
+// to unset.
 func changeable(w, h Tunnel) bool {
-	return w.VNI == h.VNI && w.Port == h.Port && w.Local.BitLen() == h.Local.BitLen() && w.More == h.More
+	return w.VNI == h.VNI && w.Port == h.Port && w.Local.BitLen() == h.Local.BitLen() && w.More == h.More &&
+		w.fixedOptions() == h.fixedOptions()
 }
 
 // newborn is a device as the kernel makes it when asked for d.
 func newborn(d Device) Device {
-	d.Up, d.Alias, d.AutoAddress = false, "", true
+	d.Up, d.Alias, d.AutoAddress, d.TxChecksum = false, "", true, true
 	return d
 }
 
@@ -66,6 +68,7 @@ func changes(w, h Device) []Op {
 	add(SetMTU, w.MTU != h.MTU)
 	add(SetMAC, w.MAC != h.MAC)
 	add(SetNoAutoAddress, h.AutoAddress && !w.AutoAddress)
+	add(SetTxChecksum, w.TxChecksum != h.TxChecksum)
 	add(SetUp, w.Up && !h.Up)
 	return ops
 }
@@ -77,12 +80,14 @@ func changes(w, h Device) []Op {
 func planAddresses(want, have State) []Op {
 	var before, add, after []Op
 	inTheWay := map[netip.Addr]bool{}
-	for _, p := range missing(want.Addresses, have.Addresses, netip.Prefix.Compare) {
+	missing, _ := difference(want.Addresses, have.Addresses, netip.Prefix.Compare)
+	for _, p := range missing {
 		add = append(add, Op{Verb: AddAddress, Subnet: p})
 		inTheWay[p.Addr()] = true
 	}
 	// Seen from the other side, what is missing is what is there too much.
-	for _, p := range missing(have.Addresses, want.Addresses, netip.Prefix.Compare) {
+	excess, _ := difference(have.Addresses, want.Addresses, netip.Prefix.Compare)
+	for _, p := range excess {
 		op := Op{Verb: DeleteAddress, Subnet: p, Odd: have.Addresses[p].Odd}
 		if inTheWay[p.Addr()] {
 			before = append(before, op)
@@ -96,12 +101,13 @@ func planAddresses(want, have State) []Op {
 // planEntries lists what is to be done on the device. Foreign entries go
 // first: they can be in the way, since the kernel replaces only the first of
 // several routes to one destination. Then entries are set before others are
+// deleted, and routes of one's own over another interface are replaced, not
 // deleted. A peer's forwarding entry is set before its neighbours and these
 // before its routes, so that no packet finds a route that leads nowhere.
 func planEntries(want, have State) []Op {
-	forwards := missing(want.Forwards, have.Forwards, compareMAC)
-	neighbors := missing(want.Neighbors, have.Neighbors, netip.Addr.Compare)
-	routes := missing(want.Routes, have.Routes, netip.Prefix.Compare)
+	forwards, oldForwards := difference(want.Forwards, have.Forwards, compareMAC)
+	neighbors, oldNeighbors := difference(want.Neighbors, have.Neighbors, netip.Addr.Compare)
+	routes, oldRoutes := difference(want.Routes, have.Routes, netip.Prefix.Compare)
 	ops := make([]Op, 0, len(have.Foreign)+len(forwards)+len(neighbors)+len(routes))
 	for i := range have.Foreign {
 		ops = append(ops, Op{Verb: DeleteForeign, Odd: &have.Foreign[i]})
@@ -113,48 +119,62 @@ func planEntries(want, have State) []Op {
 		ops = append(ops, Op{Verb: SetNeighbor, IP: ip, MAC: want.Neighbors[ip].MAC, Text: was(have.Neighbors, ip)})
 	}
 	for _, p := range routes {
-		ops = append(ops, Op{Verb: SetRoute, Subnet: p, IP: want.Routes[p].Via, Text: was(have.Routes, p)})
+		ops = planRoute(ops, p, want.Routes[p], have)
 	}
-	return append(ops, planDeletes(want, have)...)
-}
-
-// planDeletes goes the other way: routes first.
-func planDeletes(want, have State) []Op {
-	var ops []Op
-	for _, p := range excess(have.Routes, want.Routes, netip.Prefix.Compare) {
-		ops = append(ops, Op{Verb: DeleteRoute, Subnet: p, IP: have.Routes[p].Via, Odd: have.Routes[p].Odd})
+	// The other way round: routes first.
+	for _, p := range oldRoutes {
+		ops = append(ops, deleteRoute(p, have.Routes[p]))
 	}
-	for _, ip := range excess(have.Neighbors, want.Neighbors, netip.Addr.Compare) {
+	for _, ip := range oldNeighbors {
 		ops = append(ops, Op{Verb: DeleteNeighbor, IP: ip, MAC: have.Neighbors[ip].MAC, Odd: have.Neighbors[ip].Odd})
 	}
-	for _, mac := range excess(have.Forwards, want.Forwards, compareMAC) {
+	for _, mac := range oldForwards {
 		ops = append(ops, Op{Verb: DeleteForward, MAC: mac, IP: have.Forwards[mac].Host, Odd: have.Forwards[mac].Odd})
 	}
 	return ops
 }
 
-// missing are the keys of want that have lacks or has another value for.
-func missing[K, V comparable](want, have map[K]V, compare func(K, K) int) []K {
-	var keys []K
-	for k, w := range want {
-		if h, ok := have[k]; !ok || h != w {
-			keys = append(keys, k)
-		}
+// planRoute adds what sets a route. The kernel replaces one over another interface in a
+// single step, so that no packet is lost. But it takes an IPv6 next hop only if
+// its own route to that one, if there is any, leads over the same interface
+// (ip6_route_check_nh_onlink), and the way to a VTEP is in the subnet behind
+// it: a direct route would have to go first. A route to the VTEP alone helps for
+// as long as it takes.
+func planRoute(ops []Op, p netip.Prefix, want Route, have State) []Op {
+	set := Op{Verb: SetRoute, Subnet: p, IP: want.Via, Over: want.Over, Text: was(have.Routes, p)}
+	if want.Over != 0 || have.Routes[p].Over == 0 || p.Addr().Is4() {
+		return append(ops, set)
 	}
-	slices.SortFunc(keys, compare)
-	return keys
+	return append(ops, Op{Verb: ShowWay, IP: want.Via}, set, Op{Verb: HideWay, IP: want.Via})
 }
 
-// excess are the keys of have that want lacks.
-func excess[K, V comparable](have, want map[K]V, compare func(K, K) int) []K {
-	var keys []K
-	for k := range have {
-		if _, ok := want[k]; !ok {
-			keys = append(keys, k)
+func deleteRoute(p netip.Prefix, r Route) Op {
+	return Op{Verb: DeleteRoute, Subnet: p, IP: r.Via, Over: r.Over, Odd: r.Odd}
+}
+
+// difference are the keys of want that have lacks or has another value for, and
+// the keys of have that want lacks.
+func difference[K, V comparable](want, have map[K]V, compare func(K, K) int) (set, drop []K) {
+	shared := 0
+	for k, w := range want {
+		h, ok := have[k]
+		if ok {
+			shared++
+		}
+		if !ok || h != w {
+			set = append(set, k)
 		}
 	}
-	slices.SortFunc(keys, compare)
-	return keys
+	if shared < len(have) { // as a rule not
+		for k := range have {
+			if _, ok := want[k]; !ok {
+				drop = append(drop, k)
+			}
+		}
+	}
+	slices.SortFunc(set, compare)
+	slices.SortFunc(drop, compare)
+	return set, drop
 }
 
 // was describes what is replaced; empty if nothing is.

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/overlay-cni/overlay-cni/internal/rtnl"
+	"github.com/overlay-cni/overlay-cni/pkg/subnet"
 )
 
 // text prints operations one a line.
@@ -62,9 +63,10 @@ func (s *State) applyDevice(op Op) {
 			s.Strays = slices.DeleteFunc(s.Strays, func(n string) bool { return n == op.Text })
 			return
 		}
-		strays := s.Strays
+		strays, routes := s.Strays, s.Routes
 		*s = newState(0)
-		s.Strays = strays
+		s.Strays, s.Routes = strays, routes
+		maps.DeleteFunc(s.Routes, func(_ netip.Prefix, r Route) bool { return r.Over == 0 })
 	case CreateDevice:
 		*d = newborn(*op.Device)
 	case SetAlias:
@@ -77,6 +79,8 @@ func (s *State) applyDevice(op Op) {
 		d.MAC = op.Device.MAC
 	case SetNoAutoAddress:
 		d.AutoAddress = false
+	case SetTxChecksum:
+		d.TxChecksum = op.Device.TxChecksum
 	case SetUp:
 		d.Up = true
 	}
@@ -100,7 +104,11 @@ func (s *State) applyEntry(op Op) {
 	case SetNeighbor:
 		s.Neighbors[op.IP] = Neighbor{MAC: op.MAC}
 	case SetRoute:
-		s.Routes[op.Subnet] = Route{Via: op.IP}
+		s.Routes[op.Subnet] = Route{Via: op.IP, Over: op.Over}
+	case ShowWay:
+		s.Routes[subnet.Host(op.IP)] = Route{}
+	case HideWay:
+		delete(s.Routes, subnet.Host(op.IP))
 	case DeleteForward:
 		delete(s.Forwards, op.MAC)
 	case DeleteNeighbor:
@@ -126,6 +134,12 @@ func randomDesired(r *rand.Rand) State {
 		}
 	}
 	in.Config.VNI += uint32(r.IntN(2))
+	in.Config.DirectRouting = r.IntN(2) == 0
+	in.Config.TTL = TTL(r.IntN(3) - 1)
+	in.Config.ZeroChecksum = r.IntN(4) == 0
+	in.Config.TxChecksum = Offload(r.IntN(3))
+	in.Underlay.Index += r.IntN(2)
+	in.Underlay.OnLink = []netip.Prefix{netip.MustParsePrefix("192.168.77.0/29"), netip.MustParsePrefix("fd77::/125")}
 	in.Config.MTU = 1300 + r.IntN(3)
 	s, _ := Desired(in) // what can't be is left out
 	return s
@@ -147,13 +161,15 @@ func randomActual(r *rand.Rand) State {
 	chance(func() { s.Device.Tunnel.Learning = true })
 	chance(func() { s.Device.Tunnel.More = " gbp" })
 	chance(func() { s.Device.AutoAddress = true })
+	chance(func() { s.Device.TxChecksum = !s.Device.TxChecksum })
+	chance(func() { s.Device.Tunnel.SourcePorts.High = 9 })
 	chance(func() { s.Foreign = append(s.Foreign, *odd) })
 	for p := range s.Addresses {
 		chance(func() { s.Addresses[p] = Address{Odd: odd} })
 		chance(func() { delete(s.Addresses, p); s.Addresses[netip.PrefixFrom(p.Addr(), 20)] = Address{} })
 	}
 	for p, route := range s.Routes {
-		chance(func() { s.Routes[p] = Route{Via: route.Via, Odd: odd} })
+		chance(func() { s.Routes[p] = Route{Via: route.Via, Over: route.Over, Odd: odd} })
 		chance(func() { delete(s.Routes, p) })
 	}
 	for ip := range s.Neighbors {
@@ -207,9 +223,9 @@ func TestPlanTakesTheLeastChange(t *testing.T) {
 			"delete address 10.244.1.0/32\nadd address 10.244.1.0/31"},
 		{"another MTU", func(w *State) { w.Device.MTU = 1400 }, "set MTU 1400 of overlay0"},
 		{"another local address", func(w *State) { w.Device.Tunnel.Local = netip.MustParseAddr("192.168.77.9") },
-			"set tunnel of overlay0: from 192.168.77.9 on interface 2"},
+			"set tunnel of overlay0: from 192.168.77.9 on interface 2, TTL auto, DF unset"},
 		{"another underlay", func(w *State) { w.Device.Tunnel.Underlay = 7 },
-			"set tunnel of overlay0: from 192.168.77.1 on interface 7"},
+			"set tunnel of overlay0: from 192.168.77.1 on interface 7, TTL auto, DF unset"},
 		{"a peer moves", func(w *State) {
 			mac := vtepMAC(f.node(2))
 			w.Forwards[mac] = Forward{Host: netip.MustParseAddr("192.168.77.9")}

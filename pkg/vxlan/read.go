@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/overlay-cni/overlay-cni/internal/rtnl"
@@ -31,11 +30,12 @@ func (k *Kernel) Read(name string) (State, error) {
 	if err != nil {
 		return State{}, fmt.Errorf("read vxlan device %q: %w", name, err)
 	}
+	k.peers = len(s.Routes)
 	return s, nil
 }
 
 func (k *Kernel) read(name string) (State, error) {
-	s := newState(0)
+	s := newState(k.peers)
 	err := k.eachDevice(func(d Device) {
 		switch {
 		case d.Name == name:
@@ -49,7 +49,13 @@ func (k *Kernel) read(name string) (State, error) {
 	}
 	slices.Sort(s.Strays)
 	if s.Device.Name == "" {
-		s.Device, err = k.otherKind(name)
+		if s.Device, err = k.otherKind(name); err != nil {
+			return s, err
+		}
+		return s, k.readRoutes(&s)
+	}
+	s.Device.TxChecksum, err = k.conn.TxChecksum(name)
+	if err != nil {
 		return s, err
 	}
 	return s, k.readEntries(&s)
@@ -58,14 +64,11 @@ func (k *Kernel) read(name string) (State, error) {
 // eachDevice lists the VXLAN devices.
 func (k *Kernel) eachDevice(each func(Device)) error {
 	return k.conn.EachLink(kindVXLAN, func(l rtnl.LinkEntry) {
-		v, ok := l.Link.(*netlink.Vxlan)
-		if !ok {
-			return
-		}
+		a := l.Attrs()
 		each(Device{
-			Name: v.Name, Tunnel: tunnelOf(v), MTU: v.MTU, MAC: macOf(v.HardwareAddr),
-			Up: v.RawFlags&unix.IFF_UP != 0, Alias: v.Alias, AutoAddress: l.AutoAddress,
-			Index: v.Index, Kind: kindVXLAN,
+			Name: a.Name, Tunnel: tunnelOf(l.VXLANTunnel()), MTU: a.MTU, MAC: macOf(a.HardwareAddr),
+			Up: a.RawFlags&unix.IFF_UP != 0, Alias: a.Alias, AutoAddress: l.AutoAddress,
+			Index: a.Index, Kind: kindVXLAN,
 		})
 	})
 }
@@ -85,39 +88,30 @@ func (k *Kernel) otherKind(name string) (Device, error) {
 	return Device{Name: name, Kind: link.Kind, Index: link.Index}, nil
 }
 
-func tunnelOf(v *netlink.Vxlan) Tunnel {
-	local, _ := netip.AddrFromSlice(v.SrcAddr)
-	t := Tunnel{VNI: uint32(v.VxlanId), Port: uint16(v.Port), Underlay: v.VtepDevIndex, Local: local, Learning: v.Learning}
-	add := func(on bool, name string) {
-		if on {
-			t.More += " " + name
-		}
-	}
-	add(v.Group != nil, "remote "+v.Group.String())
-	add(v.FlowBased, "external")
-	add(v.GBP, "gbp")
-	add(v.Proxy, "proxy")
-	add(v.RSC, "rsc")
-	add(v.L2miss, "l2miss")
-	add(v.L3miss, "l3miss")
-	return t
-}
-
-// readEntries lists what is on the device.
+// readEntries lists what is on the device, and our routes elsewhere.
 func (k *Kernel) readEntries(s *State) error {
+	if err := k.readRoutes(s); err != nil {
+		return err
+	}
 	index := s.Device.Index
 	if err := k.conn.EachAddr(index, s.addAddr); err != nil {
 		return err
-	}
-	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		if err := k.conn.EachRoute(family, index, s.addRoute); err != nil {
-			return err
-		}
 	}
 	if err := k.conn.EachNeighbor(unix.AF_UNSPEC, index, s.addNeighbor); err != nil {
 		return err
 	}
 	return k.conn.EachNeighbor(unix.AF_BRIDGE, index, s.addForward)
+}
+
+// readRoutes lists the routes of all interfaces: ours may be on one that was the
+// underlay once.
+func (k *Kernel) readRoutes(s *State) error {
+	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
+		if err := k.conn.EachRoute(family, 0, s.addRoute); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *State) addAddr(a rtnl.AddrEntry) {
@@ -130,9 +124,11 @@ func (s *State) addAddr(a rtnl.AddrEntry) {
 }
 
 // addRoute leaves out what the kernel adds together with an address: local,
-// multicast, anycast and connected routes, all of protocol kernel.
+// multicast, anycast and connected routes, all of protocol kernel; and what
+// others have on other interfaces.
 func (s *State) addRoute(r rtnl.RouteEntry) {
-	if r.Protocol == unix.RTPROT_KERNEL {
+	over, concerns := s.over(&r)
+	if !concerns {
 		return
 	}
 	_, twice := s.Routes[r.Dst]
@@ -140,11 +136,23 @@ func (s *State) addRoute(r rtnl.RouteEntry) {
 		s.Foreign = append(s.Foreign, *oddRoute(r))
 		return
 	}
-	route := Route{Via: r.Via}
-	if !r.Onlink || r.Protocol != protocol(r.Dst) || r.More != "" {
+	route := Route{Via: r.Via, Over: over}
+	if !r.Onlink || !ours(r.Dst, r.Protocol) || r.More != "" {
 		route.Odd = oddRoute(r)
 	}
 	s.Routes[r.Dst] = route
+}
+
+// over says whether a route concerns us, and over which interface it leads, as
+// in Route.
+func (s *State) over(r *rtnl.RouteEntry) (index int, concerns bool) {
+	switch {
+	case r.Protocol == unix.RTPROT_KERNEL:
+		return 0, false
+	case s.Device.Kind == kindVXLAN && r.Uses(s.Device.Index):
+		return 0, true
+	}
+	return r.Index, r.Table == unix.RT_TABLE_MAIN && ours(r.Dst, r.Protocol)
 }
 
 // replaceable says that a route is in the place where Sync puts one to the

@@ -38,14 +38,15 @@ type State struct {
 	Device Device
 	// Addresses are the device's own.
 	Addresses map[netip.Prefix]Address
-	// Routes are those of the main table, by destination.
+	// Routes are those of the main table, by destination: over the device, and
+	// ours over other interfaces.
 	Routes map[netip.Prefix]Route
 	// Neighbors are by IP address.
 	Neighbors map[netip.Addr]Neighbor
 	// Forwards are the forwarding entries, by the MAC address of the VTEP.
 	Forwards map[MAC]Forward
-	// Foreign is what is on the device and fits nowhere above, such as a route
-	// of another table. Always empty in a desired state.
+	// Foreign is what is on the device, or marked as ours, and fits nowhere
+	// above, such as a route of another table. Always empty in a desired state.
 	Foreign []Odd
 	// Strays are the names of devices with our alias that Device is not.
 	// Always empty in a desired state.
@@ -63,6 +64,9 @@ type Device struct {
 	// AutoAddress says that the kernel gives the device a link-local IPv6
 	// address when it goes up.
 	AutoAddress bool
+	// TxChecksum says that inner checksums are left to the underlay's hardware
+	// (ethtool: tx-checksum-ip-generic), as the kernel has it at first.
+	TxChecksum bool
 	// Index is the kernel's number of the device: 0 in a desired state.
 	Index int
 	// Kind is what the kernel calls the type of the device. Other kinds than
@@ -79,9 +83,10 @@ type Tunnel struct {
 	Port uint16
 	// Underlay is the index of the interface that carries the tunnel.
 	Underlay int
-	// Local is the source address.
+	// Local is the source address. Its family is the tunnel's.
 	Local    netip.Addr
 	Learning bool
+	Options
 	// More are options that we never set, as ip prints them.
 	More string
 }
@@ -102,10 +107,13 @@ type Address struct {
 	Odd *Odd
 }
 
-// Route is the way to a subnet, through the device.
+// Route is the way to a subnet.
 type Route struct {
 	Via netip.Addr
-	Odd *Odd
+	// Over is the index of the interface of a direct route; 0 stands for the
+	// device.
+	Over int
+	Odd  *Odd
 }
 
 // Neighbor says which VTEP has an address.
@@ -120,9 +128,17 @@ type Forward struct {
 	Odd  *Odd
 }
 
-func (r Route) String() string    { return r.Odd.or("via " + r.Via.String()) }
+func (r Route) String() string    { return r.Odd.or(describeWay(r.Via, r.Over)) }
 func (n Neighbor) String() string { return n.Odd.or(n.MAC.String()) }
 func (f Forward) String() string  { return f.Odd.or(f.Host.String()) }
+
+// describeWay is the part of a route behind its destination.
+func describeWay(via netip.Addr, over int) string {
+	if over == 0 {
+		return "via " + via.String()
+	}
+	return fmt.Sprintf("directly via %s on interface %d", via, over)
+}
 
 // The protocols of our routes: numbers that no routing daemon is known to use
 // (see rt_protos of iproute2).
@@ -151,12 +167,22 @@ func (o *Odd) or(text string) string {
 	return o.Text
 }
 
-// Config is the part of the daemon's configuration that describes the device.
+// ours says that a route has the protocol that we would give it.
+func ours(dst netip.Prefix, proto uint8) bool {
+	return proto >= firstProtocol && proto < firstProtocol+protocols && proto == protocol(dst)
+}
+
+// Config is the part of the daemon's configuration that describes the tunnel.
+// The zero value of everything from MTU on is the default.
 type Config struct {
 	Device string // its name
 	VNI    uint32
 	Port   uint16
 	MTU    int // 0: what fits into the underlay's
+	Options
+	TxChecksum Offload
+	// DirectRouting leaves out the tunnel to peers on the underlay's link.
+	DirectRouting bool
 	// Claimed is as in Device.
 	Claimed bool
 }
@@ -186,6 +212,9 @@ func Desired(in Input) (State, error) {
 	if err != nil {
 		return State{}, err
 	}
+	if err := in.Config.checkOptions(in.Underlay.Address); err != nil {
+		return State{}, err
+	}
 	s := newState(len(in.Nodes))
 	s.Device = Device{
 		Name: in.Config.Device,
@@ -193,8 +222,10 @@ func Desired(in Input) (State, error) {
 		Tunnel: Tunnel{
 			VNI: in.Config.VNI, Port: in.Config.Port,
 			Underlay: in.Underlay.Index, Local: in.Underlay.Address,
+			Options: in.Config.Options,
 		},
-		MTU: mtu, MAC: vtepMAC(in.Own), Up: true, Alias: Alias, Claimed: in.Config.Claimed,
+		TxChecksum: in.Config.TxChecksum.on(in.Underlay.Drivers),
+		MTU:        mtu, MAC: vtepMAC(in.Own), Up: true, Alias: Alias, Claimed: in.Config.Claimed,
 	}
 	for _, p := range in.Own.Subnets {
 		s.Addresses[subnet.Host(subnet.VTEP(p))] = Address{}
@@ -246,13 +277,15 @@ func deviceMTU(in Input) (int, error) {
 func vtepMAC(n registry.Node) MAC { return macOf(subnet.VTEPMAC(n.Subnets)) }
 
 // addPeer adds all entries of a peer, or none. A subnet of a family that this
-// host's pods don't have is of no use here and left out.
+// host's pods don't have is of no use here and left out. The tunnel's entries
+// are there for direct routes, too: so a change from one to the other is one
+// route that is replaced, and no packet on its way finds an entry gone.
 func (s *State) addPeer(peer registry.Node, in Input) error {
 	if len(peer.Subnets) == 0 {
 		return nil // nothing to reach: it has not got its subnet yet
 	}
 	host, err := hostAddress(peer, in.Underlay)
-	if err != nil {
+	if err != nil && in.needsTunnel(peer) {
 		return err
 	}
 	mac := vtepMAC(peer)
@@ -264,9 +297,14 @@ func (s *State) addPeer(peer registry.Node, in Input) error {
 			continue
 		}
 		via := subnet.VTEP(p)
+		if host.IsValid() {
+			s.Neighbors[via] = Neighbor{MAC: mac}
+			s.Forwards[mac] = Forward{Host: host}
+		}
 		s.Routes[p] = Route{Via: via}
-		s.Neighbors[via] = Neighbor{MAC: mac}
-		s.Forwards[mac] = Forward{Host: host}
+		if gateway := in.gateway(peer, p); gateway.IsValid() {
+			s.Routes[p] = Route{Via: gateway, Over: in.Underlay.Index}
+		}
 	}
 	return nil
 }

@@ -20,6 +20,10 @@ func pair(t *testing.T, f family) [2]*host {
 	t.Helper()
 	hosts := [2]*host{newHost(t), newHost(t)}
 	a, b := hosts[0], hosts[1]
+	for _, h := range hosts {
+		// A link-local address that is still being probed can't ask for neighbours.
+		h.in(func() error { return os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_dad", []byte("0"), 0o644) })
+	}
 	a.must(a.nl.LinkAdd(&netlink.Veth{
 		LinkAttrs: netlink.LinkAttrs{Name: "eth0", MTU: 1500}, PeerName: "eth0", PeerNamespace: netlink.NsFd(b.ns),
 	}))
@@ -51,6 +55,7 @@ func (h *host) echo(at netip.Addr) netip.AddrPort {
 			if err != nil {
 				return
 			}
+			h.sources.Store(from.(*net.UDPAddr).AddrPort().Addr().Unmap(), true)
 			_, _ = c.WriteTo(buf[:n], from)
 		}
 	}()

@@ -1,0 +1,71 @@
+package rtnl
+
+import (
+	"fmt"
+	"runtime"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// What follows is asked by ioctl, which every socket takes, this one too. So it
+// is about the same network namespace, and there is no second socket. The
+// ethtool family of netlink could do it only since kernel 5.6.
+
+// Driver names the driver of an interface, such as "vmxnet3"; for one that is
+// software its kind, such as "veth".
+func (c *Conn) Driver(name string) (string, error) {
+	info, err := unix.IoctlGetEthtoolDrvinfo(c.fd, name)
+	if err != nil {
+		return "", fmt.Errorf("ask for the driver of %s: %w", name, err)
+	}
+	return unix.ByteSliceToString(info.Driver[:]), nil
+}
+
+// TxChecksum says whether the kernel leaves checksums of what is sent over an
+// interface to the interface. On a VXLAN device that is what ethtool calls
+// tx-checksum-ip-generic, since it has no other.
+func (c *Conn) TxChecksum(name string) (bool, error) {
+	value, err := c.ethtool(name, unix.ETHTOOL_GTXCSUM, 0)
+	if err != nil {
+		return false, fmt.Errorf("ask for the transmit checksum offload of %s: %w", name, err)
+	}
+	return value != 0, nil
+}
+
+// SetTxChecksum turns that on or off. The kernel answers nothing if it is so
+// already, and tells of a change as of one of the link (NETDEV_FEAT_CHANGE).
+func (c *Conn) SetTxChecksum(name string, on bool) error {
+	if _, err := c.ethtool(name, unix.ETHTOOL_STXCSUM, uint32(boolByte(on))); err != nil {
+		return fmt.Errorf("set the transmit checksum offload of %s to %t: %w", name, on, err)
+	}
+	return nil
+}
+
+// ethtoolValue is struct ethtool_value (linux/ethtool.h).
+type ethtoolValue struct{ cmd, data uint32 }
+
+// ethtoolRequest is struct ifreq with a pointer in its union, which is 24 bytes
+// long where pointers have 8.
+type ethtoolRequest struct {
+	name [unix.IFNAMSIZ]byte
+	data unsafe.Pointer
+	_    [24 - unsafe.Sizeof(uintptr(0))]byte
+}
+
+// ethtool runs a command with one number and returns the number that the kernel
+// puts in its place. x/sys has only the commands that its own authors needed.
+func (c *Conn) ethtool(name string, cmd, data uint32) (uint32, error) {
+	value := ethtoolValue{cmd: cmd, data: data}
+	request := ethtoolRequest{data: unsafe.Pointer(&value)}
+	if len(name) >= len(request.name) {
+		return 0, unix.ENODEV // else a part of the name would be looked up
+	}
+	copy(request.name[:], name)
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(c.fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&request)))
+	runtime.KeepAlive(&value)
+	if errno != 0 {
+		return 0, errno
+	}
+	return value.data, nil
+}
