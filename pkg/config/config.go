@@ -24,8 +24,16 @@ type Config struct {
 	// NoMasqueradeTo are destinations that see the pods' own addresses. They
 	// have no host bits, and may overlap.
 	NoMasqueradeTo []netip.Prefix
-	Registry       Registry
-	VXLAN          VXLAN
+	// Firewall is what masquerades.
+	Firewall Firewall
+	// IPTablesForward lets pods' traffic through where the host's iptables
+	// rules would drop what is forwarded.
+	IPTablesForward bool
+	// DirectRouting leaves the tunnel out where the other host is on the
+	// underlay's own network.
+	DirectRouting bool
+	Registry      Registry
+	VXLAN         VXLAN
 	// Resync is how often everything is compared when nothing happened.
 	Resync time.Duration
 	// Health is where HTTP probes are answered; empty for nowhere.
@@ -74,7 +82,54 @@ type VXLAN struct {
 	Device string
 	VNI    uint32
 	Port   uint16
+	// SourcePorts are those of the tunnel's packets; zero: the kernel's choice.
+	SourcePorts PortRange
+	// UDPChecksum puts a checksum on the tunnel's packets.
+	UDPChecksum bool
+	// AcceptZeroChecksum takes packets without one over IPv6 too.
+	AcceptZeroChecksum bool
+	// TTL is that of the tunnel's packets, 1 to 255; 0 is the host's usual one
+	// and InheritTTL that of the packet within.
+	TTL               int
+	DF                DF
+	TxChecksumOffload Offload
 }
+
+// PortRange are UDP ports from Low to below High.
+type PortRange struct{ Low, High uint16 }
+
+// InheritTTL takes the TTL of the packet within.
+const InheritTTL = -1
+
+// DF is what the flag "don't fragment" of the tunnel's packets is, over IPv4.
+type DF string
+
+// As ip-link(8) has them.
+const (
+	DFUnset   DF = "unset"
+	DFSet     DF = "set"
+	DFInherit DF = "inherit"
+)
+
+// Offload says whether the hardware completes checksums within the tunnel.
+type Offload string
+
+// Auto is on but where hardware is known to get it wrong.
+const (
+	OffloadAuto Offload = "auto"
+	OffloadOn   Offload = "on"
+	OffloadOff  Offload = "off"
+)
+
+// Firewall is a way to have rules.
+type Firewall string
+
+// Auto is nftables where the kernel has it, and else iptables.
+const (
+	FirewallAuto     Firewall = "auto"
+	FirewallNFTables Firewall = "nftables"
+	FirewallIPTables Firewall = "iptables"
+)
 
 // Log says what the daemon logs, and how.
 type Log struct {

@@ -57,7 +57,8 @@ func defaults() Config {
 			Type: RegistryFile, File: "/etc/overlay-cni/nodes.yaml",
 			Etcd: Etcd{Endpoints: []string{"http://127.0.0.1:2379"}, Prefix: "/overlay-cni", LeaseTime: time.Hour},
 		},
-		VXLAN:  VXLAN{Device: "overlay0", VNI: 1, Port: 4789},
+		Firewall: FirewallAuto, IPTablesForward: true,
+		VXLAN:  VXLAN{Device: "overlay0", VNI: 1, Port: 4789, UDPChecksum: true, DF: DFUnset, TxChecksumOffload: OffloadAuto},
 		Resync: 30 * time.Second,
 		Log:    Log{Level: slog.LevelInfo, Format: LogText},
 	}
@@ -98,6 +99,15 @@ vxlan:
   device: vx7
   vni: 16777215
   port: 65535
+  sourcePorts: 40000-50000
+  udpChecksum: false
+  acceptZeroChecksum: true
+  ttl: inherit
+  df: set
+  txChecksumOffload: "off"
+firewall: iptables
+iptablesForward: false
+directRouting: true
 resync: 1m30s
 log: {level: debug, format: json}
 `
@@ -117,8 +127,12 @@ func fullConfig() Config {
 				CA: "ca.pem", Cert: "cert.pem", Key: "key.pem", Username: "overlay", PasswordFile: "/etc/password", LeaseTime: 24 * time.Hour,
 			},
 		},
-		Health: "127.0.0.1:9479",
-		VXLAN:  VXLAN{Device: "vx7", VNI: 16777215, Port: 65535},
+		Health:   "127.0.0.1:9479",
+		Firewall: FirewallIPTables, DirectRouting: true,
+		VXLAN: VXLAN{
+			Device: "vx7", VNI: 16777215, Port: 65535, SourcePorts: PortRange{40000, 50000}, AcceptZeroChecksum: true,
+			TTL: InheritTTL, DF: DFSet, TxChecksumOffload: OffloadOff,
+		},
 		Resync: 90 * time.Second,
 		Log:    Log{Level: slog.LevelDebug, Format: LogJSON},
 	}
@@ -138,6 +152,8 @@ func TestFileAndFlagsMeanTheSame(t *testing.T) {
 		"--registry-etcd-ca=ca.pem", "--registry-etcd-cert=cert.pem", "--registry-etcd-key=key.pem",
 		"--registry-etcd-username=overlay", "--registry-etcd-password-file=/etc/password", "--registry-etcd-lease-time=24h",
 		"--health-address=127.0.0.1:9479", "--vxlan-device=vx7", "--vxlan-vni=16777215", "--vxlan-port=65535",
+		"--vxlan-source-ports=40000-50000", "--vxlan-udp-checksum=false", "--vxlan-accept-zero-checksum", "--vxlan-ttl=inherit",
+		"--vxlan-df=set", "--vxlan-tx-checksum-offload=off", "--firewall=iptables", "--iptables-forward=false", "--direct-routing",
 		"--resync=1m30s", "--log-level=debug", "--log-format=json")
 	if err != nil {
 		t.Fatal(err)
@@ -218,7 +234,7 @@ func TestUnderlayForms(t *testing.T) {
 func TestLoadRefusesFile(t *testing.T) {
 	t.Chdir(t.TempDir())
 	const device = "expected a device name: 1 to 15 characters without '/', ':', '%' and white space"
-	const keys = "nodeName, runDir, underlay, resync, health, mtu, bridge, masquerade, noMasqueradeTo, registry, vxlan, log"
+	const keys = "nodeName, runDir, underlay, resync, health, mtu, bridge, masquerade, noMasqueradeTo, firewall, iptablesForward, directRouting, registry, vxlan, log"
 	const taken = "the kernel uses this name for something else: choose another device name"
 	tests := map[string]struct{ text, want string }{
 		"unknown key": {"mut: 1400\n", `c.yaml:1:1: unknown key "mut": did you mean "mtu"?`},
@@ -236,7 +252,7 @@ func TestLoadRefusesFile(t *testing.T) {
 			`c.yaml:2:1: vxlan: given twice, first in line 1: keep one`},
 		"no mapping": {"- mtu: 1400\n",
 			`c.yaml:1:1: expected a mapping with the keys ` + keys + `, found a list`},
-		"value for a section": {"vxlan: 7\n", `c.yaml:1:8: vxlan: expected a mapping with the keys device, vni, port, found "7"`},
+		"value for a section": {"vxlan: 7\n", `c.yaml:1:8: vxlan: expected a mapping with the keys device, vni, port, sourcePorts, udpChecksum, acceptZeroChecksum, ttl, df, txChecksumOffload, found "7"`},
 		"mapping for a value": {"mtu: {a: b}\n", `c.yaml:1:6: mtu: expected one value (bytes), found a mapping`},
 		"list for a value":    {"mtu:\n- 1400\n", `c.yaml:2:1: mtu: expected one value (bytes), found a list`},
 		"no value":            {"mtu:\n", `c.yaml:1:5: mtu: has no value: write one value (bytes), or remove the line`},
@@ -439,7 +455,20 @@ func encode(c Config) []byte {
 	fmt.Fprintf(&b, "registry: {type: %q, file: %q%s, etcd: {endpoints: [%s], prefix: %q, leaseTime: %s%s}}\n",
 		c.Registry.Type, c.Registry.File, optional("kubeconfig", c.Registry.Kubeconfig), list(e.Endpoints), e.Prefix, e.LeaseTime,
 		optional("ca", e.CA)+optional("cert", e.Cert)+optional("key", e.Key)+optional("username", e.Username)+optional("passwordFile", e.PasswordFile))
-	fmt.Fprintf(&b, "vxlan: {device: %q, vni: %d, port: %d}\n", c.VXLAN.Device, c.VXLAN.VNI, c.VXLAN.Port)
+	v := c.VXLAN
+	ports, ttl := fmt.Sprintf("%d-%d", v.SourcePorts.Low, v.SourcePorts.High), fmt.Sprint(v.TTL)
+	if v.SourcePorts == (PortRange{}) {
+		ports = "auto"
+	}
+	switch v.TTL {
+	case 0:
+		ttl = "auto"
+	case InheritTTL:
+		ttl = "inherit"
+	}
+	fmt.Fprintf(&b, "vxlan: {device: %q, vni: %d, port: %d, sourcePorts: %s, udpChecksum: %t, acceptZeroChecksum: %t, ttl: %s, df: %s, txChecksumOffload: %q}\n",
+		v.Device, v.VNI, v.Port, ports, v.UDPChecksum, v.AcceptZeroChecksum, ttl, v.DF, v.TxChecksumOffload)
+	fmt.Fprintf(&b, "firewall: %q\niptablesForward: %t\ndirectRouting: %t\n", c.Firewall, c.IPTablesForward, c.DirectRouting)
 	fmt.Fprintf(&b, "log: {level: %s, format: %q}\n", strings.ToLower(c.Log.Level.String()), c.Log.Format)
 	return b.Bytes()
 }
@@ -453,8 +482,8 @@ func optional(key, value string) string {
 }
 
 func parse(data []byte) (Config, error) {
-	b := newBuilder("c.yaml")
-	b.file(data)
+	b := newBuilder()
+	b.document("c.yaml", data, settings())
 	b.cross()
 	b.resolveName(func() (string, error) { return "this-host", nil })
 	return b.result()

@@ -80,8 +80,8 @@ func TestExampleSettingsShowEveryKey(t *testing.T) {
 		}
 		active = append(active, line)
 	}
-	b := newBuilder("overlayd.yaml")
-	b.file([]byte(strings.Join(active, "")))
+	b := newBuilder()
+	b.document("overlayd.yaml", []byte(strings.Join(active, "")), settings())
 	if _, err := b.result(); err != nil {
 		t.Fatalf("with the comment signs removed:\n%v", err)
 	}

@@ -4,42 +4,82 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"sync"
 
 	"github.com/overlay-cni/overlay-cni/internal/filewatch"
 )
 
-// Live is a configuration that follows its file.
+// Live is a configuration that follows its file, and what a registry has for
+// all hosts.
 type Live struct {
-	first Config // where there is no file to follow
-	file  *filewatch.Value[Config]
+	loader *Loader
+	file   *filewatch.Value[string] // nil where there is no file to follow
+
+	mu     sync.Mutex
+	first  Config
+	last   Config // the last good one
+	err    error  // why a newer one was refused
+	shared Shared
+	seen   [3]string // what last and err follow from
 }
 
 // Watch is Load, again whenever the file changed. Close the Live in the end.
 func (l *Loader) Watch() (*Live, error) {
 	first, err := l.Load()
-	if err != nil || l.path == "" {
-		return &Live{first: first}, err
+	if err != nil {
+		return nil, err
 	}
-	file, err := filewatch.Open(l.path, func() (Config, error) {
-		now, err := l.Load()
-		if err != nil {
-			return Config{}, err
-		}
-		return now, sameFixed(first, now)
+	live := &Live{loader: l, first: first, last: first}
+	if l.path == "" {
+		return live, nil
+	}
+	live.file, err = filewatch.Open(l.path, func() (string, error) {
+		data, err := l.read()
+		return string(data), err
 	})
-	return &Live{first: first, file: file}, err
+	return live, err
 }
 
-// Get returns the configuration of the last good file, and beside it why the
-// file as it is now was refused.
+// Get returns the last good configuration, and beside it why what file and
+// registry say now was refused.
 func (l *Live) Get() (Config, error) {
-	if l.file == nil {
-		return l.first, nil
+	var text string
+	var unread error
+	if l.file != nil {
+		text, unread = l.file.Get()
 	}
-	return l.file.Get()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if now := [3]string{text, l.shared.Name, string(l.shared.YAML)}; now != l.seen {
+		l.seen = now
+		l.last, l.err = l.next(text)
+	}
+	return l.last, errors.Join(unread, l.err)
 }
 
-// Changed gets a value when Get may answer differently than before.
+// next is the configuration that follows from a new file or new settings of the
+// registry: the last one with an error, if that is not good.
+func (l *Live) next(text string) (Config, error) {
+	now, err := l.loader.join(l.shared, []byte(text))
+	if err == nil {
+		err = sameFixed(l.first, now)
+	}
+	if err != nil {
+		return l.last, err
+	}
+	return now, nil
+}
+
+// Share says what the registry has for all hosts. The file and flags win over
+// it.
+func (l *Live) Share(s Shared) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.shared = s
+}
+
+// Changed gets a value when Get may answer differently than before because of
+// the file.
 func (l *Live) Changed() <-chan struct{} {
 	if l.file == nil {
 		return nil

@@ -86,3 +86,39 @@ func TestLiveWithoutAFile(t *testing.T) {
 		t.Errorf("error %v, configuration (-want +got):\n%s", err, diff)
 	}
 }
+
+// What a registry has for all hosts is below the file, and can be no setting
+// that hosts have for themselves.
+func TestLiveTakesWhatIsShared(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.yaml")
+	if err := os.WriteFile(path, []byte("mtu: 1300\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	live := watch(t, "--config", path)
+	want := defaults()
+	want.MTU, want.VXLAN.VNI = 1300, 9
+	const mistake = `etcd:2:9: vxlan.vni: "0": expected a whole number from 1 to 16777215`
+	for _, step := range []struct{ yaml, err string }{
+		{"mtu: 1400\nvxlan: {vni: 9}\n", ""},
+		{"vxlan:\n   vni: 0\n", mistake},
+		{"vxlan: {vni: 9}\n", ""},
+	} {
+		shared := Shared{Name: "etcd", YAML: []byte(step.yaml)}
+		live.Share(shared)
+		got, err := live.Get()
+		if diff := cmp.Diff(want, got, equalConfigs()); diff != "" || text(err) != step.err || text(shared.Check()) != step.err {
+			t.Errorf("%q: error %v, configuration (-want +got):\n%s", step.yaml, err, diff)
+		}
+	}
+	err := Shared{Name: "etcd", YAML: []byte("runDir: /run/x\n")}.Check()
+	if want := `etcd:1:1: unknown key "runDir": the keys here are mtu, masquerade, noMasqueradeTo, directRouting, vxlan`; text(err) != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}
+
+func text(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}

@@ -42,14 +42,44 @@ func AddFlags(fs *pflag.FlagSet) *Loader {
 // Its error joins all mistakes: those of the file in the order of its lines,
 // then those of the flags.
 func (l *Loader) Load() (Config, error) {
-	b := newBuilder(l.path)
-	if l.path != "" {
-		data, err := strictyaml.ReadFile(l.path)
-		if err != nil {
-			return Config{}, fmt.Errorf("read the configuration (--config): %w", err)
-		}
-		b.file(data)
+	data, err := l.read()
+	if err != nil {
+		return Config{}, err
 	}
+	return l.join(Shared{}, data)
+}
+
+func (l *Loader) read() ([]byte, error) {
+	if l.path == "" {
+		return nil, nil
+	}
+	data, err := strictyaml.ReadFile(l.path)
+	if err != nil {
+		return nil, fmt.Errorf("read the configuration (--config): %w", err)
+	}
+	return data, nil
+}
+
+// Shared are settings that a registry has for all hosts: a YAML document, and
+// its name for messages.
+type Shared struct {
+	Name string
+	YAML []byte
+}
+
+// Check says what is wrong with the document.
+func (s Shared) Check() error {
+	b := newBuilder()
+	b.shared(s)
+	return b.mistakes()
+}
+
+// join puts flags over the file, the file over what is shared, and that over
+// the defaults.
+func (l *Loader) join(shared Shared, file []byte) (Config, error) {
+	b := newBuilder()
+	b.shared(shared)
+	b.document(l.path, file, settings())
 	for _, v := range l.flags {
 		if v.given {
 			b.flag(v)
@@ -100,8 +130,8 @@ func (v *flagValue) Set(text string) error {
 // that of an earlier one.
 type builder struct {
 	config Config
-	reader *strictyaml.Reader // the file, and its mistakes
-	errs   []error            // mistakes outside of the file
+	reader *strictyaml.Reader // the document that is read, and its mistakes
+	errs   []error            // mistakes elsewhere
 	// blame records a mistake about a setting where its value stands. It has
 	// an entry for each setting that has a value other than the default.
 	blame map[string]func(error)
@@ -110,9 +140,9 @@ type builder struct {
 	refused map[string]bool
 }
 
-func newBuilder(file string) *builder {
+func newBuilder() *builder {
 	b := &builder{
-		reader:  strictyaml.NewReader(file),
+		reader:  strictyaml.NewReader(""),
 		blame:   map[string]func(error){},
 		refused: map[string]bool{},
 	}
@@ -151,8 +181,15 @@ func (b *builder) flag(v *flagValue) {
 	}
 }
 
-func (b *builder) file(data []byte) {
-	table := settings()
+// shared takes only what can be the same on all hosts.
+func (b *builder) shared(s Shared) {
+	b.document(s.Name, s.YAML, slices.DeleteFunc(settings(), func(s setting) bool { return !s.shared }))
+}
+
+// document takes the settings of a YAML file that is called name.
+func (b *builder) document(name string, data []byte, table []setting) {
+	b.errs = append(b.reader.Mistakes(), b.errs...)
+	b.reader = strictyaml.NewReader(name)
 	root := b.reader.Document(data)
 	if root == nil {
 		return
@@ -265,8 +302,12 @@ func (b *builder) resolveName(hostname func() (string, error)) {
 	b.config.NodeName = name
 }
 
+func (b *builder) mistakes() error {
+	return errors.Join(append(b.reader.Mistakes(), b.errs...)...)
+}
+
 func (b *builder) result() (Config, error) {
-	if err := errors.Join(append(b.reader.Mistakes(), b.errs...)...); err != nil {
+	if err := b.mistakes(); err != nil {
 		return Config{}, err
 	}
 	return b.config, nil

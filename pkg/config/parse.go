@@ -44,6 +44,36 @@ func parsePort(text string) (uint16, error) {
 	return uint16(n), err
 }
 
+// auto is how some settings leave a choice to the kernel.
+const auto = "auto"
+
+func parsePorts(text string) (PortRange, error) {
+	if text == auto {
+		return PortRange{}, nil
+	}
+	low, high, _ := strings.Cut(text, "-")
+	from, err := parsePort(low)
+	to, err2 := parsePort(high)
+	if err != nil || err2 != nil || from >= to {
+		return PortRange{}, fmt.Errorf("%s: expected auto, or the first port and the one after the last, such as 49152-65535", quote(text))
+	}
+	return PortRange{from, to}, nil
+}
+
+func parseTTL(text string) (int, error) {
+	switch text {
+	case auto:
+		return 0, nil
+	case "inherit":
+		return InheritTTL, nil
+	}
+	n, err := number(text, 1, 255)
+	if err != nil {
+		return 0, fmt.Errorf("%s: expected auto, inherit, or 1 to 255", quote(text))
+	}
+	return int(n), nil
+}
+
 // minMTU is what every IPv4 host must be able to receive (RFC 791). IPv6 needs
 // 1280, which whoever knows the families of the subnets has to check.
 const (

@@ -21,6 +21,8 @@ type setting struct {
 	computed string
 	// add parses, validates and stores one value; of a list one item.
 	add func(*Config, string) error
+	// shared says that a registry can set it for all hosts.
+	shared bool
 	// clear empties a list before the items of another source are added. It
 	// is nil for a setting with a single value.
 	clear func(*Config)
@@ -91,21 +93,37 @@ func hostSettings() []setting {
 func podSettings() []setting {
 	return []setting{{
 		key: "mtu", kind: "bytes", fallback: "0",
-		usage: "MTU of pods and tunnel device, 576 to 65535 and with IPv6 at least 1280; 0 is the underlay's less the tunnel's overhead",
-		add:   store(parseMTU, func(c *Config) *int { return &c.MTU }),
+		shared: true,
+		usage:  "MTU of pods and tunnel device, 576 to 65535 and with IPv6 at least 1280; 0 is the underlay's less the tunnel's overhead",
+		add:    store(parseMTU, func(c *Config) *int { return &c.MTU }),
 	}, {
 		key: "bridge", kind: "name", fallback: "cni0",
 		usage: "bridge that the pods are attached to",
 		add:   store(parseDevice, func(c *Config) *string { return &c.Bridge }),
 	}, {
 		key: "masquerade", kind: kindBool, fallback: "true",
-		usage: "give the host's address to what pods send out of the pod network",
-		add:   store(parseBool, func(c *Config) *bool { return &c.Masquerade }),
+		shared: true,
+		usage:  "give the host's address to what pods send out of the pod network",
+		add:    store(parseBool, func(c *Config) *bool { return &c.Masquerade }),
 	}, {
 		key: "noMasqueradeTo", kind: "networks", computed: "none",
-		usage: "destinations outside of the pod network that see the pods' own addresses, such as 192.168.0.0/16",
-		add:   appendTo(parseNetwork, func(c *Config) *[]netip.Prefix { return &c.NoMasqueradeTo }),
-		clear: func(c *Config) { c.NoMasqueradeTo = nil },
+		shared: true,
+		usage:  "destinations outside of the pod network that see the pods' own addresses, such as 192.168.0.0/16",
+		add:    appendTo(parseNetwork, func(c *Config) *[]netip.Prefix { return &c.NoMasqueradeTo }),
+		clear:  func(c *Config) { c.NoMasqueradeTo = nil },
+	}, {
+		key: "firewall", kind: "firewall", fallback: string(FirewallAuto),
+		usage: "what masquerades: nftables, iptables, or auto (nftables where the kernel has it)",
+		add:   store(oneOf(FirewallAuto, FirewallNFTables, FirewallIPTables), func(c *Config) *Firewall { return &c.Firewall }),
+	}, {
+		key: "iptablesForward", kind: kindBool, fallback: "true",
+		usage: "let pods' traffic through where the host's iptables rules drop what is forwarded, as Docker's do",
+		add:   store(parseBool, func(c *Config) *bool { return &c.IPTablesForward }),
+	}, {
+		key: "directRouting", kind: kindBool, fallback: "false",
+		shared: true,
+		usage:  "route to hosts on the underlay's own network without the tunnel",
+		add:    store(parseBool, func(c *Config) *bool { return &c.DirectRouting }),
 	}}
 }
 
@@ -162,12 +180,43 @@ func vxlanSettings() []setting {
 		add:   store(parseDevice, func(c *Config) *string { return &c.VXLAN.Device }),
 	}, {
 		key: "vxlan.vni", kind: "number", fallback: "1",
-		usage: "VXLAN network identifier, 1 to 16777215; the same on all hosts",
-		add:   store(parseVNI, func(c *Config) *uint32 { return &c.VXLAN.VNI }),
+		shared: true,
+		usage:  "VXLAN network identifier, 1 to 16777215; the same on all hosts",
+		add:    store(parseVNI, func(c *Config) *uint32 { return &c.VXLAN.VNI }),
 	}, {
 		key: "vxlan.port", kind: "number", fallback: "4789",
-		usage: "UDP port of the tunnel, 1 to 65535; the same on all hosts",
-		add:   store(parsePort, func(c *Config) *uint16 { return &c.VXLAN.Port }),
+		shared: true,
+		usage:  "UDP port of the tunnel, 1 to 65535; the same on all hosts",
+		add:    store(parsePort, func(c *Config) *uint16 { return &c.VXLAN.Port }),
+	}, {
+		key: "vxlan.sourcePorts", kind: "ports", fallback: auto,
+		shared: true,
+		usage:  "UDP source ports, one a flow, as LOW-HIGH, of which HIGH itself is not used; auto is the host's ip_local_port_range",
+		add:    store(parsePorts, func(c *Config) *PortRange { return &c.VXLAN.SourcePorts }),
+	}, {
+		key: "vxlan.udpChecksum", kind: kindBool, fallback: "true",
+		shared: true,
+		usage:  "put a checksum on the tunnel's packets; over IPv6, false needs acceptZeroChecksum on all hosts first",
+		add:    store(parseBool, func(c *Config) *bool { return &c.VXLAN.UDPChecksum }),
+	}, {
+		key: "vxlan.acceptZeroChecksum", kind: kindBool, fallback: "false",
+		shared: true,
+		usage:  "take packets without a checksum over IPv6, as is done over IPv4",
+		add:    store(parseBool, func(c *Config) *bool { return &c.VXLAN.AcceptZeroChecksum }),
+	}, {
+		key: "vxlan.ttl", kind: "ttl", fallback: auto,
+		shared: true,
+		usage:  "TTL or hop limit of the tunnel's packets, 1 to 255; auto is the host's usual one, inherit that of the packet within",
+		add:    store(parseTTL, func(c *Config) *int { return &c.VXLAN.TTL }),
+	}, {
+		key: "vxlan.df", kind: "df", fallback: string(DFUnset),
+		shared: true,
+		usage:  "the flag \"don't fragment\" of the tunnel's packets over IPv4: unset, set, or inherit from the packet within",
+		add:    store(oneOf(DFUnset, DFSet, DFInherit), func(c *Config) *DF { return &c.VXLAN.DF }),
+	}, {
+		key: "vxlan.txChecksumOffload", kind: "offload", fallback: string(OffloadAuto),
+		usage: "leave checksums within the tunnel to the hardware: on, off, or auto (off over vmxnet3, which gets them wrong)",
+		add:   store(oneOf(OffloadAuto, OffloadOn, OffloadOff), func(c *Config) *Offload { return &c.VXLAN.TxChecksumOffload }),
 	}}
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/config"
 	"github.com/overlay-cni/overlay-cni/pkg/firewall"
 	"github.com/overlay-cni/overlay-cni/pkg/health"
+	"github.com/overlay-cni/overlay-cni/pkg/iptables"
 	"github.com/overlay-cni/overlay-cni/pkg/reconcile"
 	"github.com/overlay-cni/overlay-cni/pkg/registry"
 	"github.com/overlay-cni/overlay-cni/pkg/vxlan"
@@ -27,7 +28,10 @@ type Settings interface {
 	// Get returns the last good configuration, and beside it why a newer one
 	// was refused.
 	Get() (config.Config, error)
-	// Changed gets a value whenever Get may answer differently than before.
+	// Share says what the registry has for all hosts.
+	Share(config.Shared)
+	// Changed gets a value whenever Get may answer differently than before,
+	// but for Share.
 	Changed() <-chan struct{}
 }
 
@@ -45,6 +49,7 @@ type daemon struct {
 	vxlan    *vxlan.Kernel
 	bridge   *bridge.Kernel
 	firewall *firewall.Kernel
+	iptables *iptables.Kernel
 	pods     *attachment.Host
 	board    *health.Board
 	// sole is held for as long as the daemon runs, see claimHost.
@@ -53,6 +58,8 @@ type daemon struct {
 	chosen string
 	// tunnel is the interface index of the VXLAN device, for the monitor.
 	tunnel atomic.Int64
+	// chains is what iptables should have, for the monitor.
+	chains atomic.Pointer[iptables.State]
 }
 
 // The parts, as the log and probes name them.
@@ -110,6 +117,7 @@ func (d *daemon) run(ctx context.Context, resync time.Duration, tasks []func(con
 	wg.Go(func() { forward(ctx, d.settings.Changed(), network) })
 	wg.Go(func() { w.routes(ctx) })
 	wg.Go(func() { w.rules(ctx) })
+	wg.Go(func() { w.iptables(ctx, d.fingerprint) })
 	wg.Go(func() { pods.Run(ctx) })
 	for _, task := range tasks {
 		wg.Go(func() {
@@ -123,7 +131,7 @@ func (d *daemon) run(ctx context.Context, resync time.Duration, tasks []func(con
 
 func open(c config.Config, nodes registry.Registry, log *slog.Logger) (*daemon, error) {
 	d := &daemon{
-		runDir: c.RunDir, node: c.NodeName, registry: nodes, log: log, firewall: firewall.New(),
+		runDir: c.RunDir, node: c.NodeName, registry: nodes, log: log, firewall: firewall.New(), iptables: iptables.New(),
 		board: health.NewBoard(partNetwork),
 	}
 	err := d.openKernel()

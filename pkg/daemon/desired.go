@@ -7,7 +7,6 @@ import (
 
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
 	"github.com/overlay-cni/overlay-cni/pkg/config"
-	"github.com/overlay-cni/overlay-cni/pkg/firewall"
 	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
 	"github.com/overlay-cni/overlay-cni/pkg/registry"
 	"github.com/overlay-cni/overlay-cni/pkg/subnet"
@@ -30,9 +29,9 @@ type input struct {
 
 // desired is what this host should have.
 type desired struct {
-	vxlan    vxlan.State
-	bridge   bridge.Spec
-	firewall firewall.State
+	vxlan  vxlan.State
+	bridge bridge.Spec
+	rules  rules
 	// routers are the names of the devices that IPv4 is routed through.
 	routers []string
 	publish nodestate.State
@@ -42,32 +41,45 @@ type desired struct {
 // zero value is about peers that are left out.
 func desire(in input) (desired, error) {
 	tunnel, peers := vxlan.Desired(vxlan.Input{
-		Config: vxlan.Config{
-			Device: in.config.VXLAN.Device, VNI: in.config.VXLAN.VNI, Port: in.config.VXLAN.Port,
-			MTU: in.config.MTU, Claimed: in.claimed,
-		},
-		Underlay: in.underlay, Own: in.own, Nodes: in.nodes,
+		Config: tunnelConfig(in), Underlay: in.underlay, Own: in.own, Nodes: in.nodes,
 	})
 	if tunnel.Device.Name == "" {
 		return desired{}, peers
 	}
-	table, err := firewall.Desired(firewall.Config{
-		Own: in.own.Subnets, Network: podSubnets(in.nodes), NoMasqueradeTo: in.config.NoMasqueradeTo,
-		Masquerade: in.config.Masquerade, Bridge: in.config.Bridge,
-	})
+	rules, err := rulesOf(in)
 	if err != nil {
 		return desired{}, err
 	}
 	return desired{
-		vxlan:    tunnel,
-		bridge:   bridgeOf(in.config.Bridge, in.own.Subnets, tunnel.Device.MTU),
-		firewall: table,
-		routers:  routers(in),
+		vxlan:   tunnel,
+		bridge:  bridgeOf(in.config.Bridge, in.own.Subnets, tunnel.Device.MTU),
+		rules:   rules,
+		routers: routers(in),
 		publish: nodestate.State{
 			Node: in.own.Name, Subnets: in.own.Subnets, MTU: tunnel.Device.MTU,
 			Bridge: in.config.Bridge, Device: in.config.VXLAN.Device,
 		},
 	}, peers
+}
+
+func tunnelConfig(in input) vxlan.Config {
+	c := in.config.VXLAN
+	// Who sends no checksums has to take those of the others.
+	accept := in.underlay.Address.Is6() && (c.AcceptZeroChecksum || !c.UDPChecksum)
+	return vxlan.Config{
+		Device: c.Device, VNI: c.VNI, Port: c.Port, MTU: in.config.MTU, Claimed: in.claimed,
+		DirectRouting: in.config.DirectRouting,
+		TxChecksum: map[config.Offload]vxlan.Offload{
+			config.OffloadAuto: vxlan.OffloadAuto, config.OffloadOn: vxlan.OffloadOn, config.OffloadOff: vxlan.OffloadOff,
+		}[c.TxChecksumOffload],
+		Options: vxlan.Options{
+			SourcePorts: vxlan.PortRange(c.SourcePorts), ZeroChecksum: !c.UDPChecksum, AcceptZeroChecksum: accept,
+			TTL: vxlan.TTL(c.TTL),
+			DF: map[config.DF]vxlan.DF{
+				config.DFUnset: vxlan.DFUnset, config.DFSet: vxlan.DFSet, config.DFInherit: vxlan.DFInherit,
+			}[c.DF],
+		},
+	}
 }
 
 func podSubnets(nodes []registry.Node) []netip.Prefix {

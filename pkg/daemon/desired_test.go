@@ -105,8 +105,8 @@ func TestDesire(t *testing.T) {
 			if len(got.vxlan.Forwards) != 2 || len(got.vxlan.Routes) != 2*len(in.own.Subnets) {
 				t.Errorf("for two peers there are the forwards %v and routes %v", got.vxlan.Forwards, got.vxlan.Routes)
 			}
-			if !got.firewall.Present || len(got.firewall.Sets) == 0 {
-				t.Errorf("the firewall is %+v", got.firewall)
+			if !got.rules.table.Present || len(got.rules.table.Sets) == 0 {
+				t.Errorf("the firewall is %+v", got.rules.table)
 			}
 		})
 	}
@@ -124,8 +124,8 @@ func TestDesireFollowsTheConfiguration(t *testing.T) {
 				return d.publish.MTU == 1300 && d.bridge.MTU == 1300 && d.vxlan.Device.MTU == 1300
 			}},
 			{"bridge", func(in *input) { in.config.Bridge = "br7" }, func(d desired) bool {
-				return d.publish.Bridge == "br7" && d.bridge.Name == "br7" && strings.Contains(fmt.Sprint(d.firewall), "br7") &&
-					!strings.Contains(fmt.Sprint(d.firewall), "cni0")
+				return d.publish.Bridge == "br7" && d.bridge.Name == "br7" && strings.Contains(fmt.Sprint(d.rules.table), "br7") &&
+					!strings.Contains(fmt.Sprint(d.rules.table), "cni0")
 			}},
 			{"device", func(in *input) { in.config.VXLAN.Device = "tun7" }, func(d desired) bool {
 				return d.publish.Device == "tun7" && d.vxlan.Device.Name == "tun7"
@@ -134,10 +134,10 @@ func TestDesireFollowsTheConfiguration(t *testing.T) {
 				return d.vxlan.Device.Tunnel.VNI == 7 && d.vxlan.Device.Tunnel.Port == 8472
 			}},
 			{"no masquerading", func(in *input) { in.config.Masquerade = false }, func(d desired) bool {
-				return !strings.Contains(fmt.Sprint(d.firewall), "masquerade")
+				return !strings.Contains(fmt.Sprint(d.rules.table), "masquerade")
 			}},
 			{"exempt destinations", func(in *input) { in.config.NoMasqueradeTo = prefixes("198.51.100.0/24 2001:db8::/32") }, func(d desired) bool {
-				text := fmt.Sprint(d.firewall)
+				text := fmt.Sprint(d.rules.table)
 				return strings.Contains(text, "198.51.100.0") && strings.Contains(text, "2001:db8::")
 			}},
 			{"claimed", func(in *input) { in.claimed = true }, func(d desired) bool { return d.vxlan.Device.Claimed }},
@@ -181,7 +181,7 @@ func TestDesireOfWhatCantBe(t *testing.T) {
 					t.Errorf("got %v", err)
 				}
 				if tt.peers < 0 {
-					if got.publish.Node != "" || got.vxlan.Device.Name != "" || got.firewall.Present {
+					if got.publish.Node != "" || got.vxlan.Device.Name != "" || got.rules.table.Present {
 						t.Errorf("got %+v", got)
 					}
 					return

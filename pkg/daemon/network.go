@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -18,23 +19,40 @@ import (
 
 // syncNetwork does one round: look, compute, and have every part make it so.
 func (d *daemon) syncNetwork(context.Context) error {
+	if r, ok := d.registry.(registry.Sharer); ok {
+		d.settings.Share(config.Shared{Name: "the settings in the registry", YAML: r.Settings()})
+	}
 	c, stale := d.settings.Get()
+	unannounced := d.announce(c)
 	nodes, refused := d.registry.Nodes()
 	found := health.Finding{}
 	if nodes == nil && refused != nil {
-		found.Down = refused
+		found.Down = errors.Join(unannounced, refused)
 	} else {
 		found = d.syncWith(c, nodes)
-		found.Degraded = errors.Join(found.Degraded,
-			wrap("the nodes stay as they were, because what the registry says now is refused", refused))
+		found.Degraded = errors.Join(found.Degraded, wrap("the registry", refused))
 	}
 	found.Degraded = errors.Join(found.Degraded,
 		wrap("the configuration stays as it was, because the new one is refused", stale))
 	d.board.Set(partNetwork, found)
 	if r, ok := d.registry.(registry.Reporter); ok {
-		r.Report(found.Down)
+		r.ReportNetwork(found.Down)
 	}
 	return errors.Join(found.Down, found.Degraded)
+}
+
+// announce tells a registry in which hosts enter themselves where this one is.
+func (d *daemon) announce(c config.Config) error {
+	r, ok := d.registry.(registry.Announcer)
+	if !ok {
+		return nil
+	}
+	carrier, err := underlay.Find(d.links, underlay.Spec{Want: c.Underlay, Ours: []string{c.Bridge, c.VXLAN.Device}})
+	if err != nil {
+		return err
+	}
+	r.SetAddresses([]netip.Addr{carrier.Address})
+	return nil
 }
 
 // syncWith tells apart what keeps this host's pods from others, and what is
@@ -47,6 +65,7 @@ func (d *daemon) syncWith(c config.Config, nodes []registry.Node) health.Finding
 	}
 	carrier, err := underlay.Find(d.links, underlay.Spec{
 		Want: c.Underlay, NodeAddrs: own.Addresses, Ours: []string{c.Bridge, c.VXLAN.Device},
+		OnLink: c.DirectRouting,
 	})
 	if err != nil {
 		return down(err)
@@ -117,7 +136,7 @@ func (d *daemon) apply(want desired) health.Finding {
 	}
 	err := errors.Join(devices,
 		d.note("switches")(sysctl.Ensure(switches(routers))),
-		d.note("the firewall")(d.firewall.Sync(want.firewall)))
+		d.syncRules(want.rules))
 	if err == nil {
 		err = d.publish(want.publish)
 	}

@@ -22,9 +22,10 @@ type Node struct {
 // Registry gives the current set of nodes and says when it changed.
 type Registry interface {
 	// Nodes returns the full current set, sorted by name and validated (see
-	// Validate); the caller must not modify it. It returns ErrNotReady before
-	// the first full list. After that it always returns the last good set:
-	// an error beside a non-nil set says why a newer one was refused.
+	// Validate); the caller must not modify it. A node that has not got its
+	// subnet yet may be among them. It returns ErrNotReady before the first
+	// full list. After that there is always a set: an error beside it says why
+	// a newer one was refused, or which nodes were left out of it.
 	Nodes() ([]Node, error)
 	// Changed gets a value whenever Nodes may answer differently than before.
 	// It holds one value at most, carries no payload and is never closed.
@@ -33,7 +34,22 @@ type Registry interface {
 
 // Reporter is a registry that wants to know how this host does.
 type Reporter interface {
-	// Report says after each round whether this host's pods can be connected
-	// and reach others, and if not, why. It doesn't block.
-	Report(down error)
+	// ReportNetwork says after each round whether this host's pods can be
+	// connected and reach others, and if not, why. It doesn't block.
+	ReportNetwork(down error)
+}
+
+// Announcer is a registry in which hosts enter themselves.
+type Announcer interface {
+	// SetAddresses says by which addresses the others reach this host, at most
+	// one a family. It doesn't block, and may be called with the same ones
+	// again.
+	SetAddresses(addrs []netip.Addr)
+}
+
+// Sharer is a registry that holds settings for all hosts.
+type Sharer interface {
+	// Settings returns them as a YAML document, nil if there are none. They may
+	// change whenever Changed says so.
+	Settings() []byte
 }

@@ -138,3 +138,46 @@ func TestDaemonFollowsItsAddressToAnotherInterface(t *testing.T) {
 		return errors.Join(ping(ctx, f.pods[0], f.pods[1]), ping(ctx, f.pods[1], f.pods[0]))
 	})
 }
+
+// Direct routing is turned on and off while pods talk.
+func TestDaemonRoutesDirectly(t *testing.T) {
+	f := newIdleFleet(t, 2, func(c *lab.Config) {
+		c.Segments = append(c.Segments, netip.MustParsePrefix("fd77::fe/64"))
+		c.DaemonArgs = append(c.DaemonArgs, "--config", filepath.Join(c.Dir, configFile), "--resync", "1h")
+	})
+	f.configure("")
+	for _, h := range f.hosts {
+		ctx := withPatience(t)
+		f.start(ctx, h)
+		f.pods = append(f.pods, f.addPod(ctx, h, "pod"))
+	}
+	ctx := withPatience(t)
+	f.quiet(ctx) // hosts don't ask for neighbours before their link-local addresses are beyond doubt
+	streams := f.talk(ctx, f.pods[0], f.pods[1])
+	for _, tt := range []struct{ settings, device string }{
+		{"directRouting: true", "eth0"},
+		{"directRouting: false", tunnel},
+	} {
+		f.configure(tt.settings + "\n")
+		f.eventually(ctx, func(context.Context) error {
+			for i, h := range f.hosts {
+				for _, p := range f.pods[1-i].Addresses {
+					routes, err := h.Handle().RouteGet(p.AsSlice())
+					if err != nil {
+						return err
+					}
+					l, err := h.Handle().LinkByIndex(routes[0].LinkIndex)
+					if err != nil {
+						return err
+					}
+					if l.Attrs().Name != tt.device {
+						return fmt.Errorf("%s sends to %s by %s, not %s", h.Name, p, l.Attrs().Name, tt.device)
+					}
+				}
+			}
+			return nil
+		})
+		f.goesOn(ctx, streams)
+	}
+	f.end(ctx, streams)
+}

@@ -112,7 +112,7 @@ func TestDaemonKeepsTheLastGoodRegistry(t *testing.T) {
 			f, ctx := f.sub(t), withPatience(t)
 			f.must(tt.edit(f))
 			for _, h := range f.hosts {
-				f.must(h.Daemon().Log.Wait(ctx, "the nodes stay as they were, because what the registry says now is refused: "))
+				f.must(h.Daemon().Log.Wait(ctx, "the registry: "))
 				f.must(h.Daemon().Log.Wait(ctx, tt.log))
 			}
 			f.sameState(before, f.state(a))

@@ -78,7 +78,7 @@ func outside() error {
 // packages are the Debian packages that have the programs.
 var packages = map[string]string{
 	"containerd": "containerd", "ctr": "containerd", "runc": "runc", "podman": "podman", "conmon": "conmon",
-	"ip": "iproute2", "tc": "iproute2", "nft": "nftables", "nsenter": "util-linux", "/usr/lib/cni/loopback": "containernetworking-plugins",
+	"ip": "iproute2", "tc": "iproute2", "nft": "nftables", "dockerd": "docker.io", "docker": "docker.io", "iptables-nft": "iptables", "iptables-legacy": "iptables", "nsenter": "util-linux", "/usr/lib/cni/loopback": "containernetworking-plugins",
 }
 
 func requirePrograms() error {

@@ -1,0 +1,73 @@
+package daemon
+
+import (
+	"errors"
+	"slices"
+
+	"github.com/overlay-cni/overlay-cni/pkg/config"
+	"github.com/overlay-cni/overlay-cni/pkg/firewall"
+	"github.com/overlay-cni/overlay-cni/pkg/iptables"
+)
+
+// rules are what netfilter should have, whichever way it is said.
+type rules struct {
+	mode  config.Firewall
+	table firewall.State // of nftables
+	// instead is the same for iptables.
+	instead iptables.State
+	// forward is in iptables whatever masquerades.
+	forward iptables.State
+}
+
+func rulesOf(in input) (rules, error) {
+	c := firewall.Config{
+		Own: in.own.Subnets, Network: podSubnets(in.nodes), NoMasqueradeTo: in.config.NoMasqueradeTo,
+		Masquerade: in.config.Masquerade, Bridge: in.config.Bridge,
+	}
+	table, err := firewall.Desired(c)
+	if err != nil {
+		return rules{}, err
+	}
+	r := rules{mode: in.config.Firewall, table: table}
+	if r.mode != config.FirewallNFTables {
+		if r.instead, err = iptables.Instead(c); err != nil {
+			return rules{}, err
+		}
+	}
+	if in.config.IPTablesForward {
+		r.forward, err = iptables.Forward(iptables.Pods{Own: in.own.Subnets, Bridge: in.config.Bridge, Tunnel: in.config.VXLAN.Device})
+	}
+	return r, err
+}
+
+// syncRules masquerades by nftables or by iptables, and never by both.
+func (d *daemon) syncRules(want rules) error {
+	chains := want.forward
+	var table error
+	switch want.mode {
+	case config.FirewallIPTables:
+		chains = slices.Concat(chains, want.instead)
+		table = d.note("the firewall")(d.firewall.Sync(firewall.State{}))
+		if errors.Is(table, firewall.ErrUnsupported) {
+			table = nil // then there is no table of an earlier time either
+		}
+	default:
+		table = d.note("the firewall")(d.firewall.Sync(want.table))
+		if want.mode == config.FirewallAuto && errors.Is(table, firewall.ErrUnsupported) {
+			chains, table = slices.Concat(chains, want.instead), nil
+		}
+	}
+	d.chains.Store(&chains)
+	return errors.Join(table, d.note("iptables")(d.iptables.Sync(chains)))
+}
+
+// fingerprint stands for the state of the part of iptables that tells nobody of
+// its changes.
+func (d *daemon) fingerprint() (uint64, error) {
+	chains := d.chains.Load()
+	if chains == nil {
+		return 0, nil
+	}
+	f, err := d.iptables.Fingerprint(*chains)
+	return f.Legacy, err
+}

@@ -1,0 +1,154 @@
+package kube
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/overlay-cni/overlay-cni/pkg/registry"
+)
+
+// family is the column of the tables.
+type family struct {
+	name             string
+	internal, extern string // addresses, with spaces between
+	other            string // as internal, of another host
+	cidrs, cidrs2    string // pod subnets of two nodes
+}
+
+func families() []family {
+	return []family{
+		{"IPv4", "192.0.2.1", "198.51.100.1", "192.0.2.9", "10.244.1.0/24", "10.244.2.0/24"},
+		{"IPv6", "fd77::1", "2001:db8::1", "fd77::9", "fd44:0:0:1::/64", "fd44:0:0:2::/64"},
+		{"dual stack", "192.0.2.1 fd77::1", "198.51.100.1 2001:db8::1", "192.0.2.9 fd77::9",
+			"10.244.1.0/24 fd44:0:0:1::/64", "10.244.2.0/24 fd44:0:0:2::/64"},
+		{"IPv6 first", "fd77::1 192.0.2.1", "2001:db8::1 198.51.100.1", "fd77::9 192.0.2.9",
+			"fd44:0:0:1::/64 10.244.1.0/24", "fd44:0:0:2::/64 10.244.2.0/24"},
+	}
+}
+
+func parseAll[T any](list string, parse func(string) T) []T {
+	var all []T
+	for field := range strings.FieldsSeq(list) {
+		all = append(all, parse(field))
+	}
+	return all
+}
+
+func addrs(list string) []netip.Addr      { return parseAll(list, netip.MustParseAddr) }
+func prefixes(list string) []netip.Prefix { return parseAll(list, netip.MustParsePrefix) }
+
+// object is a Node with these pod subnets and addresses of a kind.
+func object(name, cidrs string, addresses ...address) *node {
+	return &node{
+		ObjectMeta: metav1.ObjectMeta{Name: name}, podCIDRs: strings.Fields(cidrs), addresses: addresses,
+	}
+}
+
+func of(kind, list string) []address {
+	var all []address
+	for text := range strings.FieldsSeq(list) {
+		all = append(all, address{kind, text})
+	}
+	return all
+}
+
+func equalNodes() cmp.Option {
+	return cmp.Options{cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{}), cmpopts.EquateEmpty()}
+}
+
+func TestRecordOf(t *testing.T) {
+	for _, f := range families() {
+		for _, tt := range []struct {
+			name      string
+			object    *node
+			addresses string // expected
+			subnets   string
+			err       string
+			out       bool
+		}{
+			{name: "internal address", object: object("a", f.cidrs, of("InternalIP", f.internal)...),
+				addresses: f.internal, subnets: f.cidrs},
+			{name: "internal before external", object: object("a", f.cidrs, append(of("ExternalIP", f.extern), of("InternalIP", f.internal)...)...),
+				addresses: f.internal, subnets: f.cidrs},
+			{name: "external only", object: object("a", f.cidrs, of("ExternalIP", f.extern)...),
+				addresses: f.extern, subnets: f.cidrs},
+			{name: "first of each family", object: object("a", f.cidrs, of("InternalIP", f.internal+" "+f.other)...),
+				addresses: f.internal, subnets: f.cidrs},
+			{name: "names and nonsense are passed over", object: object("a", f.cidrs, append([]address{
+				{"Hostname", "a"}, {"InternalDNS", f.other}, {"InternalIP", ""}, {"InternalIP", "fe80::1"}, {"InternalIP", "127.0.0.1"}, {"InternalIP", "fd77::7%eth0"},
+			}, of("InternalIP", f.internal)...)...), addresses: f.internal, subnets: f.cidrs},
+			{name: "no subnet yet", object: object("a", "", of("InternalIP", f.internal)...),
+				addresses: f.internal},
+			{name: "nothing yet", object: object("a", ""), out: true},
+			{name: "no address", object: object("a", f.cidrs, address{"Hostname", "a"}), subnets: f.cidrs, out: true,
+				err: `node "a" has no address by which other hosts reach it (status.addresses has no usable InternalIP or ExternalIP): wait for the kubelet or the cloud controller, or set the annotation overlay-cni.io/address`},
+			{name: "subnet that is none", object: object("a", f.cidrs+" 10.0.0.0", of("InternalIP", f.internal)...), addresses: f.internal, out: true,
+				err: `node "a": spec.podCIDRs has "10.0.0.0": expected a network such as 10.244.1.0/24`},
+			{name: "subnet with host bits", object: object("a", "10.244.1.1/24", of("InternalIP", f.internal)...), addresses: f.internal, subnets: "10.244.1.1/24", out: true,
+				err: `node "a": pod subnet 10.244.1.1/24 has host bits set: write 10.244.1.0/24`},
+		} {
+			t.Run(f.name+"/"+tt.name, func(t *testing.T) {
+				got := recordOf(tt.object, "own")
+				want := registry.Node{Name: "a", Addresses: addrs(tt.addresses), Subnets: prefixes(tt.subnets)}
+				if diff := cmp.Diff(want, got.node, equalNodes()); diff != "" {
+					t.Errorf("node (-want +got):\n%s", diff)
+				}
+				if got.out != tt.out || text(got.err) != tt.err {
+					t.Errorf("out is %v, want %v; error %q, want %q", got.out, tt.out, text(got.err), tt.err)
+				}
+			})
+		}
+	}
+}
+
+// This host's operator has to know what it waits for.
+func TestRecordOfTheOwnNode(t *testing.T) {
+	for _, f := range families() {
+		for name, tt := range map[string]struct {
+			object *node
+			out    bool
+			err    string
+		}{
+			"complete":  {object: object("own", f.cidrs, of("InternalIP", f.internal)...)},
+			"no subnet": {object: object("own", "", of("InternalIP", f.internal)...), err: `node "own" waits for its pod subnet (spec.podCIDRs is empty): kube-controller-manager gives it one if it runs with --allocate-node-cidrs and --cluster-cidr`},
+			"nothing":   {object: object("own", ""), out: true, err: `node "own" has no address by which other hosts reach it (status.addresses has no usable InternalIP or ExternalIP): wait for the kubelet or the cloud controller, or set the annotation overlay-cni.io/address`},
+		} {
+			t.Run(f.name+"/"+name, func(t *testing.T) {
+				if got := recordOf(tt.object, "own"); got.out != tt.out || text(got.err) != tt.err {
+					t.Errorf("out is %v, want %v; error %q, want %q", got.out, tt.out, text(got.err), tt.err)
+				}
+			})
+		}
+	}
+}
+
+func TestOverride(t *testing.T) {
+	const expected = ": expected an address such as 192.0.2.1, or one of each family such as 192.0.2.1,fd00::1"
+	for value, want := range map[string]struct{ addresses, err string }{
+		"203.0.113.7":             {addresses: "203.0.113.7"},
+		"fd99::7":                 {addresses: "fd99::7"},
+		" 203.0.113.7 , fd99::7":  {addresses: "203.0.113.7 fd99::7"},
+		"fd99::7,203.0.113.7":     {addresses: "fd99::7 203.0.113.7"},
+		" ":                       {addresses: "192.0.2.1"}, // as if there were none
+		"203.0.113.7,":            {err: `node "a": annotation overlay-cni.io/address is "203.0.113.7,"` + expected},
+		"eth0":                    {err: `node "a": annotation overlay-cni.io/address is "eth0"` + expected},
+		strings.Repeat("x", 200):  {err: `node "a": annotation overlay-cni.io/address is "` + strings.Repeat("x", 100) + `..."` + expected},
+		"203.0.113.7,203.0.113.8": {addresses: "203.0.113.7 203.0.113.8", err: `node "a": addresses 203.0.113.7 and 203.0.113.8 are of one family: keep one of them`},
+		"127.0.0.1":               {addresses: "127.0.0.1", err: `node "a": address 127.0.0.1 is a loopback address: give the address by which the other hosts reach this one`},
+	} {
+		n := object("a", "10.244.1.0/24", of("InternalIP", "192.0.2.1")...)
+		n.override = value
+		got := recordOf(n, "own")
+		if diff := cmp.Diff(addrs(want.addresses), got.node.Addresses, equalNodes()); diff != "" {
+			t.Errorf("%q: addresses (-want +got):\n%s", value, diff)
+		}
+		if text(got.err) != want.err || got.out != (want.err != "") {
+			t.Errorf("%q: out is %v, error %q, want %q", value, got.out, text(got.err), want.err)
+		}
+	}
+}
