@@ -61,9 +61,9 @@ func Run(ctx context.Context, o Options) (err error) {
 func configuration(o Options, dir string) lab.Config {
 	return lab.Config{
 		Dir:         dir,
-		Segments:    []netip.Prefix{netip.MustParsePrefix("192.168.77.254/24")},
-		Outside:     []netip.Addr{netip.MustParseAddr("203.0.113.1")}, // RFC 5737: of examples, nobody's
-		PodNetworks: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")},
+		Segments:    []netip.Prefix{netip.MustParsePrefix("192.168.77.254/24"), netip.MustParsePrefix("fd77::fe/64")},
+		Outside:     []netip.Addr{netip.MustParseAddr("203.0.113.1"), netip.MustParseAddr("2001:db8::1")}, // RFC 5737, 3849: of examples
+		PodNetworks: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd44::/48")},
 		MTU:         mtu,
 		Daemon:      o.Daemon,
 		Plugin:      o.Plugin,

@@ -35,7 +35,9 @@ func (d *daemon) syncNetwork(context.Context) error {
 	found.Degraded = errors.Join(found.Degraded,
 		wrap("the configuration stays as it was, because the new one is refused", stale))
 	d.board.Set(partNetwork, found)
-	if r, ok := d.registry.(registry.Reporter); ok {
+	// Before the registry's first answer nobody knows whether the network is up:
+	// it may well be, from the time before a restart.
+	if r, ok := d.registry.(registry.Reporter); ok && !errors.Is(refused, registry.ErrNotReady) {
 		r.ReportNetwork(found.Down)
 	}
 	return errors.Join(found.Down, found.Degraded)

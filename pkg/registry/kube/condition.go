@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 )
@@ -29,7 +30,7 @@ func conditionOf(down error) condition {
 	}
 	message := down.Error()
 	if len(message) > maxMessageText {
-		message = message[:maxMessageText] + "..."
+		message = strings.ToValidUTF8(message[:maxMessageText], "") + "..."
 	}
 	return condition{"True", reasonDown, message}
 }
