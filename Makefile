@@ -29,20 +29,26 @@ REPORT := $(HERE) go run ./internal/testreport
 
 .PHONY: help
 help: ## Print this list.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: build
 build: ## Build bin/overlay-cni and bin/overlayd, static (GOARCH=arm64 for another machine).
 	@mkdir -p $(BIN)
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN)/ ./cmd/overlay-cni ./cmd/overlayd
 
+# The server for the tests of pkg/registry/etcd, from a module of its own. The
+# first build takes a minute, on two cores.
+ETCD := $(BIN)/etcd
+$(ETCD): test/etcd/go.mod test/etcd/go.sum
+	CGO_ENABLED=0 $(HERE) go build -C test/etcd -trimpath -ldflags '-s -w' -o $(abspath $@) go.etcd.io/etcd/server/v3
+
 .PHONY: test
 # -count=1: the kernel is an input of these tests that Go's cache cannot see.
-test: build ## Run all tests, and tell which were skipped and why.
+test: build $(ETCD) ## Run all tests, and tell which were skipped and why.
 	CGO_ENABLED=0 go test -json -count=1 -timeout $(TIMEOUT) $(PACKAGES) | $(REPORT)
 
 .PHONY: test-race
-test-race: ## Run all tests with the race detector (needs gcc and libc6-dev).
+test-race: $(ETCD) ## Run all tests with the race detector (needs gcc and libc6-dev).
 	CGO_ENABLED=1 go test -json -count=1 -timeout $(TIMEOUT) -race $(PACKAGES) | $(REPORT)
 
 .PHONY: demo
@@ -77,3 +83,9 @@ clean: ## Remove what make build made.
 .PHONY: test-runtimes
 test-runtimes: build ## Run the plugin with containerd, podman and cnitool: as root, with Debian packages that it names.
 	OVERLAY_CNI=$(abspath $(BIN))/overlay-cni go test -C test/runtimes -count=1 -timeout 10m -v .
+
+.PHONY: soak
+# SOAK: how long; SOAKFLAGS='-soak-seed 1' does the same again.
+SOAK ?= 5m
+soak: ## Do to hosts at random what operators, runtimes and accidents do, for SOAK (5m).
+	CGO_ENABLED=1 go test -count=1 -timeout 0 -race -v -run TestSoak ./test/hosts -soak $(SOAK) $(SOAKFLAGS)

@@ -9,7 +9,6 @@ import (
 
 	"github.com/overlay-cni/overlay-cni/pkg/config"
 	"github.com/overlay-cni/overlay-cni/pkg/daemon"
-	"github.com/overlay-cni/overlay-cni/pkg/registry/file"
 )
 
 func runCommand() *cobra.Command {
@@ -44,12 +43,13 @@ func runDaemon(cmd *cobra.Command, live *config.Live) error {
 	if err != nil {
 		return err // the file changed just now
 	}
-	nodes, err := file.New(cfg.Registry.File)
+	log := logger(cmd.ErrOrStderr(), cfg.Log)
+	nodes, err := openRegistry(cfg, log)
 	if err != nil {
-		return fmt.Errorf("the nodes file has mistakes:\n%w", err)
+		return err
 	}
 	defer func() { _ = nodes.Close() }()
-	return daemon.Run(cmd.Context(), live, nodes, logger(cmd.ErrOrStderr(), cfg.Log))
+	return daemon.Run(cmd.Context(), live, nodes, log)
 }
 
 func logger(out io.Writer, c config.Log) *slog.Logger {

@@ -1,6 +1,6 @@
-// Package jsontext writes JSON without reflection. encoding/json needs some
-// hundred microseconds to learn the types that it writes for the first time,
-// which a process that writes once has no use for.
+// Package jsontext reads and writes JSON without reflection. encoding/json needs
+// some hundred microseconds to learn the types that it meets for the first time,
+// which a process that does so once has no use for.
 package jsontext
 
 import (

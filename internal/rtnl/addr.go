@@ -25,7 +25,7 @@ func (b *Batch) addr(index int, p netip.Prefix, typ uint16) {
 		header[2] = unix.IFA_F_NODAD
 	}
 	header = native.AppendUint32(header, uint32(index))
-	b.begin(fmt.Sprintf("%s address %s", verb, p), typ, flags, header)
+	b.begin(verb+" address "+p.String(), typ, flags, header)
 	b.attrAddr(unix.IFA_LOCAL, p.Addr())
 	b.attrAddr(unix.IFA_ADDRESS, p.Addr())
 }

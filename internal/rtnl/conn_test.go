@@ -371,3 +371,34 @@ func FuzzMessage(f *testing.F) {
 		}
 	})
 }
+
+func TestIndex(t *testing.T) {
+	p := newPlace(t)
+	if got, err := p.conn.Index("br0"); err != nil || got != p.index {
+		t.Errorf("got %d, %v, want %d", got, err, p.index)
+	}
+	for name, want := range map[string]error{"br1": unix.ENODEV, "a-name-too-long-": unix.EINVAL} {
+		if got, err := p.conn.Index(name); !errors.Is(err, want) || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: got %d, %v, want %v", name, got, err, want)
+		}
+	}
+}
+
+// TestVethHasOneQueue looks at both ends: with more the kernel would wait for
+// all CPUs when it makes them.
+func TestVethHasOneQueue(t *testing.T) {
+	p, pod := newPlace(t), newPlace(t)
+	var b Batch
+	b.AddVeth(Veth{
+		Name: "veth0", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, Master: p.index, MTU: 1500,
+		Peer: VethPeer{Name: "eth0", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 2}, Netns: pod.ns.FD()},
+	})
+	p.must(p.conn.Run(&b))
+	for name, h := range map[string]*netlink.Handle{"veth0": p.handle, "eth0": pod.handle} {
+		link, err := h.LinkByName(name)
+		p.must(err)
+		if a := link.Attrs(); a.NumTxQueues != 1 || a.NumRxQueues != 1 {
+			t.Errorf("%s has %d queues to send and %d to receive", name, a.NumTxQueues, a.NumRxQueues)
+		}
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -45,20 +46,20 @@ const (
 	portIsolated     = 33 // IFLA_BRPORT_ISOLATED, linux/if_link.h
 )
 
-// AddVeth makes the pair, the host's end up. The kernel can't set the peer up
-// before the pair is complete: SetUp does, when SetPort has prepared the port.
-// Until then there is no carrier, and the bridge sends nothing.
+// AddVeth makes the pair, both ends down. What else a port needs comes before
+// SetUp: the kernel tells everybody of a change to a link that is up, which
+// takes it longer the more links there are.
 func (b *Batch) AddVeth(v Veth) {
-	op := fmt.Sprintf("create veth %s with its peer %s in the pod", v.Name, v.Peer.Name)
-	b.begin(op, unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, ifInfo(0, unix.IFF_UP))
-	b.linkBasics(v.Name, v.MAC, v.MTU)
+	op := "create veth " + v.Name + " with its peer " + v.Peer.Name + " in the pod"
+	b.begin(op, unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, ifInfo(0, 0))
+	b.vethEnd(v.Name, v.MAC, v.MTU)
 	b.attr32(unix.IFLA_MASTER, uint32(v.Master))
 	b.nest(unix.IFLA_LINKINFO, func() {
 		b.attrString(unix.IFLA_INFO_KIND, "veth")
 		b.nest(unix.IFLA_INFO_DATA, func() {
 			b.nest(vethInfoPeer, func() {
 				b.buf = append(b.buf, ifInfo(0, 0)...)
-				b.linkBasics(v.Peer.Name, v.Peer.MAC, v.MTU)
+				b.vethEnd(v.Peer.Name, v.Peer.MAC, v.MTU)
 				b.attr32(unix.IFLA_NET_NS_FD, uint32(v.Peer.Netns))
 			})
 		})
@@ -66,6 +67,17 @@ func (b *Batch) AddVeth(v Veth) {
 }
 
 const vethInfoPeer = 1 // VETH_INFO_PEER, linux/veth.h
+
+// vethEnd asks for one queue in each direction, which is what a veth works with
+// if nobody says otherwise. But then the kernel makes one for each CPU first,
+// and takes the others away again (veth_init_queues in drivers/net/veth.c): at
+// each end it waits for an RCU grace period, with the lock in hand that all
+// network configuration of the machine needs.
+func (b *Batch) vethEnd(name string, mac net.HardwareAddr, mtu int) {
+	b.linkBasics(name, mac, mtu)
+	b.attr32(unix.IFLA_NUM_TX_QUEUES, 1)
+	b.attr32(unix.IFLA_NUM_RX_QUEUES, 1)
+}
 
 func (b *Batch) linkBasics(name string, mac net.HardwareAddr, mtu int) {
 	b.attrString(unix.IFLA_IFNAME, name)
@@ -96,7 +108,7 @@ func (b *Batch) SetPort(p Port) {
 
 // SetUp sets a link up.
 func (b *Batch) SetUp(index int) {
-	b.begin(fmt.Sprintf("set link %d up", index), unix.RTM_NEWLINK, 0, ifInfo(index, unix.IFF_UP))
+	b.begin("set link "+strconv.Itoa(index)+" up", unix.RTM_NEWLINK, 0, ifInfo(index, unix.IFF_UP))
 }
 
 // DelLink deletes the link of that name; with a veth goes its peer.
@@ -118,6 +130,20 @@ type Link struct {
 
 // Up tells whether the interface was set up.
 func (l Link) Up() bool { return l.Flags&unix.IFF_UP != 0 }
+
+// Index looks up the index of an interface. If there is none of that name the
+// error is unix.ENODEV. Unlike Link it doesn't wait for the lock that is held
+// while others configure interfaces, in whatever namespace.
+func (c *Conn) Index(name string) (int, error) {
+	request, err := unix.NewIfreq(name)
+	if err == nil {
+		err = unix.IoctlIfreq(c.fd, unix.SIOCGIFINDEX, request)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("look up the index of link %s: %w", name, err)
+	}
+	return int(request.Uint32()), nil
+}
 
 // Link looks an interface up by name. If there is none the error is
 // unix.ENODEV.

@@ -6,9 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Parameter is a kernel parameter and its value, such as "net/ipv4/ip_forward"
@@ -21,8 +22,20 @@ type Parameter struct {
 // Get returns the value of a parameter; the error is fs.ErrNotExist if there is
 // no such one.
 func Get(path string) (string, error) {
-	value, err := os.ReadFile(filepath.Join("/proc/sys", path))
-	return strings.TrimSpace(string(value)), err
+	path = filepath.Join(root, path)
+	// Not os.ReadFile, which would also ask the poller about it: that takes nine
+	// system calls.
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer func() { _ = unix.Close(fd) }()
+	var value [256]byte
+	n, err := unix.Read(fd, value[:])
+	if err != nil {
+		return "", &fs.PathError{Op: "read", Path: path, Err: err}
+	}
+	return strings.TrimSpace(string(value[:n])), nil
 }
 
 // Ensure sets the parameters that have another value and returns what it set.
@@ -36,7 +49,7 @@ func Ensure(want []Parameter) ([]string, error) {
 			continue
 		}
 		if err == nil {
-			err = os.WriteFile(filepath.Join("/proc/sys", p.Path), []byte(p.Value), 0o644)
+			err = p.write()
 		}
 		if err != nil {
 			errs = append(errs, p.explain(have, err))
@@ -54,6 +67,10 @@ func (p Parameter) dotted() string { return strings.NewReplacer("/", ".", ".", "
 func (p Parameter) explain(have string, err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("sysctl %s has to be %s, but the kernel does not have it: %w", p.dotted(), p.Value, err)
+	}
+	if errors.Is(err, unix.EROFS) {
+		return fmt.Errorf("sysctl %s is %q and has to be %s, set it on the host, or mount the host's %s/net at %s/net: %w",
+			p.dotted(), have, p.Value, root, hostRoot, err)
 	}
 	return fmt.Errorf("sysctl %s is %q and has to be %s, set it on the host: %w", p.dotted(), have, p.Value, err)
 }

@@ -189,7 +189,10 @@ func (k *Kernel) apply(o op) error {
 	if o.verb == create {
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name, attrs.MTU, attrs.HardwareAddr = o.bridge, o.mtu, o.mac
-		return h.LinkAdd(&netlink.Bridge{LinkAttrs: attrs})
+		// Multicasts of pods go to no other pod, see rtnl.Batch.SetPort. With
+		// snooping the kernel would still set timers of all ports with each new one.
+		snooping := false
+		return h.LinkAdd(&netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &snooping})
 	}
 	link, err := k.conn.Link(o.bridge)
 	if err != nil {

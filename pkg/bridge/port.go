@@ -52,8 +52,8 @@ type Route struct {
 // A default route that the pod has already, by another network, stays: the pod
 // gets one to the own subnet instead. The routes that were made are returned.
 //
-// It is four exchanges with the kernel: the pair and its port in one message
-// batch, opening a socket in the pod's namespace, the index the pod's end got,
+// It is four exchanges with the kernel: opening a socket in the pod's namespace,
+// the pair and its port in one message batch, the index that the pod's end got,
 // and addresses and routes in another batch.
 func (k *Kernel) Attach(netns *os.File, index int, s Spec, p Port) ([]Route, error) {
 	pod, err := k.conn.OpenAt(netns)
@@ -65,11 +65,11 @@ func (k *Kernel) Attach(netns *os.File, index int, s Spec, p Port) ([]Route, err
 	if err != nil {
 		return nil, k.explain(err, s.Name, p)
 	}
-	link, err := pod.Link(p.IfName)
+	inPod, err := pod.Index(p.IfName)
 	if err != nil {
 		return nil, err
 	}
-	err = p.configure(pod, link.Index, s)
+	err = p.configure(pod, inPod, s)
 	return p.Routes, err
 }
 
@@ -134,8 +134,9 @@ func (k *Kernel) addPair(netns *os.File, index int, s Spec, p Port) error {
 	})
 	switched := switchesServices(s)
 	b.SetPort(rtnl.Port{Name: p.HostName, Alias: p.Alias, Isolated: !switched, Hairpin: switched})
-	last := b.Len()
+	noAutoAddress := b.Len()
 	b.SetNoAutoAddress(p.HostName)
+	b.SetUpByName(p.HostName)
 	errs, err := k.conn.Exec(&b)
 	if err != nil {
 		return err
@@ -148,7 +149,7 @@ func (k *Kernel) addPair(netns *os.File, index int, s Spec, p Port) error {
 			continue
 		case i < len(s.Gateways) && errors.Is(err, unix.EEXIST):
 			continue // the bridge has it
-		case i == last && errors.Is(err, unix.EAFNOSUPPORT):
+		case i == noAutoAddress && errors.Is(err, unix.EAFNOSUPPORT):
 			continue // no IPv6 on this host, or for this MTU (below 1280)
 		}
 		return err
@@ -192,11 +193,14 @@ func (k *Kernel) explain(err error, bridge string, p Port) error {
 
 // Detach removes devices by their names: the host's end of a veth pair, with
 // which its peer goes, and others of the port. Those that are not there are
-// fine.
+// fine, and are not asked to go: with each such message the kernel would wait
+// its turn among all others that remove devices, some milliseconds each.
 func (k *Kernel) Detach(names ...string) error {
 	var b rtnl.Batch
 	for _, name := range names {
-		b.DelLink(name)
+		if _, err := k.conn.Index(name); !errors.Is(err, unix.ENODEV) {
+			b.DelLink(name)
+		}
 	}
 	results, err := k.conn.Exec(&b)
 	if err != nil {
@@ -233,6 +237,6 @@ func (k *Kernel) InNetns(netns *os.File) (bool, error) { return k.conn.InNetns(n
 
 // Exists tells whether there is a link of that name.
 func (k *Kernel) Exists(name string) bool {
-	_, err := k.conn.Link(name)
+	_, err := k.conn.Index(name)
 	return err == nil
 }

@@ -61,6 +61,7 @@ func TestSyncPorts(t *testing.T) {
 				Peer: rtnl.VethPeer{Name: name, MAC: []byte{2, 0, 0, 1, 0, byte(i)}, Netns: other.FD()},
 			})
 			b.SetPort(rtnl.Port{Name: name, Alias: "pod " + name, Isolated: !switchesServices(spec), Hairpin: switchesServices(spec)})
+			b.SetUpByName(name)
 		}
 		if err := k.conn.Run(&b); err != nil {
 			return err

@@ -59,6 +59,8 @@ type Etcd struct {
 	// CA, Cert and Key are paths of PEM files, each empty for none.
 	CA, Cert, Key string
 	Username      string
+	// HostID tells this machine from another one of its name.
+	HostID string
 	// PasswordFile is a path: secrets don't belong in configuration or flags.
 	PasswordFile string
 	// LeaseTime is how long this host's subnet stays its own without a word.

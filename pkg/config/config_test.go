@@ -92,6 +92,7 @@ registry:
     cert: cert.pem
     key: key.pem
     username: overlay
+    hostId: vm-7
     passwordFile: /etc/password
     leaseTime: 24h
 health: {address: "127.0.0.1:9479"}
@@ -124,7 +125,7 @@ func fullConfig() Config {
 			Type: RegistryEtcd, File: "nodes.yaml", Kubeconfig: "/etc/kube.yaml",
 			Etcd: Etcd{
 				Endpoints: []string{"https://10.0.0.1:2379", "https://[fd00::1]:2379"}, Prefix: "/net/a",
-				CA: "ca.pem", Cert: "cert.pem", Key: "key.pem", Username: "overlay", PasswordFile: "/etc/password", LeaseTime: 24 * time.Hour,
+				CA: "ca.pem", Cert: "cert.pem", Key: "key.pem", Username: "overlay", HostID: "vm-7", PasswordFile: "/etc/password", LeaseTime: 24 * time.Hour,
 			},
 		},
 		Health:   "127.0.0.1:9479",
@@ -150,7 +151,7 @@ func TestFileAndFlagsMeanTheSame(t *testing.T) {
 		"--registry-file=nodes.yaml", "--registry-kubeconfig=/etc/kube.yaml",
 		"--registry-etcd-endpoints=https://10.0.0.1:2379,https://[fd00::1]:2379", "--registry-etcd-prefix=/net/a",
 		"--registry-etcd-ca=ca.pem", "--registry-etcd-cert=cert.pem", "--registry-etcd-key=key.pem",
-		"--registry-etcd-username=overlay", "--registry-etcd-password-file=/etc/password", "--registry-etcd-lease-time=24h",
+		"--registry-etcd-username=overlay", "--registry-etcd-host-id=vm-7", "--registry-etcd-password-file=/etc/password", "--registry-etcd-lease-time=24h",
 		"--health-address=127.0.0.1:9479", "--vxlan-device=vx7", "--vxlan-vni=16777215", "--vxlan-port=65535",
 		"--vxlan-source-ports=40000-50000", "--vxlan-udp-checksum=false", "--vxlan-accept-zero-checksum", "--vxlan-ttl=inherit",
 		"--vxlan-df=set", "--vxlan-tx-checksum-offload=off", "--firewall=iptables", "--iptables-forward=false", "--direct-routing",
@@ -290,7 +291,7 @@ c.yaml:1:39: registry.etcd.endpoints[1]: "http://a": expected the URL of an etcd
 c.yaml:1:51: registry.etcd.endpoints[2]: "https://a:1/b": expected the URL of an etcd member, such as https://192.168.77.10:2379`},
 		"etcd prefix":           {"registry: {etcd: {prefix: a}}\n", `c.yaml:1:27: registry.etcd.prefix: "a": expected a beginning of keys, such as /overlay-cni`},
 		"etcd lease":            {"registry: {etcd: {leaseTime: 1s}}\n", `c.yaml:1:30: registry.etcd.leaseTime: "1s": expected a duration of at least 1m0s, such as 1h or 24h`},
-		"etcd user":             {"registry: {etcd: {username: ''}}\n", `c.yaml:1:29: registry.etcd.username: "": expected the name of a user`},
+		"etcd user":             {"registry: {etcd: {username: ''}}\n", `c.yaml:1:29: registry.etcd.username: "": expected a word`},
 		"health address":        {"health: {address: 9479}\n", `c.yaml:1:19: health.address: "9479": expected an address and a port, such as 127.0.0.1:9479 or :9479`},
 		"health name":           {"health: {address: 'localhost:1'}\n", `c.yaml:1:19: health.address: "localhost:1": expected an address and a port, such as 127.0.0.1:9479 or :9479`},
 		"registry file":         {"registry: {file: ''}\n", `c.yaml:1:18: registry.file: "": expected the path of a file`},
@@ -454,7 +455,7 @@ func encode(c Config) []byte {
 	fmt.Fprintf(&b, "]\nhealth: {address: %q}\n", c.Health)
 	fmt.Fprintf(&b, "registry: {type: %q, file: %q%s, etcd: {endpoints: [%s], prefix: %q, leaseTime: %s%s}}\n",
 		c.Registry.Type, c.Registry.File, optional("kubeconfig", c.Registry.Kubeconfig), list(e.Endpoints), e.Prefix, e.LeaseTime,
-		optional("ca", e.CA)+optional("cert", e.Cert)+optional("key", e.Key)+optional("username", e.Username)+optional("passwordFile", e.PasswordFile))
+		optional("ca", e.CA)+optional("cert", e.Cert)+optional("key", e.Key)+optional("username", e.Username)+optional("hostId", e.HostID)+optional("passwordFile", e.PasswordFile))
 	v := c.VXLAN
 	ports, ttl := fmt.Sprintf("%d-%d", v.SourcePorts.Low, v.SourcePorts.High), fmt.Sprint(v.TTL)
 	if v.SourcePorts == (PortRange{}) {

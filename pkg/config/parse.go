@@ -186,9 +186,9 @@ func parsePrefix(text string) (string, error) {
 	return text, nil
 }
 
-func parseUser(text string) (string, error) {
+func parseWord(text string) (string, error) {
 	if text == "" || strings.ContainsFunc(text, isControl) {
-		return "", fmt.Errorf("%s: expected the name of a user", quote(text))
+		return "", fmt.Errorf("%s: expected a word", quote(text))
 	}
 	return text, nil
 }

@@ -163,7 +163,12 @@ func etcdSettings() []setting {
 		{
 			key: "registry.etcd.username", kind: "name", computed: "none",
 			usage: "user of etcd",
-			add:   store(parseUser, func(c *Config) *string { return &c.Registry.Etcd.Username }),
+			add:   store(parseWord, func(c *Config) *string { return &c.Registry.Etcd.Username }),
+		},
+		{
+			key: "registry.etcd.hostId", kind: "id", computed: "from /etc/machine-id",
+			usage: "what tells this machine from another one of its name; it must stay the same over reboots",
+			add:   store(parseWord, func(c *Config) *string { return &c.Registry.Etcd.HostID }),
 		},
 		path("passwordFile", "file with that user's password", func(c *Config) *string { return &c.Registry.Etcd.PasswordFile }),
 		{

@@ -1,7 +1,6 @@
 package ipam
 
 import (
-	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -48,7 +47,11 @@ func (c cursor) read() netip.Addr {
 
 func (c cursor) write(a netip.Addr) {
 	if c.file != nil {
-		_, _ = c.file.WriteAt(fmt.Appendf(nil, "%-*s\n", cursorSize-1, a), 0)
+		line := a.AppendTo(make([]byte, 0, cursorSize))
+		for len(line) < cursorSize-1 {
+			line = append(line, ' ')
+		}
+		_, _ = c.file.WriteAt(append(line, '\n'), 0)
 	}
 }
 

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/cni/pkg/types/create"
@@ -19,8 +18,8 @@ import (
 
 // check compares prevResult, the record and the kernel, and reports all that
 // differs at once.
-func (p Plugin) check(args *skel.CmdArgs) error {
-	c, err := newCall(args)
+func (p Plugin) check(in *invocation) error {
+	c, err := newCall(in)
 	if err != nil {
 		return err
 	}
@@ -33,7 +32,7 @@ func (p Plugin) check(args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	netns, err := openNetns(c.kernel, args.Netns)
+	netns, err := openNetns(c.kernel, c.netns)
 	if err != nil {
 		return err
 	}
@@ -48,21 +47,21 @@ func (p Plugin) check(args *skel.CmdArgs) error {
 	}
 	if diffs = append(diffs, kernel...); len(diffs) > 0 {
 		return types.NewError(CodeCheckFailed, fmt.Sprintf("container %s, interface %s: %s",
-			args.ContainerID, args.IfName, strings.Join(diffs, "; ")), "delete the pod's sandbox to have it made anew")
+			c.containerID, c.ifName, strings.Join(diffs, "; ")), "delete the pod's sandbox to have it made anew")
 	}
 	return nil
 }
 
 // expected is the port that prevResult describes.
 func (c *call) expected() (bridge.Port, error) {
-	p := bridge.Port{HostName: c.key.HostName(), IfName: c.args.IfName}
+	p := bridge.Port{HostName: c.key.HostName(), IfName: c.ifName}
 	prev, err := c.conf.prevResult()
 	if err != nil {
 		return p, err
 	}
 	own := -1
 	for i, link := range prev.Interfaces {
-		if link.Name == c.args.IfName && link.Sandbox != "" {
+		if link.Name == c.ifName && link.Sandbox != "" {
 			own = i
 			p.MTU = link.Mtu
 			if p.MAC, err = net.ParseMAC(link.Mac); err != nil {
@@ -71,7 +70,7 @@ func (c *call) expected() (bridge.Port, error) {
 		}
 	}
 	if own < 0 {
-		return p, invalid("prevResult has no interface %s of a pod: it is not of this attachment", c.args.IfName)
+		return p, invalid("prevResult has no interface %s of a pod: it is not of this attachment", c.ifName)
 	}
 	for _, ip := range prev.IPs {
 		addr, ok := netip.AddrFromSlice(ip.Address.IP)

@@ -69,11 +69,15 @@ type routeConf struct {
 	GW  string `json:"gw"`
 }
 
-// parseConf reads what every command needs, and no more.
+// parseConf reads what every command needs, and no more. Where it returns an
+// error, the configuration has what could be read.
 func parseConf(data []byte) (*conf, error) {
-	c := &conf{}
+	c, ok := quickConf(data)
+	if ok {
+		return c, c.complete()
+	}
 	if err := decode("", data, c); err != nil {
-		return nil, err
+		return c, err
 	}
 	return c, c.complete()
 }
@@ -82,10 +86,13 @@ func parseConf(data []byte) (*conf, error) {
 // configuration that an ADD would refuse: a value of the wrong type counts as
 // absent.
 func parseForRemoval(data []byte) (*conf, error) {
-	c := &conf{}
+	c, ok := quickConf(data)
+	if ok {
+		return c, c.complete()
+	}
 	var wrong *json.UnmarshalTypeError
 	if err := json.Unmarshal(data, c); err != nil && !errors.As(err, &wrong) {
-		return nil, decode("", data, &conf{})
+		return c, decode("", data, &conf{})
 	}
 	return c, c.complete()
 }
@@ -101,11 +108,16 @@ func (c *conf) complete() error {
 	return nil
 }
 
-// decode reads a part of the configuration, of which key is the name.
-func decode(key string, data json.RawMessage, to any) error {
+// decodePart reads a part of the configuration that may be left out, of which
+// key is the name.
+func decodePart(key string, data json.RawMessage, to any) error {
 	if len(data) == 0 {
 		return nil
 	}
+	return decode(key, data, to)
+}
+
+func decode(key string, data []byte, to any) error {
 	err := json.Unmarshal(data, to)
 	if err == nil {
 		return nil
@@ -168,19 +180,19 @@ func (c *conf) check() error {
 		return invalid("mtu %d is out of range: use 576 to 65535, or 0 for the default", c.MTU)
 	case c.Wait != nil && (*c.Wait < 0 || *c.Wait > int(maxWait.Seconds())):
 		return invalid("waitSeconds %d is out of range: use 0 to %d", *c.Wait, int(maxWait.Seconds()))
-	}
-	return checkLinkName("bridge", c.Bridge)
-}
-
-// checkLinkName is the kernel's rule for interface names (dev_valid_name).
-func checkLinkName(key, name string) error {
-	if name == "" {
-		return nil
-	}
-	if len(name) > 15 || name == "." || name == ".." || strings.ContainsAny(name, "/:") || strings.ContainsFunc(name, unicode.IsSpace) {
-		return invalid("%s %q can't be an interface name: use 1 to 15 characters without spaces, '/' and ':'", key, name)
+	case c.Bridge != "" && !isLinkName(c.Bridge):
+		return invalid("bridge %q can't be an interface name: %s", c.Bridge, linkNameRule)
 	}
 	return nil
+}
+
+// linkNameRule is what isLinkName asks for, in words.
+const linkNameRule = "use 1 to 15 characters without spaces, '/' and ':'"
+
+// isLinkName is the kernel's rule for interface names (dev_valid_name).
+func isLinkName(name string) bool {
+	return name != "" && len(name) <= 15 && name != "." && name != ".." &&
+		!strings.ContainsAny(name, "/:") && !strings.ContainsFunc(name, unicode.IsSpace)
 }
 
 // limit is how long an ADD may wait for the daemon.

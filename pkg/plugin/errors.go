@@ -36,11 +36,11 @@ var codes = []struct {
 	{bridge.ErrBridgeFull, CodeBridgeFull},
 }
 
-// toCNI gives an error its code.
-func toCNI(err error) error {
+// toCNI is an error as the specification wants it, with its code.
+func toCNI(err error) *types.Error {
 	var done *types.Error
-	if err == nil || errors.As(err, &done) {
-		return err
+	if errors.As(err, &done) {
+		return done
 	}
 	for _, c := range codes {
 		if errors.Is(err, c.err) {

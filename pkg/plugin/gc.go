@@ -4,19 +4,15 @@ import (
 	"errors"
 	"io/fs"
 
-	"github.com/containernetworking/cni/pkg/skel"
-
+	"github.com/overlay-cni/overlay-cni/pkg/attachment"
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
 	"github.com/overlay-cni/overlay-cni/pkg/ipam"
 )
 
 // gc removes every attachment of this network that the runtime doesn't know,
 // and whatever is left of attachments that nobody can know any more.
-func (p Plugin) gc(args *skel.CmdArgs) error {
-	conf, err := parseForRemoval(args.StdinData)
-	if err != nil {
-		return err
-	}
+func (p Plugin) gc(in *invocation) error {
+	conf := in.conf
 	valid, err := parseValidAttachments(conf.Valid)
 	if err != nil {
 		return err
@@ -93,6 +89,5 @@ func (s sweep) remove(k ipam.Key) error {
 		// Of an unknown network, and in use: a DEL, which knows, removes it.
 		return nil
 	}
-	c := call{kernel: s.kernel, key: k}
-	return c.remove(a)
+	return attachment.Remove(s.kernel, k, a)
 }

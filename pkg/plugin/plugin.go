@@ -7,67 +7,41 @@ import (
 	"io/fs"
 	"os"
 
-	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 	"golang.org/x/sys/unix"
 
+	"github.com/overlay-cni/overlay-cni/pkg/attachment"
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
 	"github.com/overlay-cni/overlay-cni/pkg/ipam"
 )
 
-// Plugin does the commands. Results go to Out.
-type Plugin struct {
-	Out io.Writer
-}
-
-// Funcs are the commands as the skeleton takes them. Their errors are
-// *types.Error.
-func (p Plugin) Funcs() skel.CNIFuncs {
-	return skel.CNIFuncs{
-		Add:    func(a *skel.CmdArgs) error { return toCNI(p.add(a)) },
-		Del:    func(a *skel.CmdArgs) error { return toCNI(p.del(a)) },
-		Check:  func(a *skel.CmdArgs) error { return toCNI(p.check(a)) },
-		GC:     func(a *skel.CmdArgs) error { return toCNI(p.gc(a)) },
-		Status: func(a *skel.CmdArgs) error { return toCNI(p.status(a)) },
-	}
-}
-
 // call is one run of the plugin for one attachment.
 type call struct {
-	conf   *conf
-	args   *skel.CmdArgs
+	*invocation
 	key    ipam.Key
 	store  *ipam.Store
 	kernel *bridge.Kernel
 }
 
-func newCall(args *skel.CmdArgs) (*call, error) {
-	c, err := parseConf(args.StdinData)
-	if err != nil {
-		return nil, err
-	}
-	return c.call(args)
-}
-
-func (c *conf) call(args *skel.CmdArgs) (*call, error) {
+func newCall(in *invocation) (*call, error) {
 	kernel, err := bridge.Open()
 	if err != nil {
 		return nil, err
 	}
 	return &call{
-		conf: c, args: args, kernel: kernel, store: ipam.Open(c.RunDir),
-		key: ipam.Owner{ContainerID: args.ContainerID, IfName: args.IfName}.Key(),
+		invocation: in, kernel: kernel, store: ipam.Open(in.conf.RunDir),
+		key: ipam.Owner{ContainerID: in.containerID, IfName: in.ifName}.Key(),
 	}, nil
 }
 
-func (p Plugin) add(args *skel.CmdArgs) error {
-	c, err := newCall(args)
+func (p Plugin) add(in *invocation) error {
+	c, err := newCall(in)
 	if err != nil {
 		return err
 	}
 	defer c.kernel.Close()
 	// Before the wait for the daemon: without a namespace there is no use in it.
-	netns, err := openNetns(c.kernel, args.Netns)
+	netns, err := openNetns(c.kernel, c.netns)
 	if err != nil {
 		return err
 	}
@@ -83,7 +57,7 @@ func (p Plugin) add(args *skel.CmdArgs) error {
 	defer func() { _ = a.Close() }()
 	if !a.Fresh() {
 		// The runtime gave up on an earlier ADD, or never saw its result.
-		if err := errors.Join(c.dismantle(a), a.Reset()); err != nil {
+		if err := errors.Join(attachment.Dismantle(c.kernel, c.key, a), a.Reset()); err != nil {
 			return err
 		}
 	}
@@ -97,7 +71,7 @@ func (p Plugin) add(args *skel.CmdArgs) error {
 // attach reserves, records, connects and prints, in this order: see package
 // ipam for why a crash at any point is mended.
 func (c *call) attach(a *ipam.Attachment, netns *os.File, net network, out io.Writer) error {
-	req, err := c.conf.request(c.args.Args)
+	req, err := c.conf.request(c.args)
 	if err != nil {
 		return err
 	}
@@ -107,7 +81,7 @@ func (c *call) attach(a *ipam.Attachment, netns *os.File, net network, out io.Wr
 	}
 	port := c.newPort(net, req, addrs)
 	err = a.Write(ipam.Record{
-		Network: c.conf.Name, ContainerID: c.args.ContainerID, IfName: c.args.IfName, Pod: req.pod, Netns: c.args.Netns, HostName: port.HostName,
+		Network: c.conf.Name, ContainerID: c.containerID, IfName: c.ifName, Pod: req.pod, Netns: c.netns, HostName: port.HostName,
 		MAC: port.MAC.String(), MTU: port.MTU, Bridge: net.bridge.Name, HostPorts: req.rawPorts,
 	})
 	if err != nil {
@@ -129,37 +103,16 @@ func (c *call) attach(a *ipam.Attachment, netns *os.File, net network, out io.Wr
 		return err
 	}
 	if len(c.conf.PrevResult) > 0 {
-		return c.conf.writeAfter(out, net, port, c.args.Netns)
+		return c.conf.writeAfter(out, net, port, c.netns)
 	}
-	return c.conf.write(out, net, port, c.args.Netns)
+	return c.conf.write(out, net, port, c.netns)
 }
 
-// remove undoes all that an ADD does. The addresses go last, so that nobody
-// gets one that is still in use.
-func (c *call) remove(a *ipam.Attachment) error {
-	if err := c.dismantle(a); err != nil {
-		return err
-	}
-	return a.Release()
-}
+// remove undoes all that an ADD does.
+func (c *call) remove(a *ipam.Attachment) error { return attachment.Remove(c.kernel, c.key, a) }
 
-// dismantle removes what the kernel has of an attachment.
-func (c *call) dismantle(a *ipam.Attachment) error {
-	ports, err := c.closePorts(a)
-	if ports != nil {
-		// Last: after a deletion the kernel lets the socket's closing wait for
-		// what the deletion of the devices waits for too.
-		defer ports.Close()
-	}
-	return errors.Join(err, c.kernel.Detach(c.key.Devices()...))
-}
-
-func (p Plugin) del(args *skel.CmdArgs) error {
-	conf, err := parseForRemoval(args.StdinData)
-	if err != nil {
-		return err
-	}
-	c, err := conf.call(args)
+func (p Plugin) del(in *invocation) error {
+	c, err := newCall(in)
 	if err != nil {
 		return err
 	}

@@ -84,7 +84,7 @@ func (c *conf) request(cniArgs string) (request, error) {
 		runtime runtimeConfig
 		args    argsConf
 	)
-	if err := errors.Join(decode("runtimeConfig", c.Runtime, &runtime), decode("args", c.Args, &args)); err != nil {
+	if err := errors.Join(decodePart("runtimeConfig", c.Runtime, &runtime), decodePart("args", c.Args, &args)); err != nil {
 		return r, err
 	}
 	if r.limits, err = runtime.limits(); err != nil {

@@ -21,7 +21,7 @@ import (
 // left.
 func (c *call) newPort(n network, req request, addrs []netip.Addr) bridge.Port {
 	p := bridge.Port{
-		HostName: c.key.HostName(), IfName: c.args.IfName, Alias: alias(req.pod, c.args.ContainerID),
+		HostName: c.key.HostName(), IfName: c.ifName, Alias: alias(req.pod, c.containerID),
 		MTU:     n.bridge.MTU,
 		MAC:     req.mac,
 		HostMAC: subnet.MAC("host " + addrs[0].String()),

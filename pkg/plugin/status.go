@@ -3,7 +3,6 @@ package plugin
 import (
 	"errors"
 
-	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/overlay-cni/overlay-cni/pkg/ipam"
@@ -11,16 +10,12 @@ import (
 
 // status tells whether an ADD would find what it needs: the daemon's
 // publication and a free address. The specification has a code for "no".
-func (p Plugin) status(args *skel.CmdArgs) error {
-	conf, err := parseConf(args.StdinData)
-	if err != nil {
-		return err
-	}
-	net, err := conf.network(0)
+func (p Plugin) status(in *invocation) error {
+	net, err := in.conf.network(0)
 	if err != nil {
 		return notAvailable(err)
 	}
-	return notAvailable(ipam.Open(conf.RunDir).Free(net.sets))
+	return notAvailable(ipam.Open(in.conf.RunDir).Free(net.sets))
 }
 
 // notAvailable gives errors that may pass by themselves the code for it, and

@@ -1,0 +1,55 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+
+	"github.com/overlay-cni/overlay-cni/pkg/config"
+	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
+	"github.com/overlay-cni/overlay-cni/pkg/registry"
+	"github.com/overlay-cni/overlay-cni/pkg/registry/etcd"
+	"github.com/overlay-cni/overlay-cni/pkg/registry/file"
+	"github.com/overlay-cni/overlay-cni/pkg/registry/kube"
+)
+
+// closable is a registry that has been opened.
+type closable interface {
+	registry.Registry
+	Close() error
+}
+
+// openRegistry opens the one that the configuration names. What runs elsewhere
+// need not answer for that.
+func openRegistry(c config.Config, log *slog.Logger) (closable, error) {
+	switch c.Registry.Type {
+	case config.RegistryKube:
+		r, err := kube.New(kube.Options{NodeName: c.NodeName, Kubeconfig: c.Registry.Kubeconfig, Log: log})
+		return r, wrap("reach the Kubernetes API", err)
+	case config.RegistryEtcd:
+		r, err := etcd.New(etcdOptions(c, log))
+		return r, wrap("the settings of etcd have mistakes", err)
+	default:
+		r, err := file.New(c.Registry.File)
+		return r, wrap("the nodes file has mistakes", err)
+	}
+}
+
+func etcdOptions(c config.Config, log *slog.Logger) etcd.Options {
+	e := c.Registry.Etcd
+	published, _ := nodestate.Read(c.RunDir) // there may be none
+	return etcd.Options{
+		Endpoints: e.Endpoints, Prefix: e.Prefix,
+		TLS:  etcd.TLS{CAFile: e.CA, CertFile: e.Cert, KeyFile: e.Key},
+		User: e.Username, PasswordFile: e.PasswordFile,
+		Node: c.NodeName, HostID: e.HostID, Previous: published.Subnets, TTL: e.LeaseTime,
+		CheckSettings: func(name string, yaml []byte) error { return config.Shared{Name: name, YAML: yaml}.Check() },
+		Log:           log,
+	}
+}
+
+func wrap(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s:\n%w", what, err)
+}

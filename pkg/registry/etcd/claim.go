@@ -1,0 +1,238 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/overlay-cni/overlay-cni/pkg/registry"
+)
+
+// ErrNameTaken is what Nodes returns beside the other hosts while this host's
+// name is that of another machine.
+var ErrNameTaken = errors.New("the node name is taken")
+
+// errMoved says that the key of this host, or the configuration, is another one
+// than we know. The watch brings it, and then we try again.
+var errMoved = errors.New("register this host: etcd changed meanwhile, it is tried again")
+
+// settle makes this host's keys what they should be. The problem is one that
+// others have to mend; with an error the session is at its end.
+func (s *session) settle(ctx context.Context) (problem, err error) {
+	s.remember()
+	foreign := s.foreign()
+	problem = foreign
+	if foreign == nil && !s.settled() {
+		problem, err = s.claim(ctx)
+	}
+	if err == nil {
+		err = s.renew(ctx)
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.showOwn(foreign == nil)
+	if s.configErr != nil && !errors.Is(problem, s.configErr) {
+		problem = errors.Join(s.configErr, problem)
+	}
+	return problem, nil
+}
+
+// remember takes note of what we wrote, also where the answer got lost.
+func (s *session) remember() {
+	if s.own != nil && s.own.Instance == s.instance {
+		s.hold.written, s.hold.subnets = s.own.modified, s.own.Subnets
+	}
+}
+
+// showOwn puts this host's entry into the set. That of another machine must not
+// be there: the daemon would take its subnets for this host's.
+func (s *session) showOwn(ours bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.own != nil && ours {
+		s.set.put(*s.own, nil)
+	} else {
+		s.set.remove(s.opts.Node)
+	}
+	s.noteChange()
+}
+
+// foreign says why this host's key is not ours to write.
+func (s *session) foreign() error {
+	switch own := s.own; {
+	case s.ownErr != nil:
+		return fmt.Errorf("this host is not registered: %w", s.ownErr)
+	case own == nil:
+		return nil
+	case own.Host != s.opts.HostID:
+		return fmt.Errorf("%w: another machine, %v, is registered as %q: give this host another name, or delete the key %s if that machine is gone for good",
+			ErrNameTaken, own.Addresses, own.name, s.keys.node(own.name))
+	case own.Instance != s.instance && s.hold.written > 0 && own.modified > s.hold.written:
+		// A key older than what we wrote is from a backup of etcd.
+		return fmt.Errorf("%w: another overlayd with the same node name and machine id, at %v, took over the key %s: give machines that were copied a name and a machine id of their own (systemd-machine-id-setup)",
+			ErrNameTaken, own.Addresses, s.keys.node(own.name))
+	}
+	return nil
+}
+
+// settled reports whether there is nothing to write.
+func (s *session) settled() bool {
+	return s.own != nil && s.own.Instance == s.instance &&
+		s.hold.lease != 0 && s.own.lease == s.hold.lease &&
+		slices.Equal(s.own.Addresses, s.addressesToWrite()) &&
+		(s.configErr != nil || s.hold.config.fits(s.own.Subnets))
+}
+
+// addressesToWrite are those that were set, or those of before: a daemon that
+// starts again keeps its lease even if it has no underlay yet.
+func (s *session) addressesToWrite() []netip.Addr {
+	if addrs := s.wantedAddresses(); len(addrs) > 0 {
+		return addrs
+	}
+	if s.own != nil {
+		return s.own.Addresses
+	}
+	return nil
+}
+
+// maxAttempts is far above the number of rounds in which hosts that all want
+// the last subnets get them: in each at least half of those left do.
+const maxAttempts = 50
+
+// claim writes this host's keys, choosing subnets again where others were
+// faster.
+func (s *session) claim(ctx context.Context) (problem, err error) {
+	if err := s.waiting(); err != nil {
+		return err, nil
+	}
+	for attempt := range maxAttempts {
+		c, problem, err := s.prepare(ctx, attempt)
+		if problem != nil || err != nil {
+			return problem, err
+		}
+		problem, err = s.commit(ctx, c)
+		if !errors.Is(problem, errTaken) || err != nil {
+			return problem, err
+		}
+		const slot = 5 * time.Millisecond // about as long as a transaction takes
+		pause(ctx, 0, slot*time.Duration(attempt+1))
+	}
+	return fmt.Errorf("register this host: others were faster %d times: it is tried again", maxAttempts), nil
+}
+
+// waiting says what is missing before this host can be registered.
+func (s *session) waiting() error {
+	if s.own == nil && s.configErr != nil {
+		return s.configErr
+	}
+	if len(s.addressesToWrite()) == 0 {
+		return errors.New("this host is not registered yet: its address on the underlay is not known")
+	}
+	return nil
+}
+
+// claim is what is to be written.
+type claim struct {
+	choice
+	record record
+	// had are the subnets that this host had until now.
+	had []netip.Prefix
+	// before is the entry of this machine under an earlier name.
+	before *entry
+}
+
+// prepare reads who has which subnet, and chooses.
+func (s *session) prepare(ctx context.Context, attempt int) (c claim, problem, err error) {
+	all, err := s.allHeld(ctx)
+	if err != nil {
+		return claim{}, nil, err
+	}
+	w := wish{config: s.effectiveConfig(), names: []string{s.opts.Node}, host: s.opts.HostID, attempt: attempt}
+	sources := [][]netip.Prefix{s.hold.subnets, s.opts.Previous}
+	if s.own != nil {
+		sources = slices.Insert(sources, 0, s.own.Subnets)
+	} else if c.before = s.earlierName(); c.before != nil {
+		w.names = append(w.names, c.before.name)
+		sources = slices.Insert(sources, 0, c.before.Subnets)
+	}
+	w.prefer = slices.Concat(sources...)
+	if i := slices.IndexFunc(sources, func(had []netip.Prefix) bool { return len(had) > 0 }); i >= 0 {
+		c.had = sources[i]
+	}
+	if c.choice, err = choose(w, all); err != nil {
+		return claim{}, fmt.Errorf("this host is not registered: %w", err), nil
+	}
+	c.record = record{
+		Version: recordVersion, Host: s.opts.HostID, Instance: s.instance,
+		Addresses: s.addressesToWrite(), Subnets: c.subnets,
+	}
+	return c, s.check(c.record, w.config), nil
+}
+
+// effectiveConfig allows what this host has and no more while the
+// configuration can't be read: two hosts may remember different ones.
+func (s *session) effectiveConfig() config {
+	if s.configErr == nil {
+		return *s.hold.config
+	}
+	var c config
+	for _, p := range s.own.Subnets {
+		c.pools = append(c.pools, pool{network: p, length: p.Bits()})
+	}
+	return c
+}
+
+// check refuses what the other hosts would refuse.
+func (s *session) check(r record, c config) error {
+	for _, a := range r.Addresses {
+		for _, p := range c.pools {
+			if p.network.Contains(a) {
+				return fmt.Errorf("this host is not registered: its address %s lies in the pods' network %s: take another network for pods", a, p.network)
+			}
+		}
+	}
+	err := registry.Validate([]registry.Node{{Name: s.opts.Node, Addresses: r.Addresses, Subnets: r.Subnets}})
+	if err != nil {
+		return fmt.Errorf("this host is not registered: %w", err)
+	}
+	return nil
+}
+
+// earlierName finds the entry of this machine, at this address, under another
+// name. The address is looked at because machines may share an identity:
+// containers that each are a host.
+func (s *session) earlierName() *entry {
+	addrs := s.addressesToWrite()
+	for _, e := range s.set.entries {
+		same := func(a netip.Addr) bool { return slices.Contains(addrs, a) }
+		if e.name != s.opts.Node && e.Host == s.opts.HostID && slices.ContainsFunc(e.Addresses, same) {
+			return &e
+		}
+	}
+	return nil
+}
+
+// allHeld lists the subnets that hosts have.
+func (s *session) allHeld(ctx context.Context) ([]held, error) {
+	var resp *clientv3.GetResponse
+	err := request(ctx, s.timing, "list the subnets", func(ctx context.Context) (err error) {
+		resp, err = s.client.Get(ctx, s.keys.subnets(), clientv3.WithPrefix())
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	var all []held
+	for _, kv := range resp.Kvs {
+		if h, ok := s.keys.held(kv); ok {
+			all = append(all, h)
+		}
+	}
+	return all, nil
+}

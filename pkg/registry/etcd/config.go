@@ -1,0 +1,229 @@
+package etcd
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/overlay-cni/overlay-cni/pkg/config/strictyaml"
+	"github.com/overlay-cni/overlay-cni/pkg/registry"
+	"github.com/overlay-cni/overlay-cni/pkg/subnet"
+)
+
+// config is what all hosts share.
+type config struct {
+	pools    []pool // one a family, in the order in which pods get addresses
+	settings []byte // see settingsText
+}
+
+// fits reports whether a host may go on with these subnets: one of each pool,
+// in the same order.
+func (c config) fits(subnets []netip.Prefix) bool {
+	return slices.EqualFunc(c.pools, subnets, pool.fits)
+}
+
+// parseConfig reads the configuration in the key called name. Its error joins
+// all mistakes, in the order of the lines.
+func parseConfig(name string, data []byte) (config, error) {
+	d := configDecoder{reader: strictyaml.NewReader(name)}
+	d.document(data)
+	if d.reader.Len() == 0 {
+		d.finish()
+	}
+	if err := registry.Summary(d.reader.Mistakes()); err != nil {
+		return config{}, err
+	}
+	return d.config, nil
+}
+
+// place is a value and where it stands.
+type place[T any] struct {
+	value T
+	at    strictyaml.Value
+}
+
+type configDecoder struct {
+	reader   *strictyaml.Reader
+	config   config
+	networks []place[netip.Prefix]
+	lengths  map[int]place[int] // by the bits of an address
+	exclude  []place[netip.Prefix]
+}
+
+func (d *configDecoder) document(data []byte) {
+	d.lengths = map[int]place[int]{}
+	root := d.reader.Document(data)
+	if root == nil {
+		if d.reader.Len() == 0 {
+			d.reader.Add(nil, "", errors.New("is empty: expected networks, such as networks: [10.244.0.0/16]"))
+		}
+		return
+	}
+	keys := []string{"networks", "subnetLengths", "exclude", "settings"}
+	for key, value := range d.reader.Fields(strictyaml.Mapping{Node: root, Keys: keys}) {
+		switch key {
+		case "networks":
+			d.networks = d.prefixes(value, "networks, such as [10.244.0.0/16]")
+		case "subnetLengths":
+			d.subnetLengths(value)
+		case "exclude":
+			d.exclude = d.prefixes(value, "networks that no host gets, such as [10.244.0.0/24]")
+		case "settings":
+			d.settings(data, root, value)
+		}
+	}
+	if len(d.networks) == 0 && d.reader.Len() == 0 {
+		d.reader.Add(root, "networks", errors.New("is missing: expected one network of a family, such as [10.244.0.0/16, fd00:1::/48]"))
+	}
+}
+
+func (d *configDecoder) prefixes(list strictyaml.Value, want string) []place[netip.Prefix] {
+	var all []place[netip.Prefix]
+	for _, item := range d.reader.Items(list, want) {
+		text, ok := d.reader.Text(item, "a network such as 10.244.0.0/16")
+		if !ok {
+			continue
+		}
+		p, err := parseNetwork(text)
+		if err != nil {
+			d.reader.Add(item.Node, item.Key, err)
+			continue
+		}
+		all = append(all, place[netip.Prefix]{p, item})
+	}
+	return all
+}
+
+func parseNetwork(text string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(text)
+	switch {
+	case err != nil:
+		return p, fmt.Errorf("%s: expected a network such as 10.244.0.0/16 or fd00:1::/48", strictyaml.Quote(text))
+	case p.Addr().Is4In6():
+		return p, fmt.Errorf("%s: expected a network: write this one in IPv4 form", strictyaml.Quote(text))
+	case p != p.Masked():
+		return p, fmt.Errorf("%s: expected a network without host bits: write %s", strictyaml.Quote(text), p.Masked())
+	}
+	return p, nil
+}
+
+// defaultLengths are those that everybody is used to, by the bits of an
+// address: 254 pods, and the length that IPv6 has for a link.
+func defaultLengths() map[int]int { return map[int]int{32: 24, 128: 64} }
+
+func (d *configDecoder) subnetLengths(value strictyaml.Value) {
+	mapping := strictyaml.Mapping{Node: value.Node, Path: value.Key, Keys: []string{"ipv4", "ipv6"}}
+	for key, item := range d.reader.Fields(mapping) {
+		text, ok := d.reader.Text(item, "a length such as 24")
+		if !ok {
+			continue
+		}
+		bits := map[string]int{"ipv4": 32, "ipv6": 128}[key]
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 || n > bits || strconv.Itoa(n) != text {
+			d.reader.Add(item.Node, item.Key, fmt.Errorf("%s: expected a whole number of bits, such as %d",
+				strictyaml.Quote(text), defaultLengths()[bits]))
+			continue
+		}
+		d.lengths[bits] = place[int]{n, item}
+	}
+}
+
+func (d *configDecoder) settings(data []byte, root *yaml.Node, value strictyaml.Value) {
+	if value.Node.Kind != yaml.MappingNode {
+		d.reader.Add(value.Node, value.Key, errors.New("expected a mapping of the daemon's settings, such as {mtu: 1400}, or no line at all"))
+		return
+	}
+	d.config.settings = settingsText(data, root, value.Node)
+}
+
+// finish checks what no value can know alone.
+func (d *configDecoder) finish() {
+	families := map[int]place[netip.Prefix]{}
+	for _, n := range d.networks {
+		bits := n.value.Addr().BitLen()
+		if first, twice := families[bits]; twice {
+			d.reader.Add(n.at.Node, n.at.Key, fmt.Errorf("%s is of the same family as %s: keep one of them", n.value, first.value))
+			continue
+		}
+		families[bits] = n
+		d.addPool(n)
+	}
+	for bits, l := range d.lengths {
+		if _, used := families[bits]; !used {
+			d.reader.Add(l.at.Node, l.at.Key, errors.New("is for a family that has no network: add the network, or remove this line"))
+		}
+	}
+	for _, e := range d.exclude {
+		d.addExclude(e)
+	}
+}
+
+func (d *configDecoder) addPool(n place[netip.Prefix]) {
+	bits := n.value.Addr().BitLen()
+	length, at := defaultLengths()[bits], n.at
+	if l, given := d.lengths[bits]; given {
+		length, at = l.value, l.at
+	}
+	p := pool{network: n.value, length: length}
+	key := map[int]string{32: "subnetLengths.ipv4", 128: "subnetLengths.ipv6"}[bits]
+	switch split := length - n.value.Bits(); {
+	case split < 0:
+		d.reader.Add(at.Node, at.Key, fmt.Errorf("network %s is smaller than the /%d that each host gets: set %s to %d or more",
+			n.value, length, key, n.value.Bits()+1))
+	case split > maxSplit:
+		d.reader.Add(at.Node, at.Key, fmt.Errorf("network %s has more than 2^%d parts of length /%d: set %s to %d or less",
+			n.value, maxSplit, length, key, n.value.Bits()+maxSplit))
+	default:
+		// The last one has the same length and no other bits than the
+		// network's, and can't be the unspecified address.
+		if err := subnet.Check(p.subnet(p.size() - 1)); err != nil {
+			d.reader.Add(at.Node, at.Key, fmt.Errorf("network %s can't be divided so: %w", n.value, err))
+		}
+	}
+	d.config.pools = append(d.config.pools, p)
+}
+
+func (d *configDecoder) addExclude(e place[netip.Prefix]) {
+	for i, p := range d.config.pools {
+		if p.network.Contains(e.value.Addr()) && e.value.Bits() >= p.network.Bits() {
+			d.config.pools[i].exclude = append(p.exclude, e.value)
+			return
+		}
+	}
+	d.reader.Add(e.at.Node, e.at.Key, fmt.Errorf("%s lies in none of the networks: remove it, or write a part of one", e.value))
+}
+
+// settingsText is the value of "settings" as a document of its own, at the
+// lines and columns where it stands, so that messages about it are right: all
+// else is blank. Where everything is written in braces there is no telling by
+// lines where the value ends, and it is written anew.
+func settingsText(data []byte, root, value *yaml.Node) []byte {
+	lines := strings.SplitAfter(string(data), "\n")
+	if root.Style&yaml.FlowStyle != 0 || value.Line > len(lines) { // YAML knows other line ends, too
+		text, _ := yaml.Marshal(value) // it was parsed, so it can be written
+		return text
+	}
+	end := len(lines)
+	for pair := range slices.Chunk(root.Content, 2) {
+		if line := pair[0].Line; line > value.Line {
+			end = min(end, line-1)
+		}
+	}
+	var b bytes.Buffer
+	b.WriteString(strings.Repeat("\n", value.Line-1))
+	b.WriteString(strings.Repeat(" ", value.Column-1))
+	// Columns count characters.
+	first := []rune(lines[value.Line-1])
+	b.WriteString(string(first[min(value.Column-1, len(first)):]))
+	for _, line := range lines[min(value.Line, end):end] {
+		b.WriteString(line)
+	}
+	return b.Bytes()
+}

@@ -1,0 +1,35 @@
+package etcd
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"strings"
+)
+
+// machineIDs are the files to read, in this order: that of systemd, and that
+// of D-Bus where there is no systemd.
+func machineIDs() []string { return []string{"/etc/machine-id", "/var/lib/dbus/machine-id"} }
+
+// machineIDLength is that of 128 bits in hex (machine-id(5)); systemd writes
+// "uninitialized" before the first boot is complete.
+const machineIDLength = 32
+
+// hostIdentity is the machine's id, hashed: it identifies the machine to
+// everything that runs on it, and should not leave it (machine-id(5)).
+func hostIdentity(files []string) (string, error) {
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		id := strings.TrimSpace(string(data))
+		if err != nil || len(id) != machineIDLength {
+			continue
+		}
+		hash := hmac.New(sha256.New, []byte("overlay-cni"))
+		hash.Write([]byte(id))
+		return hex.EncodeToString(hash.Sum(nil)[:16]), nil
+	}
+	return "", fmt.Errorf("none of %s holds a machine id, which tells this host from others of the same name: run systemd-machine-id-setup, or set the host's id in the configuration",
+		strings.Join(files, ", "))
+}

@@ -1,0 +1,37 @@
+package etcd
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/overlay-cni/overlay-cni/internal/sandbox/sandboxtest"
+)
+
+// The sandbox is for its loopback interface: every port is free there, and
+// servers end with it however the tests end.
+func TestMain(m *testing.M) {
+	os.Exit(sandboxtest.MainAfter(m, func() error {
+		_, err := os.Stat(program())
+		if err != nil {
+			return fmt.Errorf("these tests need an etcd server: run make bin/etcd, or name one in OVERLAY_CNI_ETCD: %w", err)
+		}
+		return nil
+	}))
+}
+
+// program is the etcd server: that of the environment, else the one that make
+// put into the bin folder of the repository.
+func program() string {
+	if path := os.Getenv("OVERLAY_CNI_ETCD"); path != "" {
+		return path
+	}
+	dir, _ := os.Getwd()
+	for ; dir != "/"; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			break
+		}
+	}
+	return filepath.Join(dir, "bin", "etcd")
+}

@@ -1,0 +1,101 @@
+package etcd
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+
+	"github.com/overlay-cni/overlay-cni/pkg/subnet"
+)
+
+// ErrNoFreeSubnet is what Nodes returns, beside the other hosts, while all of a
+// network is taken and this host has no part of it.
+var ErrNoFreeSubnet = errors.New("no free subnet left")
+
+// held is a subnet's key.
+type held struct {
+	holder
+	prefix   netip.Prefix
+	modified int64 // the revision at which it was written
+}
+
+// wish is what a host wants subnets for.
+type wish struct {
+	config config
+	// names are this host's, and the one it had before if it was renamed.
+	names []string
+	host  string // the machine's identity
+	// prefer are subnets to take if they fit and are free, best first.
+	prefer []netip.Prefix
+	// attempt counts how often others were faster.
+	attempt int
+}
+
+// choice is the difference between the subnets that a host holds and those it
+// is to hold.
+type choice struct {
+	subnets []netip.Prefix // one of each network, in the order of the configuration
+	take    []netip.Prefix // of these, those that nobody holds
+	keep    []held         // of these, those that the host holds
+	drop    []held         // what else the host holds
+}
+
+// choose finds a subnet of each network: one the host holds, else one that it
+// prefers, else a free one.
+func choose(w wish, all []held) (choice, error) {
+	var mine []held
+	var taken []netip.Prefix
+	for _, h := range all {
+		if h.Host == w.host && slices.Contains(w.names, h.Node) {
+			mine = append(mine, h)
+		} else {
+			taken = append(taken, h.prefix)
+		}
+	}
+	var c choice
+	for _, p := range w.config.pools {
+		prefix, err := w.from(p, mine, taken)
+		if err != nil {
+			return choice{}, err
+		}
+		c.subnets = append(c.subnets, prefix)
+		if !slices.ContainsFunc(mine, func(h held) bool { return h.prefix == prefix }) {
+			c.take = append(c.take, prefix)
+		}
+	}
+	for _, h := range mine {
+		if slices.Contains(c.subnets, h.prefix) {
+			c.keep = append(c.keep, h)
+		} else {
+			c.drop = append(c.drop, h)
+		}
+	}
+	return c, nil
+}
+
+// from chooses one subnet.
+func (w wish) from(p pool, mine []held, taken []netip.Prefix) (netip.Prefix, error) {
+	usable := func(s netip.Prefix) bool { return p.fits(s) && !slices.ContainsFunc(taken, s.Overlaps) }
+	candidates := slices.Clone(w.prefer)
+	for _, h := range mine {
+		candidates = append(candidates, h.prefix)
+	}
+	if i := slices.IndexFunc(candidates, usable); i >= 0 {
+		return candidates[i], nil
+	}
+	if s, ok := p.free(w.start(), taken); ok {
+		return s, nil
+	}
+	return netip.Prefix{}, fmt.Errorf("%w in %s: all %d of length /%d are taken or excluded: enlarge the network, or remove the keys of hosts that are gone",
+		ErrNoFreeSubnet, p.network, p.size(), p.length)
+}
+
+// start is where to begin searching: at another place for each host, so that
+// hosts that join together rarely want the same subnet, and at the same place
+// for a host that joins again. Where others were faster it moves on, for else
+// those who wanted one subnet would all want the next one.
+func (w wish) start() uint64 {
+	return subnet.Hash("subnet of " + w.names[0] + ", attempt " + strconv.Itoa(w.attempt))
+}

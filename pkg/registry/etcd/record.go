@@ -1,0 +1,71 @@
+package etcd
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/overlay-cni/overlay-cni/pkg/registry"
+)
+
+// recordVersion is the format written. A newer one is refused, but unknown
+// fields are not: they are how a format grows without a new version.
+const recordVersion = 1
+
+// record is the value of a node's key.
+type record struct {
+	Version int `json:"version"`
+	// Host is the identity of the machine.
+	Host string `json:"host"`
+	// Instance is that of the process which wrote the record.
+	Instance  string         `json:"instance"`
+	Addresses []netip.Addr   `json:"addresses"`
+	Subnets   []netip.Prefix `json:"subnets"`
+}
+
+// holder is the value of a subnet's key.
+type holder struct {
+	Node string `json:"node"`
+	Host string `json:"host"` // the identity of the machine
+}
+
+func parseRecord(data []byte) (record, error) {
+	var r record
+	if err := json.Unmarshal(data, &r); err != nil {
+		return record{}, err
+	}
+	switch {
+	case r.Version > recordVersion:
+		return record{}, fmt.Errorf("format %d is newer than the %d that this overlayd knows: update it", r.Version, recordVersion)
+	case r.Version < 1 || len(r.Addresses) == 0 || len(r.Subnets) == 0:
+		return record{}, errors.New("version, addresses or subnets are missing")
+	}
+	return r, nil
+}
+
+// encode writes a value. Nothing in the two types can fail to be written.
+func encode[T record | holder](v T) string {
+	data, _ := json.Marshal(v)
+	return string(data)
+}
+
+// entry is a node's key: the value, and what etcd says about it.
+type entry struct {
+	record
+	name     string
+	modified int64 // the revision at which it was written
+	lease    clientv3.LeaseID
+}
+
+func (e entry) node() registry.Node {
+	return registry.Node{Name: e.name, Addresses: e.Addresses, Subnets: e.Subnets}
+}
+
+// sameNode reports whether both look alike to the other hosts.
+func (e entry) sameNode(other entry) bool {
+	return slices.Equal(e.Addresses, other.Addresses) && slices.Equal(e.Subnets, other.Subnets)
+}

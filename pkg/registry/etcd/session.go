@@ -1,0 +1,307 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// errCompacted says that etcd no longer has the changes since the last one
+// that was seen: after a long interruption everything has to be listed again.
+var errCompacted = errors.New("the changes since the last one seen are compacted")
+
+// hold is what this process has in etcd, and knows of it, from one session to
+// the next.
+type hold struct {
+	lease   clientv3.LeaseID // 0: none
+	written int64            // the revision at which we wrote our key last; 0: never
+	subnets []netip.Prefix   // that we had last
+	told    []netip.Prefix   // that the log said last
+	config  *config          // the last good one
+}
+
+// session is one connection: list, register, watch, until something fails.
+type session struct {
+	*Registry
+	client *clientv3.Client
+
+	set *set // changed with mu held, since it may be shown
+	// revision is that of the last answer; etcd only counts up.
+	revision int64
+	// own is this host's key; ownErr says why it can't be read.
+	own    *entry
+	ownErr error
+	// configRevision is that of the configuration, 0 if there is none, and
+	// configErr what is wrong with it.
+	configRevision int64
+	configErr      error
+
+	renewals <-chan *clientv3.LeaseKeepAliveResponse
+	due      bool // own key and configuration have to be compared
+	heard    bool // something came through the watch since the last heartbeat
+	asked    bool // and we asked for it
+	behind   bool // the last answer was older than one before
+}
+
+// session returns what ended it.
+func (r *Registry) session(ctx context.Context) error {
+	// A member that lost the others would answer for ever that nothing changes.
+	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
+	defer cancel()
+	client, err := connect(ctx, r.opts, r.timing)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	s := &session{Registry: r, client: client, set: newSet(), due: true}
+	if err := s.list(ctx); err != nil {
+		return err
+	}
+	events, err := s.watch(ctx)
+	if err != nil {
+		return err
+	}
+	return s.loop(ctx, events)
+}
+
+// list reads the configuration and all nodes, at one revision.
+func (s *session) list(ctx context.Context) error {
+	first, end := s.keys.watched()
+	var resp *clientv3.GetResponse
+	err := request(ctx, s.timing, "list the nodes", func(ctx context.Context) (err error) {
+		resp, err = s.client.Get(ctx, first, clientv3.WithRange(end))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	s.revision = resp.Header.Revision
+	s.configErr = s.noConfig()
+	for _, kv := range resp.Kvs {
+		if name, ok := s.keys.nodeName(string(kv.Key)); ok {
+			s.putNode(name, kv)
+		} else if string(kv.Key) == s.keys.config() {
+			s.putConfig(kv)
+		}
+	}
+	return nil
+}
+
+// watch begins after the list. The client returns only when etcd has answered,
+// however long that takes.
+func (s *session) watch(ctx context.Context) (clientv3.WatchChan, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	slow := time.AfterFunc(s.timing.request, cancel)
+	first, end := s.keys.watched()
+	events := s.client.Watch(ctx, first, clientv3.WithRange(end), clientv3.WithRev(s.revision+1))
+	if !slow.Stop() {
+		return nil, fmt.Errorf("watch the nodes: no answer in %s", s.timing.request)
+	}
+	return events, nil
+}
+
+// loop compares when something happened that matters to this host, and takes
+// over what other hosts write.
+func (s *session) loop(ctx context.Context, events clientv3.WatchChan) error {
+	heartbeat := time.NewTicker(s.timing.heartbeat)
+	defer heartbeat.Stop()
+	again := time.NewTimer(s.timing.again)
+	defer again.Stop()
+	for {
+		if err := s.round(ctx, again); err != nil {
+			return err
+		}
+		err := error(nil)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case resp, open := <-events:
+			err = s.apply(resp, open)
+		case _, open := <-s.renewals:
+			err = renewed(open)
+		case <-heartbeat.C:
+			err = s.beat(ctx)
+		case <-s.moved:
+			s.due = true
+		case <-again.C:
+			s.due = true
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// round compares if that is due, and if there is a problem has it done again.
+func (s *session) round(ctx context.Context, again *time.Timer) error {
+	if !s.due {
+		return nil
+	}
+	s.due = false
+	problem, err := s.settle(ctx)
+	if err != nil {
+		return err
+	}
+	s.show(s, problem)
+	again.Stop()
+	if problem != nil {
+		again.Reset(s.timing.again)
+	}
+	return nil
+}
+
+func renewed(open bool) error {
+	if !open {
+		return errors.New("renew this host's lease: it has ended, or there was no answer for as long as it lives")
+	}
+	return nil
+}
+
+// apply takes over changes.
+func (s *session) apply(resp clientv3.WatchResponse, open bool) error {
+	err := resp.Err()
+	switch {
+	case errors.Is(err, rpctypes.ErrCompacted):
+		return errCompacted
+	case err != nil:
+		return fmt.Errorf("watch the nodes: %w", err)
+	case !open:
+		return errors.New("watch the nodes: the connection is closed")
+	}
+	s.heard = true
+	if err := s.checkRevision(resp.Header.Revision); err != nil {
+		return err
+	}
+	for _, ev := range resp.Events {
+		if string(ev.Kv.Key) == s.keys.config() {
+			s.applyConfig(ev)
+		}
+	}
+	// All at once: in between, two hosts that swap their subnets have the same.
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, ev := range resp.Events {
+		s.applyNode(ev)
+	}
+	s.noteChange()
+	return nil
+}
+
+// noteChange is called with mu held.
+func (s *session) noteChange() {
+	if s.shown == s.set && s.set.stale {
+		notify(s.changed)
+	}
+}
+
+// checkRevision finds an etcd that was restored from a backup: it counts on
+// from there, and would send nothing until it has come to where it was. A
+// member that is a little late may also have an older revision, but not twice.
+func (s *session) checkRevision(revision int64) error {
+	was := s.behind
+	s.behind = revision < s.revision
+	if was && s.behind {
+		return fmt.Errorf("watch the nodes: revision %d of etcd comes after revision %d: it was restored from a backup, or the member hangs", revision, s.revision)
+	}
+	s.revision = max(s.revision, revision)
+	return nil
+}
+
+// beat finds a watch that is dead without an error: something between us and
+// etcd swallows packets, or the member is stopped.
+func (s *session) beat(ctx context.Context) error {
+	if s.asked && !s.heard {
+		return fmt.Errorf("watch the nodes: no sign of life in %s", s.timing.heartbeat)
+	}
+	s.asked = !s.heard
+	s.heard = false
+	if !s.asked {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	// If even asking fails there is no answer, which the next beat notices.
+	_ = s.client.RequestProgress(ctx)
+	return nil
+}
+
+func (s *session) applyConfig(ev *clientv3.Event) {
+	s.due = true
+	if ev.Type == clientv3.EventTypeDelete {
+		s.configRevision, s.configErr = 0, s.noConfig()
+		return
+	}
+	s.putConfig(ev.Kv)
+}
+
+func (s *session) putConfig(kv *mvccpb.KeyValue) {
+	s.configRevision = kv.ModRevision
+	c, err := parseConfig(s.keys.config(), kv.Value)
+	if err == nil && c.settings != nil {
+		err = s.opts.CheckSettings(s.keys.config(), c.settings)
+	}
+	s.configErr = nil
+	if err != nil {
+		s.configErr = fmt.Errorf("the network's configuration in etcd is refused: %w", err)
+		return
+	}
+	s.hold.config = &c
+}
+
+// applyNode takes over one change of a node's key. What is between the
+// configuration and the nodes is nobody's.
+func (s *session) applyNode(ev *clientv3.Event) {
+	name, ok := s.keys.nodeName(string(ev.Kv.Key))
+	switch {
+	case !ok:
+	case ev.Type == clientv3.EventTypePut:
+		s.putNode(name, ev.Kv)
+	default:
+		// It leaves its subnets, too, which is what we may be waiting for.
+		s.due = true
+		s.removeNode(name, ev.Kv.ModRevision)
+	}
+}
+
+// putNode leaves our own entry to settle, which decides what is shown of it.
+func (s *session) putNode(name string, kv *mvccpb.KeyValue) {
+	rec, err := parseRecord(kv.Value)
+	if err != nil {
+		err = keyError(string(kv.Key), err)
+	}
+	e := entry{record: rec, name: name, modified: kv.ModRevision, lease: clientv3.LeaseID(kv.Lease)}
+	if name != s.opts.Node {
+		s.set.put(e, err)
+	} else if s.ownRevision() < e.modified { // else it is our own writing
+		s.own, s.ownErr, s.due = &e, err, true
+	}
+}
+
+func (s *session) removeNode(name string, revision int64) {
+	if name != s.opts.Node {
+		s.set.remove(name)
+	} else if s.ownRevision() < revision {
+		s.own, s.ownErr = nil, nil
+	}
+}
+
+func (s *session) noConfig() error {
+	return fmt.Errorf("the network has no configuration: put one into the key %s of etcd, such as networks: [10.244.0.0/16]", s.keys.config())
+}
+
+// pause waits for a random time between the two, or until ctx ends.
+func pause(ctx context.Context, least, most time.Duration) {
+	timer := time.NewTimer(least + rand.N(most-least+1))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}

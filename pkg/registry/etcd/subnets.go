@@ -1,0 +1,116 @@
+package etcd
+
+import (
+	"cmp"
+	"encoding/binary"
+	"net/netip"
+	"slices"
+)
+
+// pool is a network and how it is divided among hosts. Its subnets are
+// numbered from 0.
+type pool struct {
+	network netip.Prefix
+	length  int // of a subnet, in bits
+	exclude []netip.Prefix
+}
+
+// maxSplit is how many bits a subnet may be longer than its network. No cluster
+// needs more than 2^32 subnets, and numbers of them fit in 64 bits.
+const maxSplit = 32
+
+// size is the number of subnets.
+func (p pool) size() uint64 { return 1 << (p.length - p.network.Bits()) }
+
+// fits reports whether s is one of the subnets that hosts may have.
+func (p pool) fits(s netip.Prefix) bool {
+	return s.Bits() == p.length && s == s.Masked() && p.network.Contains(s.Addr()) &&
+		!slices.ContainsFunc(p.exclude, s.Overlaps)
+}
+
+// shift is the place of a subnet's number in an address of 128 bits, counted
+// from the right. An IPv4 address counts as ::ffff:a.b.c.d.
+func (p pool) shift() int { return p.network.Addr().BitLen() - p.length }
+
+// subnet is the one with number i.
+func (p pool) subnet(i uint64) netip.Prefix {
+	b := p.network.Addr().As16()
+	high, low := binary.BigEndian.Uint64(b[:8]), binary.BigEndian.Uint64(b[8:])
+	// Shifting a uint64 by 64 or more gives 0, by less than 0 panics.
+	if shift := p.shift(); shift >= 64 {
+		high |= i << (shift - 64)
+	} else {
+		high |= i >> (64 - shift)
+		low |= i << shift
+	}
+	binary.BigEndian.PutUint64(b[:8], high)
+	binary.BigEndian.PutUint64(b[8:], low)
+	addr := netip.AddrFrom16(b)
+	if p.network.Addr().Is4() {
+		addr = addr.Unmap()
+	}
+	return netip.PrefixFrom(addr, p.length)
+}
+
+// number is that of the subnet with address a, which lies in the network.
+func (p pool) number(a netip.Addr) uint64 {
+	mask := p.size() - 1
+	b := a.As16()
+	high, low := binary.BigEndian.Uint64(b[:8]), binary.BigEndian.Uint64(b[8:])
+	shift := p.shift()
+	if shift >= 64 {
+		return high >> (shift - 64) & mask
+	}
+	return (high<<(64-shift) | low>>shift) & mask
+}
+
+// span is a range of subnets by number, both included.
+type span struct{ first, last uint64 }
+
+// span is what a prefix takes of the pool, which may be a part of one subnet or
+// several of them.
+func (p pool) span(taken netip.Prefix) (span, bool) {
+	if !p.network.Overlaps(taken) {
+		return span{}, false
+	}
+	if taken.Bits() <= p.network.Bits() {
+		return span{0, p.size() - 1}, true
+	}
+	first := p.number(taken.Masked().Addr())
+	return span{first, first + 1<<max(0, p.length-taken.Bits()) - 1}, true
+}
+
+// free finds the first free subnet from number start on, going round once.
+func (p pool) free(start uint64, taken []netip.Prefix) (netip.Prefix, bool) {
+	var spans []span
+	for _, list := range [][]netip.Prefix{p.exclude, taken} {
+		for _, t := range list {
+			if s, ok := p.span(t); ok {
+				spans = append(spans, s)
+			}
+		}
+	}
+	slices.SortFunc(spans, func(a, b span) int { return cmp.Compare(a.first, b.first) })
+	start %= p.size()
+	i, ok := gap(spans, span{start, p.size() - 1})
+	if !ok && start > 0 {
+		i, ok = gap(spans, span{0, start - 1})
+	}
+	if !ok {
+		return netip.Prefix{}, false
+	}
+	return p.subnet(i), true
+}
+
+// gap finds the lowest number inside of the range and outside of all spans,
+// which are sorted by first.
+func gap(spans []span, within span) (uint64, bool) {
+	next := within.first
+	for _, s := range spans {
+		if s.first > next {
+			break
+		}
+		next = max(next, s.last+1)
+	}
+	return next, next <= within.last
+}
