@@ -43,7 +43,7 @@ func TestPlan(t *testing.T) {
 	}{
 		{"all is right", &right, nil},
 		{"none", nil, []string{
-			"create cni0", "set up cni0", "turn forwarding on for cni0: net.ipv4.conf.all.forwarding", "turn forwarding on for cni0: net.ipv6.conf.all.forwarding",
+			"create cni0", "set MTU of cni0: 1450", "set up cni0", "turn forwarding on for cni0: net.ipv4.conf.all.forwarding", "turn forwarding on for cni0: net.ipv6.conf.all.forwarding",
 			"add address to cni0: 10.244.1.1/24", "add address to cni0: fd00::1/64", "add address to cni0: fe80::1/64",
 		}},
 		{"down", changed(func(b *Bridge) { b.Up = false }), []string{"set up cni0"}},
@@ -149,6 +149,36 @@ func TestEnsureLeavesOthersAddresses(t *testing.T) {
 		}
 		return err
 	})
+}
+
+// A bridge that follows the MTU of its ports has another one when the last of
+// them goes.
+func TestMTUOutlivesTheLastPort(t *testing.T) {
+	for name, build := range map[string]func(*Kernel, Spec) error{
+		"daemon": func(k *Kernel, s Spec) error { _, err := k.Sync(s); return err },
+		"plugin": func(k *Kernel, s Spec) error { _, err := k.Ensure(s); return err },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inNetns(t, func(k *Kernel, h *netlink.Handle, _ *sandbox.Netns) error {
+				if err := build(k, Spec{Name: "cni0", MTU: 1450, Gateways: prefixes("10.244.1.1/24")}); err != nil {
+					return err
+				}
+				bridge, err := h.LinkByName("cni0")
+				if err != nil {
+					return err
+				}
+				port := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "port", MTU: 1450, MasterIndex: bridge.Attrs().Index}, PeerName: "far"}
+				if err := errors.Join(h.LinkAdd(port), h.LinkDel(port)); err != nil {
+					return err
+				}
+				bridge, err = h.LinkByName("cni0")
+				if err == nil && bridge.Attrs().MTU != 1450 {
+					t.Errorf("the MTU is %d", bridge.Attrs().MTU)
+				}
+				return err
+			})
+		})
+	}
 }
 
 func TestFullBridge(t *testing.T) {

@@ -84,6 +84,9 @@ func (k *Kernel) Sync(s Spec) ([]string, error) {
 
 // additions are those of the changes that take nothing away.
 func additions(ops []op) []op {
+	if len(ops) > 0 && ops[0].verb == create {
+		return ops // there is nothing yet
+	}
 	return slices.DeleteFunc(ops, func(o op) bool {
 		return o.verb == delAddress || o.verb == setMAC || o.verb == setMTU
 	})
@@ -188,7 +191,7 @@ func (k *Kernel) apply(o op) error {
 	}
 	if o.verb == create {
 		attrs := netlink.NewLinkAttrs()
-		attrs.Name, attrs.MTU, attrs.HardwareAddr = o.bridge, o.mtu, o.mac
+		attrs.Name, attrs.HardwareAddr = o.bridge, o.mac
 		// Multicasts of pods go to no other pod, see rtnl.Batch.SetPort. With
 		// snooping the kernel would still set timers of all ports with each new one.
 		snooping := false

@@ -109,13 +109,18 @@ func (o op) String() string {
 	}
 }
 
+// bornMTU is what a new bridge has. One that is asked for along with the bridge
+// would be taken for the smallest of its ports', and be gone with the last one;
+// one that is set afterwards stays (br_change_mtu in net/bridge/br_device.c).
+const bornMTU = 1500
+
 // plan lists the changes that turn have into want; have is nil if there is no
 // such bridge.
 func plan(want Bridge, have *Bridge) []op {
 	var ops []op
 	if have == nil {
-		ops = append(ops, op{verb: create, bridge: want.Name, mac: want.MAC, mtu: want.MTU})
-		have = &Bridge{MAC: want.MAC, MTU: want.MTU}
+		ops = append(ops, op{verb: create, bridge: want.Name, mac: want.MAC})
+		have = &Bridge{MAC: want.MAC, MTU: bornMTU}
 	}
 	if want.MAC.String() != have.MAC.String() {
 		ops = append(ops, op{verb: setMAC, bridge: want.Name, mac: want.MAC})
