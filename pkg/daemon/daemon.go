@@ -54,8 +54,8 @@ type daemon struct {
 	board    *health.Board
 	// sole is held for as long as the daemon runs, see claimHost.
 	sole net.Listener
-	// chosen is what the log said last of the underlay.
-	chosen string
+	// chosen is what the log said last of the underlay, and waits of the registry.
+	chosen, waits string
 	// tunnel is the interface index of the VXLAN device, for the monitor.
 	tunnel atomic.Int64
 	// chains is what iptables should have, for the monitor.

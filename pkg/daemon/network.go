@@ -29,18 +29,32 @@ func (d *daemon) syncNetwork(context.Context) error {
 	if nodes == nil && refused != nil {
 		found.Down = errors.Join(unannounced, refused)
 	} else {
+		d.waits = ""
 		found = d.syncWith(c, nodes)
 		found.Degraded = errors.Join(found.Degraded, wrap("the registry", refused))
 	}
 	found.Degraded = errors.Join(found.Degraded,
 		wrap("the configuration stays as it was, because the new one is refused", stale))
 	d.board.Set(partNetwork, found)
-	// Before the registry's first answer nobody knows whether the network is up:
-	// it may well be, from the time before a restart.
-	if r, ok := d.registry.(registry.Reporter); ok && !errors.Is(refused, registry.ErrNotReady) {
+	if errors.Is(refused, registry.ErrNotReady) {
+		return d.await(errors.Join(found.Down, found.Degraded))
+	}
+	if r, ok := d.registry.(registry.Reporter); ok {
 		r.ReportNetwork(found.Down)
 	}
 	return errors.Join(found.Down, found.Degraded)
+}
+
+// await is for the time before the registry's first answer. That is no failure,
+// which would be tried again ever more slowly: the registry tells when it has
+// answered. Nor is it known whether the network is up: it may well be, from the
+// time before a restart.
+func (d *daemon) await(why error) error {
+	if why.Error() != d.waits {
+		d.waits = why.Error()
+		d.log.Info("waits for the registry; what was published before goes on", "err", why)
+	}
+	return nil
 }
 
 // announce tells a registry in which hosts enter themselves where this one is.

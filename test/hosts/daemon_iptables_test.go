@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os/exec"
+	"strings"
 	"testing"
 
 	"github.com/overlay-cni/overlay-cni/internal/lab"
@@ -22,6 +23,17 @@ func (f *fleet) command(h *lab.Host, name string, args ...string) {
 	f.must(h.Netns().Start(cmd))
 	if err := cmd.Wait(); err != nil {
 		f.t.Fatalf("%s: %v\n%s", cmd, err, out.String())
+	}
+}
+
+// restore replaces the tables filter as firewalls do when they start: at once.
+func (f *fleet) restore(h *lab.Host, kind, rules string) {
+	f.t.Helper()
+	for _, program := range []string{"iptables", "ip6tables"} {
+		cmd := exec.Command(program + "-" + kind + "-restore")
+		cmd.Stdin = strings.NewReader("*filter\n" + rules + "COMMIT\n")
+		f.must(h.Netns().Start(cmd))
+		f.must(cmd.Wait())
 	}
 }
 
@@ -50,14 +62,11 @@ func TestDaemonPassesIPTables(t *testing.T) {
 				}},
 				{"all rules are flushed", func(f *fleet) { both(f, "-F") }},
 				{"our chain is emptied", func(f *fleet) { both(f, "-F", "OVERLAY-CNI-FWD") }},
-				{"the table begins anew", func(f *fleet) {
-					both(f, "-F")
-					both(f, "-X")
-					both(f, "-P", "FORWARD", "DROP")
+				{"the table is replaced", func(f *fleet) {
+					f.restore(h, kind, ":INPUT ACCEPT\n:FORWARD DROP\n:OUTPUT ACCEPT\n")
 				}},
 				{"all is rejected in the end", func(f *fleet) {
-					both(f, "-F", "FORWARD")
-					both(f, "-A", "FORWARD", "-j", "REJECT")
+					f.restore(h, kind, ":INPUT ACCEPT\n:FORWARD ACCEPT\n:OUTPUT ACCEPT\n-A FORWARD -j REJECT\n")
 				}},
 			} {
 				t.Run(tt.name, func(t *testing.T) {

@@ -1,0 +1,34 @@
+package apiserver_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"testing"
+
+	"github.com/overlay-cni/overlay-cni/internal/sandbox/sandboxtest"
+	"github.com/overlay-cni/overlay-cni/test/e2e/internal/apiserver"
+	"github.com/overlay-cni/overlay-cni/test/e2e/internal/apiserver/apiservertest"
+)
+
+// holdEnv makes of this program one that starts servers, says where their files
+// are, and does nothing more until it is killed.
+const holdEnv = "APISERVER_HOLD"
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(holdEnv); dir != "" {
+		os.Exit(hold(dir))
+	}
+	os.Exit(sandboxtest.Main(m))
+}
+
+func hold(dir string) int {
+	ctx, cancel := context.WithTimeout(context.Background(), apiservertest.StartTime)
+	defer cancel()
+	if _, err := apiserver.Start(ctx, apiserver.Options{Dir: dir}); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	fmt.Fprintln(os.Stdout, "ready")
+	select {}
+}
