@@ -25,6 +25,9 @@ HERE   := env -u GOOS -u GOARCH
 LINT   := $(HERE) go tool -modfile=tools/go.mod golangci-lint
 REPORT := $(HERE) go run ./internal/testreport
 
+comma := ,
+space := $() $()
+
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -105,8 +108,44 @@ e2e-bin: ## Build Kubernetes and etcd into bin/e2e, from their Go modules.
 	@for name in etcd kube-apiserver kube-controller-manager kube-proxy kube-scheduler kubectl kubelet; do \
 		ln -sf hyperkube $(E2E_BIN)/$$name; done
 
+# The image has the release's name and, as tag, this version.
+IMAGE   ?= ghcr.io/overlay-cni/overlay-cni
+TAG     ?= $(VERSION)
+ARCHES  ?= amd64 arm64
+ARCHIVE ?= $(BIN)/overlay-cni-image.tar
+# What is in it has the time of the commit, so that it can be built again.
+CREATED  = $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+
+.PHONY: image
+image: ## Pack bin/overlay-cni-image.tar, an OCI archive for ARCHES (amd64 arm64), without Docker.
+	@for arch in $(ARCHES); do $(MAKE) --no-print-directory build GOARCH=$$arch BIN=$(BIN)/image/$$arch; done
+	@$(HERE) CGO_ENABLED=0 go run -C tools/image . --dir $(abspath $(BIN))/image --arch $(subst $(space),$(comma),$(strip $(ARCHES))) \
+		--name $(IMAGE):$(TAG) --version $(VERSION) --revision "$$(git rev-parse HEAD 2>/dev/null || echo unknown)" --created $(CREATED) \
+		--license $(abspath LICENSE) --out $(abspath $(ARCHIVE))
+
+.PHONY: test-image
+test-image: ## Test how the image is packed.
+	CGO_ENABLED=0 go test -C tools/image -count=1 ./...
+
 .PHONY: soak
 # SOAK: how long; SOAKFLAGS='-soak-seed 1' does the same again.
 SOAK ?= 5m
 soak: ## Do to hosts at random what operators, runtimes and accidents do, for SOAK (5m).
 	CGO_ENABLED=1 go test -count=1 -timeout 0 -race -v -run TestSoak ./test/hosts -soak $(SOAK) $(SOAKFLAGS)
+
+.PHONY: manifests
+manifests: ## Render conf/kubernetes/overlay-cni.yaml from the base for kustomize.
+	CGO_ENABLED=0 $(HERE) go run -C test/manifests ./render > conf/kubernetes/overlay-cni.yaml.next
+	mv conf/kubernetes/overlay-cni.yaml.next conf/kubernetes/overlay-cni.yaml
+
+.PHONY: test-manifests
+test-manifests: ## Compare what kustomize and Helm render, and check it against Kubernetes' types.
+	CGO_ENABLED=0 go test -C test/manifests -count=1 ./...
+
+# The tag that the manifests ask for.
+RELEASE = $(shell awk '$$1 == "newTag:" { print $$2 }' conf/kubernetes/kustomization.yaml)
+
+.PHONY: kind
+kind: ## Make a cluster with kind and try the network in it: needs Docker, kind, kubectl and their downloads.
+	$(MAKE) --no-print-directory image TAG=$(RELEASE)
+	hack/kind $(ARCHIVE)

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -12,9 +11,6 @@ import (
 	"github.com/overlay-cni/overlay-cni/internal/demo"
 	"github.com/overlay-cni/overlay-cni/internal/sandbox"
 )
-
-// pluginName is the CNI plugin's file, which is kept beside this one.
-const pluginName = "overlay-cni"
 
 func demoCommand() *cobra.Command {
 	var plugin string
@@ -31,7 +27,7 @@ namespaces.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runDemo(cmd, plugin) },
 	}
-	cmd.Flags().StringVar(&plugin, "plugin", "", "path of the CNI plugin (default: "+pluginName+" beside this program)")
+	cmd.Flags().StringVar(&plugin, "plugin", "", pluginUsage)
 	return cmd
 }
 
@@ -40,8 +36,8 @@ func runDemo(cmd *cobra.Command, plugin string) error {
 	if err != nil {
 		return fmt.Errorf("find this program's own file: %w", err)
 	}
-	if plugin == "" {
-		plugin = filepath.Join(filepath.Dir(self), pluginName)
+	if plugin, err = orBesides(plugin); err != nil {
+		return err
 	}
 	return sandbox.Run(func() error {
 		ctx, stop := signal.NotifyContext(cmd.Context(), unix.SIGINT, unix.SIGTERM)

@@ -57,6 +57,6 @@ they are on. Run it on every host; the CNI plugin overlay-cni connects the pods.
 		SilenceUsage:  true,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(runCommand(), demoCommand())
+	root.AddCommand(runCommand(), installCommand(), uninstallCommand(), demoCommand())
 	return root
 }

@@ -175,7 +175,7 @@ func (v *Value[T]) run() {
 			due = deadline{}
 			v.refresh()
 		case <-anyway.C:
-			v.refresh()
+			due.postpone(v.timing) // somebody may just be writing
 		}
 	}
 }

@@ -216,11 +216,15 @@ func TestRestOfAHalfWrittenFileIsRead(t *testing.T) {
 
 func TestFileIsReadWithoutAnEventAtLast(t *testing.T) {
 	path := plain(t, t.TempDir())
-	r, err := open(path, reader(path), timing{settle: time.Hour, patience: time.Hour, anyway: 5 * time.Millisecond})
+	limits := quick()
+	limits.anyway = 20 * time.Millisecond
+	v, err := load(path, reader(path), limits)
 	must(t, err)
-	defer r.Close()
+	v.entries = nil // no event is of interest
 	write(t, path, "new.")
-	await(t, r, "new", "")
+	go v.run()
+	defer v.Close()
+	await(t, v, "new", "")
 }
 
 func TestPathMayBeRelative(t *testing.T) {

@@ -50,8 +50,22 @@ func (h *Host) Sync(s bridge.Spec) ([]string, error) {
 	}
 	plugged, missing, err := h.bridge.SyncPorts(s, portsOf(entries, s.Name))
 	swept, sweepErr := h.sweep(entries, missing, s.Name)
-	opened, portErr := h.ports.Sync(func() (hostport.Want, error) { return h.hostPorts(s.Name) })
+	opened, portErr := h.syncHostPorts(s.Name)
 	return slices.Concat(plugged, swept, opened), errors.Join(err, sweepErr, portErr)
+}
+
+// syncHostPorts asks nothing of a kernel without nf_tables as long as no pod
+// wants a port.
+func (h *Host) syncHostPorts(bridge string) ([]string, error) {
+	changes, err := h.ports.Sync(func() (hostport.Want, error) { return h.hostPorts(bridge) })
+	if !errors.Is(err, hostport.ErrUnsupported) {
+		return changes, err
+	}
+	want, listErr := h.hostPorts(bridge)
+	if len(want.Pods) == 0 {
+		return changes, listErr
+	}
+	return changes, err
 }
 
 // portsOf are the names that the ports of a bridge should have.
@@ -88,11 +102,10 @@ func (h *Host) sweep(entries []ipam.Entry, missing []string, bridge string) ([]s
 	return changes, errors.Join(append(errs, err)...)
 }
 
-// removeLost removes an attachment if it has no pair, which under its lock says
-// that it won't get one any more.
+// removeLost removes an attachment that no pod has any more.
 func (h *Host) removeLost(key ipam.Key) (bool, error) {
-	if h.bridge.Exists(key.HostName()) {
-		return false, nil
+	if gone, err := h.bridge.Gone(key.HostName()); !gone {
+		return false, err
 	}
 	a, err := h.store.TryLock(key)
 	if errors.Is(err, ipam.ErrBusy) || errors.Is(err, fs.ErrNotExist) {
@@ -102,8 +115,9 @@ func (h *Host) removeLost(key ipam.Key) (bool, error) {
 		return false, err
 	}
 	defer func() { _ = a.Close() }()
-	if h.bridge.Exists(key.HostName()) {
-		return false, nil // an ADD just came to its end
+	lost, err := h.lost(key, a)
+	if !lost || err != nil {
+		return false, err
 	}
 	if err := Remove(h.bridge, key, a); err != nil {
 		return false, fmt.Errorf("remove the lost attachment %s: %w", key, err)
@@ -111,8 +125,22 @@ func (h *Host) removeLost(key ipam.Key) (bool, error) {
 	return true, nil
 }
 
-// hostPorts lists what pods have as host ports, the oldest first. Records that
-// can't be read have none.
+// lost tells whether neither end of an attachment's pair is there, which under
+// its lock says that it won't get one any more. The pod's end is looked for
+// because the host's may have another name by now.
+func (h *Host) lost(key ipam.Key, a *ipam.Attachment) (bool, error) {
+	if gone, err := h.bridge.Gone(key.HostName()); !gone {
+		return false, err // an ADD just came to its end
+	}
+	r, found, err := a.Record()
+	if !found || err != nil {
+		return true, nil // an ADD that was killed at its beginning, or damage
+	}
+	there, err := h.bridge.InPod(r.Netns, r.IfName)
+	return !there, err
+}
+
+// hostPorts lists what pods have as host ports, the oldest first.
 func (h *Host) hostPorts(bridge string) (hostport.Want, error) {
 	entries, err := h.store.List()
 	if err != nil {
@@ -121,18 +149,32 @@ func (h *Host) hostPorts(bridge string) (hostport.Want, error) {
 	slices.SortStableFunc(entries, func(a, b ipam.Entry) int { return a.Written.Compare(b.Written) })
 	want := hostport.Want{Bridge: bridge}
 	for _, e := range entries {
-		if e.Err != nil || len(e.Record.HostPorts) == 0 {
-			continue
+		pod, err := h.portsOf(e)
+		if err != nil {
+			return hostport.Want{}, err
 		}
-		mappings, err := hostport.Parse(e.Record.HostPorts)
-		if err != nil || len(mappings) == 0 {
-			continue
+		if len(pod.Mappings) > 0 || pod.Busy {
+			want.Pods = append(want.Pods, pod)
 		}
-		want.Pods = append(want.Pods, hostport.Pod{
-			Bridge: e.Record.Bridge, Addresses: e.Record.Addresses, Mappings: mappings, Busy: h.busy(e.Key),
-		})
 	}
 	return want, nil
+}
+
+// portsOf are the host ports of one attachment. Where the record can't be read,
+// by damage or because a newer version wrote it, they stay as they are, as those
+// of an attachment that somebody works on do.
+func (h *Host) portsOf(e ipam.Entry) (hostport.Pod, error) {
+	if errors.Is(e.Err, ipam.ErrEmpty) {
+		return hostport.Pod{}, nil // ports come after the record
+	}
+	mappings, err := hostport.Parse(e.Record.HostPorts)
+	if e.Err != nil || err != nil {
+		held, err := h.store.HeldBy(e.Key)
+		return hostport.Pod{Addresses: held, Busy: true}, err
+	}
+	return hostport.Pod{
+		Bridge: e.Record.Bridge, Addresses: e.Record.Addresses, Mappings: mappings, Busy: len(mappings) > 0 && h.busy(e.Key),
+	}, nil
 }
 
 // busy tells whether an ADD or DEL works on an attachment, or ended just now.

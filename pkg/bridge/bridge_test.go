@@ -54,7 +54,7 @@ func TestPlan(t *testing.T) {
 			"add address to cni0: 10.244.1.1/24", "delete address of cni0: 10.244.9.1/24",
 		}},
 		{"IPv6 address", changed(func(b *Bridge) { b.Addresses = prefixes("10.244.1.1/24", "fd00::1/56", "fe80::1/64") }), []string{
-			"add address to cni0: fd00::1/64", "delete address of cni0: fd00::1/56",
+			"delete address of cni0: fd00::1/56", "add address to cni0: fd00::1/64",
 		}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -101,6 +101,9 @@ func TestSyncMends(t *testing.T) {
 			return h.LinkSetHardwareAddr(l, []byte{2, 0, 0, 0, 0, 1})
 		},
 		"address removed": func(h *netlink.Handle, l netlink.Link) error { return h.AddrDel(l, address("10.244.1.1/24")) },
+		"other prefix length": func(h *netlink.Handle, l netlink.Link) error {
+			return errors.Join(h.AddrDel(l, address("fd00::1/64")), h.AddrAdd(l, address("fd00::1/56")))
+		},
 		"foreign address": func(h *netlink.Handle, l netlink.Link) error { return h.AddrAdd(l, address("fd00:9::1/64")) },
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -195,7 +195,11 @@ func (k *Kernel) apply(o op) error {
 		// Multicasts of pods go to no other pod, see rtnl.Batch.SetPort. With
 		// snooping the kernel would still set timers of all ports with each new one.
 		snooping := false
-		return h.LinkAdd(&netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &snooping})
+		err := h.LinkAdd(&netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &snooping})
+		if errors.Is(err, unix.EOPNOTSUPP) {
+			err = fmt.Errorf("%w: the kernel lacks bridges: load the module bridge", err)
+		}
+		return err
 	}
 	link, err := k.conn.Link(o.bridge)
 	if err != nil {

@@ -3,6 +3,7 @@ package bridge
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -182,6 +183,8 @@ func (k *Kernel) explain(err error, bridge string, p Port) error {
 	switch {
 	case errors.Is(err, unix.EXFULL):
 		return fmt.Errorf("%w: %s has the %d ports that the kernel allows; no more pods fit on this node", ErrBridgeFull, bridge, maxPorts)
+	case errors.Is(err, unix.EOPNOTSUPP):
+		return fmt.Errorf("%w: where the kernel lacks veth pairs, load the module veth", err)
 	case !errors.Is(err, unix.EEXIST):
 		return err
 	}
@@ -239,4 +242,40 @@ func (k *Kernel) InNetns(netns *os.File) (bool, error) { return k.conn.InNetns(n
 func (k *Kernel) Exists(name string) bool {
 	_, err := k.conn.Index(name)
 	return err == nil
+}
+
+// Gone tells whether there is no link of that name. That it can't be told is an
+// error, and no reason to free anything.
+func (k *Kernel) Gone(name string) (bool, error) {
+	_, err := k.conn.Index(name)
+	if errors.Is(err, unix.ENODEV) {
+		return true, nil
+	}
+	return false, err
+}
+
+// InPod tells whether a network namespace has an interface of that name; it has
+// none if there is no such namespace.
+func (k *Kernel) InPod(path, ifName string) (bool, error) {
+	netns, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer netns.Close()
+	pod, err := k.conn.OpenAt(netns)
+	if errors.Is(err, unix.EINVAL) {
+		return false, nil // a file that is left where a namespace was mounted
+	}
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = pod.Close() }()
+	_, err = pod.Index(ifName)
+	if errors.Is(err, unix.ENODEV) {
+		return false, nil
+	}
+	return err == nil, err
 }

@@ -136,13 +136,27 @@ func plan(want Bridge, have *Bridge) []op {
 			ops = append(ops, op{verb: setForward, bridge: want.Name, family: f})
 		}
 	}
-	for _, a := range without(want.Addresses, have.Addresses) {
-		ops = append(ops, op{verb: addAddress, bridge: want.Name, address: a})
+	return append(ops, planAddresses(want, *have)...)
+}
+
+// planAddresses adds before it deletes. But IPv6 has an address only once: one
+// with another prefix length has to go before.
+func planAddresses(want, have Bridge) []op {
+	var before, add, after []op
+	missing := without(want.Addresses, have.Addresses)
+	for _, a := range missing {
+		add = append(add, op{verb: addAddress, bridge: want.Name, address: a})
 	}
 	for _, a := range without(have.Addresses, want.Addresses) {
-		ops = append(ops, op{verb: delAddress, bridge: want.Name, address: a})
+		o := op{verb: delAddress, bridge: want.Name, address: a}
+		again := slices.ContainsFunc(missing, func(m netip.Prefix) bool { return m.Addr() == a.Addr() })
+		if again && a.Addr().Is6() {
+			before = append(before, o)
+		} else {
+			after = append(after, o)
+		}
 	}
-	return ops
+	return slices.Concat(before, add, after)
 }
 
 // without is all of a that isn't in b, in a's order.

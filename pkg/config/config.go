@@ -38,7 +38,16 @@ type Config struct {
 	Resync time.Duration
 	// Health is where HTTP probes are answered; empty for nowhere.
 	Health string
+	CNI    CNI
 	Log    Log
+}
+
+// CNI says where the network configuration for the container runtime is kept.
+type CNI struct {
+	// ConfDir is the runtime's directory; empty, nothing is written.
+	ConfDir string
+	// ConfName is the file's name in it.
+	ConfName string
 }
 
 // Registry says where the set of nodes comes from.

@@ -60,6 +60,7 @@ func defaults() Config {
 		Firewall: FirewallAuto, IPTablesForward: true,
 		VXLAN:  VXLAN{Device: "overlay0", VNI: 1, Port: 4789, UDPChecksum: true, DF: DFUnset, TxChecksumOffload: OffloadAuto},
 		Resync: 30 * time.Second,
+		CNI:    CNI{ConfName: "10-overlay-cni.conflist"},
 		Log:    Log{Level: slog.LevelInfo, Format: LogText},
 	}
 }
@@ -96,6 +97,7 @@ registry:
     passwordFile: /etc/password
     leaseTime: 24h
 health: {address: "127.0.0.1:9479"}
+cni: {confDir: /etc/cni/net.d, confName: 05-x.conflist}
 vxlan:
   device: vx7
   vni: 16777215
@@ -129,6 +131,7 @@ func fullConfig() Config {
 			},
 		},
 		Health:   "127.0.0.1:9479",
+		CNI:      CNI{ConfDir: "/etc/cni/net.d", ConfName: "05-x.conflist"},
 		Firewall: FirewallIPTables, DirectRouting: true,
 		VXLAN: VXLAN{
 			Device: "vx7", VNI: 16777215, Port: 65535, SourcePorts: PortRange{40000, 50000}, AcceptZeroChecksum: true,
@@ -152,7 +155,7 @@ func TestFileAndFlagsMeanTheSame(t *testing.T) {
 		"--registry-etcd-endpoints=https://10.0.0.1:2379,https://[fd00::1]:2379", "--registry-etcd-prefix=/net/a",
 		"--registry-etcd-ca=ca.pem", "--registry-etcd-cert=cert.pem", "--registry-etcd-key=key.pem",
 		"--registry-etcd-username=overlay", "--registry-etcd-host-id=vm-7", "--registry-etcd-password-file=/etc/password", "--registry-etcd-lease-time=24h",
-		"--health-address=127.0.0.1:9479", "--vxlan-device=vx7", "--vxlan-vni=16777215", "--vxlan-port=65535",
+		"--health-address=127.0.0.1:9479", "--cni-conf-dir=/etc/cni/net.d", "--cni-conf-name=05-x.conflist", "--vxlan-device=vx7", "--vxlan-vni=16777215", "--vxlan-port=65535",
 		"--vxlan-source-ports=40000-50000", "--vxlan-udp-checksum=false", "--vxlan-accept-zero-checksum", "--vxlan-ttl=inherit",
 		"--vxlan-df=set", "--vxlan-tx-checksum-offload=off", "--firewall=iptables", "--iptables-forward=false", "--direct-routing",
 		"--resync=1m30s", "--log-level=debug", "--log-format=json")
@@ -235,7 +238,7 @@ func TestUnderlayForms(t *testing.T) {
 func TestLoadRefusesFile(t *testing.T) {
 	t.Chdir(t.TempDir())
 	const device = "expected a device name: 1 to 15 characters without '/', ':', '%' and white space"
-	const keys = "nodeName, runDir, underlay, resync, health, mtu, bridge, masquerade, noMasqueradeTo, firewall, iptablesForward, directRouting, registry, vxlan, log"
+	const keys = "nodeName, runDir, underlay, resync, health, cni, mtu, bridge, masquerade, noMasqueradeTo, firewall, iptablesForward, directRouting, registry, vxlan, log"
 	const taken = "the kernel uses this name for something else: choose another device name"
 	tests := map[string]struct{ text, want string }{
 		"unknown key": {"mut: 1400\n", `c.yaml:1:1: unknown key "mut": did you mean "mtu"?`},
@@ -293,6 +296,8 @@ c.yaml:1:51: registry.etcd.endpoints[2]: "https://a:1/b": expected the URL of an
 		"etcd lease":            {"registry: {etcd: {leaseTime: 1s}}\n", `c.yaml:1:30: registry.etcd.leaseTime: "1s": expected a duration of at least 1m0s, such as 1h or 24h`},
 		"etcd user":             {"registry: {etcd: {username: ''}}\n", `c.yaml:1:29: registry.etcd.username: "": expected a word`},
 		"health address":        {"health: {address: 9479}\n", `c.yaml:1:19: health.address: "9479": expected an address and a port, such as 127.0.0.1:9479 or :9479`},
+		"conf directory":        {"cni: {confDir: net.d}\n", `c.yaml:1:16: cni.confDir: "net.d": expected an absolute path, such as /etc/cni/net.d`},
+		"conf name":             {"cni: {confName: x.conf}\n", `c.yaml:1:17: cni.confName: "x.conf": expected a file name that ends in .conflist, such as 10-overlay-cni.conflist`},
 		"health name":           {"health: {address: 'localhost:1'}\n", `c.yaml:1:19: health.address: "localhost:1": expected an address and a port, such as 127.0.0.1:9479 or :9479`},
 		"registry file":         {"registry: {file: ''}\n", `c.yaml:1:18: registry.file: "": expected the path of a file`},
 		"log level":             {"log: {level: INFO}\n", `c.yaml:1:14: log.level: "INFO": expected debug, info, warn or error`},
@@ -452,7 +457,7 @@ func encode(c Config) []byte {
 		fmt.Fprintf(&b, "%q, ", p)
 	}
 	e := c.Registry.Etcd
-	fmt.Fprintf(&b, "]\nhealth: {address: %q}\n", c.Health)
+	fmt.Fprintf(&b, "]\nhealth: {address: %q}\ncni: {confDir: %q, confName: %q}\n", c.Health, c.CNI.ConfDir, c.CNI.ConfName)
 	fmt.Fprintf(&b, "registry: {type: %q, file: %q%s, etcd: {endpoints: [%s], prefix: %q, leaseTime: %s%s}}\n",
 		c.Registry.Type, c.Registry.File, optional("kubeconfig", c.Registry.Kubeconfig), list(e.Endpoints), e.Prefix, e.LeaseTime,
 		optional("ca", e.CA)+optional("cert", e.Cert)+optional("key", e.Key)+optional("username", e.Username)+optional("hostId", e.HostID)+optional("passwordFile", e.PasswordFile))

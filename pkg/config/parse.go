@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/overlay-cni/overlay-cni/pkg/cnifiles"
 	"github.com/overlay-cni/overlay-cni/pkg/config/strictyaml"
 	"github.com/overlay-cni/overlay-cni/pkg/registry"
 )
@@ -158,6 +159,21 @@ func parseRunDir(text string) (string, error) {
 		return "", fmt.Errorf("%s: expected an absolute path of a directory of our own, such as /run/overlay-cni", quote(text))
 	}
 	return filepath.Clean(text), nil
+}
+
+// parseConfDir takes the empty text for none, so that a flag can say so.
+func parseConfDir(text string) (string, error) {
+	if text != "" && (!filepath.IsAbs(text) || strings.ContainsFunc(text, isControl)) {
+		return "", fmt.Errorf("%s: expected an absolute path, such as %s", quote(text), cnifiles.DefaultConfDir)
+	}
+	return text, nil
+}
+
+func parseConfName(text string) (string, error) {
+	if err := cnifiles.CheckName(text); err != nil {
+		return "", fmt.Errorf("%s: %w", quote(text), err)
+	}
+	return text, nil
 }
 
 // minLease is well above what a restart of etcd takes.

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 	"unicode"
+
+	"github.com/overlay-cni/overlay-cni/pkg/cnifiles"
 )
 
 // setting is all there is to know about one setting.
@@ -87,6 +89,14 @@ func hostSettings() []setting {
 		key: "health.address", kind: "address", computed: "none",
 		usage: "where to answer HTTP probes, /healthz and /readyz, such as 127.0.0.1:9479",
 		add:   store(parseListen, func(c *Config) *string { return &c.Health }),
+	}, {
+		key: "cni.confDir", kind: "path", computed: "none",
+		usage: "the container runtime's directory of network configurations, such as /etc/cni/net.d; ours is kept there once pods can be connected",
+		add:   store(parseConfDir, func(c *Config) *string { return &c.CNI.ConfDir }),
+	}, {
+		key: "cni.confName", kind: "name", fallback: cnifiles.DefaultConfName,
+		usage: "name of that file; the runtime takes the first one",
+		add:   store(parseConfName, func(c *Config) *string { return &c.CNI.ConfName }),
 	}}
 }
 

@@ -74,8 +74,8 @@ const (
 	// Pods come and go all the time, and what is told of them is nearly always
 	// the plugin's own work, which a round would only disturb. So rounds for
 	// pods are few, but what somebody broke is mended in two seconds.
-	podsSettle = 300 * time.Millisecond
-	podsPause  = 700 * time.Millisecond
+	podsSettle = 200 * time.Millisecond
+	podsPause  = 600 * time.Millisecond
 )
 
 // Run keeps the host in the state that configuration and registry ask for,

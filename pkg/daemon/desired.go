@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
+	"github.com/overlay-cni/overlay-cni/pkg/cnifiles"
 	"github.com/overlay-cni/overlay-cni/pkg/config"
 	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
 	"github.com/overlay-cni/overlay-cni/pkg/registry"
@@ -35,6 +36,8 @@ type desired struct {
 	// routers are the names of the devices that IPv4 is routed through.
 	routers []string
 	publish nodestate.State
+	// runtime is what the container runtime reads; none without a directory.
+	runtime cnifiles.Config
 }
 
 // desire computes the desired state. An error beside a state that is not the
@@ -58,6 +61,9 @@ func desire(in input) (desired, error) {
 		publish: nodestate.State{
 			Node: in.own.Name, Subnets: in.own.Subnets, MTU: tunnel.Device.MTU,
 			Bridge: in.config.Bridge, Device: in.config.VXLAN.Device,
+		},
+		runtime: cnifiles.Config{
+			Dir: in.config.CNI.ConfDir, Name: in.config.CNI.ConfName, Content: cnifiles.Conflist(in.config.RunDir),
 		},
 	}, peers
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/overlay-cni/overlay-cni/internal/sysctl"
+	"github.com/overlay-cni/overlay-cni/pkg/cnifiles"
 	"github.com/overlay-cni/overlay-cni/pkg/config"
 	"github.com/overlay-cni/overlay-cni/pkg/health"
 	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
@@ -19,12 +20,13 @@ import (
 
 // syncNetwork does one round: look, compute, and have every part make it so.
 func (d *daemon) syncNetwork(context.Context) error {
+	// The nodes come first: the settings are known as soon as they are.
+	nodes, refused := d.registry.Nodes()
 	if r, ok := d.registry.(registry.Sharer); ok {
 		d.settings.Share(config.Shared{Name: "the settings in the registry", YAML: r.Settings()})
 	}
 	c, stale := d.settings.Get()
 	unannounced := d.announce(c)
-	nodes, refused := d.registry.Nodes()
 	found := health.Finding{}
 	if nodes == nil && refused != nil {
 		found.Down = errors.Join(unannounced, refused)
@@ -156,7 +158,22 @@ func (d *daemon) apply(want desired) health.Finding {
 	if err == nil {
 		err = d.publish(want.publish)
 	}
-	return health.Finding{Down: err, Degraded: peers}
+	var shadowed error
+	if err == nil {
+		err = d.admit(want.runtime)
+	}
+	if errors.Is(err, cnifiles.ErrShadowed) {
+		shadowed, err = err, nil // this host's network is in order
+	}
+	return health.Finding{Down: err, Degraded: errors.Join(peers, shadowed)}
+}
+
+// admit lets pods in: without the file, kubelet gives the host none.
+func (d *daemon) admit(c cnifiles.Config) error {
+	if c.Dir == "" {
+		return nil
+	}
+	return d.note("the network configuration")(c.Keep())
 }
 
 func (d *daemon) publish(s nodestate.State) error {

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 
 	"github.com/overlay-cni/overlay-cni/pkg/health"
 	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
@@ -11,8 +12,12 @@ import (
 // which is what the plugin makes them with. So it needs no registry.
 func (d *daemon) syncPods(context.Context) error {
 	published, err := nodestate.Read(d.runDir)
+	if errors.Is(err, nodestate.ErrNotPublished) {
+		return nil // nor has there ever been a pod
+	}
 	if err != nil {
-		return nil // there was never a pod, or the round for the network writes it anew
+		d.board.Set(partPods, health.Finding{Degraded: err})
+		return err
 	}
 	err = d.note("pods")(d.pods.Sync(bridgeOf(published.Bridge, published.Subnets, published.MTU)))
 	// What is wrong with some pod keeps no other one out.

@@ -40,25 +40,32 @@ func rulesOf(in input) (rules, error) {
 	return r, err
 }
 
-// syncRules masquerades by nftables or by iptables, and never by both.
+// syncRules masquerades by nftables or by iptables. Where it changes, there are
+// both for a moment: with neither, connections would begin with pods' addresses.
 func (d *daemon) syncRules(want rules) error {
-	chains := want.forward
-	var table error
-	switch want.mode {
-	case config.FirewallIPTables:
-		chains = slices.Concat(chains, want.instead)
-		table = d.note("the firewall")(d.firewall.Sync(firewall.State{}))
-		if errors.Is(table, firewall.ErrUnsupported) {
-			table = nil // then there is no table of an earlier time either
-		}
-	default:
-		table = d.note("the firewall")(d.firewall.Sync(want.table))
-		if want.mode == config.FirewallAuto && errors.Is(table, firewall.ErrUnsupported) {
-			chains, table = slices.Concat(chains, want.instead), nil
-		}
+	if want.mode == config.FirewallIPTables {
+		return errors.Join(d.syncChains(want.forward, want.instead), d.withoutTable())
 	}
+	table := d.note("the firewall")(d.firewall.Sync(want.table))
+	if want.mode == config.FirewallAuto && errors.Is(table, firewall.ErrUnsupported) {
+		return d.syncChains(want.forward, want.instead)
+	}
+	return errors.Join(table, d.syncChains(want.forward))
+}
+
+func (d *daemon) syncChains(states ...iptables.State) error {
+	chains := slices.Concat(states...)
 	d.chains.Store(&chains)
-	return errors.Join(table, d.note("iptables")(d.iptables.Sync(chains)))
+	return d.note("iptables")(d.iptables.Sync(chains))
+}
+
+// withoutTable removes the table of an earlier time.
+func (d *daemon) withoutTable() error {
+	err := d.note("the firewall")(d.firewall.Sync(firewall.State{}))
+	if errors.Is(err, firewall.ErrUnsupported) {
+		return nil // then there is none
+	}
+	return err
 }
 
 // fingerprint stands for the state of the part of iptables that tells nobody of

@@ -82,12 +82,16 @@ func (w watch) iptables(ctx context.Context, fingerprint func() (uint64, error))
 // do.
 func (w watch) keep(ctx context.Context, follow func() error) {
 	const again = 10 * time.Second
+	told := ""
 	for ctx.Err() == nil {
 		err := follow()
 		if err == nil {
 			return
 		}
-		w.log.Error("changes in the kernel are noticed late", "err", err, "resync", w.resync)
+		if err.Error() != told {
+			told = err.Error()
+			w.log.Error("changes in the kernel are noticed late", "err", err, "resync", w.resync)
+		}
 		select {
 		case <-ctx.Done():
 		case <-time.After(again):

@@ -243,13 +243,14 @@ const (
 
 // prepareSocket raises the buffers beyond the host's limits where that is
 // allowed (in the initial user namespace), and up to them elsewhere. The last
-// two keep the kernel from answering an error with the whole message, which
-// would overrun the buffer and hide the error, and make it say what it was.
+// keeps the kernel from answering an error with the whole message, which would
+// overrun the buffer and hide the error. It can't also say in words what was
+// wrong: the library looks for that behind the whole message, and where there
+// is only its header gives up, so that the error is lost.
 func prepareSocket(c *netlink.Conn) error {
 	return errors.Join(
 		c.SetWriteBuffer(sendBuffer),
 		c.SetReadBuffer(receiveBuffer),
 		c.SetOption(netlink.CapAcknowledge, true),
-		c.SetOption(netlink.ExtendedAcknowledge, true),
 	)
 }

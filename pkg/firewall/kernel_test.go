@@ -209,6 +209,19 @@ func TestAFailedTransactionChangesNothing(t *testing.T) {
 	settled(t, want)
 }
 
+// What the kernel refuses, it refuses by a number that means something, also
+// where it could say in words what it didn't like. A rule that refers to what
+// isn't there is refused as one that needs a missing module is.
+func TestRefusalsKeepTheirNumber(t *testing.T) {
+	enterNetns(t)
+	want := desired(t, testConfig())
+	want.Chains[0].Rules = append(want.Chains[0].Rules, firewall.Rule{Steps: []firewall.Step{{Verb: firewall.In, Arg: "missing"}}})
+	err := firewall.New().Apply([]firewall.Op{firewall.Rebuild{Table: want}})
+	if !errors.Is(err, unix.ENOENT) || !errors.Is(err, firewall.ErrUnsupported) {
+		t.Errorf("error %v, want one that is ENOENT and ErrUnsupported", err)
+	}
+}
+
 // Capabilities are a thread's own; this one ends with the test.
 func TestWithoutCapabilities(t *testing.T) {
 	enterNetns(t)

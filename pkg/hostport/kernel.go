@@ -156,9 +156,18 @@ func (k *Kernel) Delete(p Pod) error {
 	}
 	k.conn.prepare(len(entries))
 	if err := k.remove(entries); err != nil {
-		return err
+		return unlessNone(err)
 	}
 	return k.forgetAfter(Elements(p.Mappings, p.Addresses))
+}
+
+// unlessNone is no error where there is nothing to delete, because the kernel
+// has no nf_tables: ADD failed there, and DEL has to succeed.
+func unlessNone(err error) error {
+	if errors.Is(err, ErrUnsupported) {
+		return nil
+	}
+	return err
 }
 
 // remove deletes those of the entries that are there with the same data. The
@@ -190,7 +199,7 @@ func (k *Kernel) remove(entries []entry) error {
 func (k *Kernel) DeleteAddresses(addresses []netip.Addr) error {
 	s, err := k.read()
 	if err != nil {
-		return err
+		return unlessNone(err)
 	}
 	var ours []entry
 	for at, data := range s.entries {

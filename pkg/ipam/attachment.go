@@ -79,7 +79,7 @@ func (s *Store) LockForRemoval(k Key) (*Attachment, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return a, err
 	}
-	held, listErr := s.heldBy(k)
+	held, listErr := s.HeldBy(k)
 	if len(held) == 0 || listErr != nil {
 		return nil, errors.Join(err, listErr)
 	}
@@ -271,7 +271,7 @@ func (a *Attachment) Held() ([]netip.Addr, error) {
 	if r, found, err := a.Record(); found && err == nil {
 		return r.Addresses, nil
 	}
-	return a.store.heldBy(a.key)
+	return a.store.HeldBy(a.key)
 }
 
 // Close gives up the lock.

@@ -55,8 +55,12 @@ func (s *Store) List() ([]Entry, error) {
 func (s *Store) entry(k Key, f fs.DirEntry) (Entry, error) {
 	e := Entry{Key: k}
 	data, err := os.ReadFile(s.attachmentPath(k))
-	if err != nil {
+	if errors.Is(err, fs.ErrNotExist) {
 		return e, err
+	}
+	if err != nil {
+		e.Err = fmt.Errorf("%w: %w", ErrDamaged, err)
+		return e, nil
 	}
 	info, err := f.Info()
 	if err != nil {

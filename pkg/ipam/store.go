@@ -113,9 +113,9 @@ func (s *Store) reserved() (map[netip.Addr]bool, error) {
 	return taken, nil
 }
 
-// heldBy lists the addresses that point to an attachment. It looks at all of
+// HeldBy lists the addresses that point to an attachment. It looks at all of
 // them: it is for the rare case that no record tells.
-func (s *Store) heldBy(k Key) ([]netip.Addr, error) {
+func (s *Store) HeldBy(k Key) ([]netip.Addr, error) {
 	taken, err := s.reserved()
 	if err != nil {
 		return nil, err

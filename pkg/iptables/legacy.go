@@ -224,6 +224,9 @@ func (p *program) restore(commands string) error {
 	cmd := exec.CommandContext(ctx, p.restorePath, "--noflush", fmt.Sprintf("--wait=%d", lockWait))
 	cmd.Stdin = strings.NewReader(commands)
 	output, err := cmd.CombinedOutput()
+	if bytes.Contains(output, []byte("unable to initialize table")) {
+		err = fmt.Errorf("%w: load the modules iptable_filter and iptable_nat, or ip6table_filter and ip6table_nat", err)
+	}
 	if err != nil {
 		return failed(fmt.Sprintf("run %s with %q", p.restorePath, commands),
 			fmt.Errorf("%w: %s", err, bytes.TrimSpace(output)))

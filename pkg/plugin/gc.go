@@ -82,12 +82,14 @@ func (s sweep) remove(k ipam.Key) error {
 	}
 	defer func() { _ = a.Close() }()
 	r, found, err := a.Record()
-	switch {
-	case found && err == nil && r.Network != s.network:
+	if found && err == nil && r.Network != s.network {
 		return nil
-	case err != nil && s.kernel.Exists(k.HostName()):
-		// Of an unknown network, and in use: a DEL, which knows, removes it.
-		return nil
+	}
+	if err != nil {
+		// Of an unknown network: if it is in use a DEL, which knows, removes it.
+		if gone, err := s.kernel.Gone(k.HostName()); !gone {
+			return err
+		}
 	}
 	return attachment.Remove(s.kernel, k, a)
 }

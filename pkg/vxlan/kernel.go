@@ -92,6 +92,9 @@ func (k *Kernel) syncDevice(want State) (Changes, State, error) {
 func (k *Kernel) explain(want Device, failed error) error {
 	const fix = "set vxlan.vni or vxlan.port to another value, on all hosts"
 	err := fmt.Errorf("set up vxlan device %q: %w", want.Name, failed)
+	if errors.Is(failed, unix.EOPNOTSUPP) {
+		return fmt.Errorf("%w: where the kernel lacks VXLAN, load the module vxlan", err)
+	}
 	if !errors.Is(failed, unix.EEXIST) && !errors.Is(failed, unix.EADDRINUSE) {
 		return err
 	}

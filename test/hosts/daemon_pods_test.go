@@ -143,3 +143,62 @@ func TestDaemonHealsHostPorts(t *testing.T) {
 		})
 	}
 }
+
+// What can't be understood is left as it is: the record may be of a newer
+// version, and the port's name may be somebody's choice.
+func TestDaemonLeavesPodsThatItDoesNotUnderstand(t *testing.T) {
+	f := newFleet(t, 1, noResync)
+	h := f.hosts[0]
+	web := f.webPod(withPatience(t), h, "web")
+	record := filepath.Join(h.RunDir(), "attachments", web.Netns().Name()+"@eth0.json")
+	good, err := os.ReadFile(record)
+	f.must(err)
+	before := f.attached(h)
+	for name, change := range map[string]func(*fleet){
+		"a newer record": func(f *fleet) {
+			f.must(os.WriteFile(record, []byte(strings.Replace(string(good), `"version":1`, `"version":2`, 1)), 0o600))
+		},
+		"a damaged record": func(f *fleet) { f.must(os.WriteFile(record, []byte("{"), 0o600)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			f, ctx := f.sub(t), withPatience(t)
+			change(f)
+			f.looked(ctx, h)
+			if diff := cmp.Diff(before, f.attached(h)); diff != "" {
+				t.Errorf("(-before +after):\n%s", diff)
+			}
+			f.must(os.WriteFile(record, good, 0o600))
+		})
+	}
+	t.Run("a renamed port", func(t *testing.T) {
+		f, ctx := f.sub(t), withPatience(t)
+		f.must(onPort(func(handle *netlink.Handle, l netlink.Link) error {
+			if l.Attrs().Alias != "lab/web" {
+				return errNext
+			}
+			return errors.Join(handle.LinkSetDown(l), handle.LinkSetName(l, "vethother"), handle.LinkSetUp(l))
+		})(h.Handle()))
+		f.looked(ctx, h)
+		if have := f.attached(h); !slices.Contains(have, "file "+record) {
+			t.Errorf("its attachment is gone: %v", have)
+		}
+	})
+}
+
+// looked returns when a round for pods has begun and ended after this call.
+func (f *fleet) looked(ctx context.Context, h *lab.Host) {
+	f.t.Helper()
+	const round = "reconciled pods"
+	rounds := func() int { return strings.Count(h.Daemon().Log.String(), round) }
+	enough := rounds() + 2                                                    // one may be under way
+	noise := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "vethnoise"}} // a name as pods' ports have
+	for now := rounds(); now < enough; now = rounds() {
+		f.must(errors.Join(h.Handle().LinkAdd(noise), h.Handle().LinkDel(noise)))
+		f.must(probe.Eventually(ctx, func(context.Context) error {
+			if rounds() == now {
+				return errors.New("no round for pods")
+			}
+			return nil
+		}))
+	}
+}

@@ -2,7 +2,13 @@
 
 package hosts
 
-import "os"
+import (
+	"os"
+	"time"
+)
+
+// The race detector makes everything several times slower.
+const mended = 6 * time.Second
 
 // The daemon runs with the race detector where the tests do, and ends at a race,
 // which no test fails to notice.

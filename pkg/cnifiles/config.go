@@ -1,0 +1,146 @@
+package cnifiles
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+const (
+	// DefaultConfDir is where runtimes read network configurations.
+	DefaultConfDir = "/etc/cni/net.d"
+	// DefaultConfName sorts before what most others write: runtimes take the
+	// first file.
+	DefaultConfName = "10-overlay-cni.conflist"
+	// confMode keeps the file root's own, as security benchmarks for Kubernetes
+	// ask for.
+	confMode = 0o600
+	// plugin is the type of the plugin, and the name of its program.
+	plugin = "overlay-cni"
+)
+
+// conflist has one place to fill in: the run directory, as JSON. It is the same
+// as conf/10-overlay.conflist.
+const conflist = `{
+  "cniVersion": "1.0.0",
+  "cniVersions": ["1.0.0", "1.1.0"],
+  "name": "overlay",
+  "plugins": [
+    {
+      "type": "` + plugin + `",
+      "runDir": %s,
+      "capabilities": { "portMappings": true, "bandwidth": true, "ips": true, "mac": true }
+    }
+  ]
+}
+`
+
+// Conflist is the network configuration for a host with a daemon.
+func Conflist(runDir string) []byte {
+	dir, _ := json.Marshal(runDir) // a string has no way to fail
+	return fmt.Appendf(nil, conflist, dir)
+}
+
+// Config is a network configuration in a runtime's directory.
+type Config struct {
+	Dir string
+	// Name is the file's, see CheckName.
+	Name    string
+	Content []byte
+}
+
+// CheckName refuses names of files that runtimes don't read as a list of
+// plugins.
+func CheckName(name string) error {
+	if name != filepath.Base(name) || strings.HasPrefix(name, ".") || filepath.Ext(name) != ".conflist" {
+		return fmt.Errorf("expected a file name that ends in .conflist, such as %s", DefaultConfName)
+	}
+	return nil
+}
+
+// ErrShadowed says that the runtime takes another network configuration.
+var ErrShadowed = errors.New("the container runtime takes the first network configuration, which is not ours")
+
+// Keep makes the file what it should be, and returns what it changed, which is
+// nothing where all is right. The error is ErrShadowed if the file is right,
+// and of no use.
+func (c Config) Keep() ([]string, error) {
+	var changes []string
+	why, err := c.unlike()
+	if err != nil {
+		return nil, err
+	}
+	if why != "" {
+		if err := c.file().put(); err != nil {
+			return nil, err
+		}
+		changes = []string{fmt.Sprintf("wrote %s: %s", c.path(), why)}
+	}
+	return changes, c.shadowed()
+}
+
+// Remove removes the file, and tells whether there was one.
+func (c Config) Remove() (bool, error) { return c.file().remove() }
+
+func (c Config) path() string { return filepath.Join(c.Dir, c.Name) }
+
+func (c Config) file() file { return file{c.path(), c.Content, confMode} }
+
+// unlike says what is wrong with the file, or "".
+func (c Config) unlike() (string, error) {
+	have, err := os.ReadFile(c.path())
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "there was none", nil
+	case err != nil:
+		return "", fmt.Errorf("read the network configuration: %w", err)
+	case bytes.Equal(have, c.Content), chained(have, c.Content):
+		return "", nil
+	}
+	return "it had another content", nil
+}
+
+// chained tells whether have is want with more plugins behind its own. Service
+// meshes put theirs there (Istio, Linkerd), and would do so again for ever.
+func chained(have, want []byte) bool {
+	h, hOK := parse(have)
+	w, wOK := parse(want)
+	if !hOK || !wOK || len(h.plugins) <= len(w.plugins) {
+		return false
+	}
+	h.plugins = h.plugins[:len(w.plugins)]
+	return h.rest == w.rest && slices.Equal(h.plugins, w.plugins)
+}
+
+// list is a parsed configuration, in a form that can be compared.
+type list struct {
+	plugins []string
+	rest    string
+}
+
+// parse writes the parts of a configuration anew, so that neither the order of
+// keys nor white space counts.
+func parse(text []byte) (list, bool) {
+	var all map[string]any
+	if err := json.Unmarshal(text, &all); err != nil {
+		return list{}, false
+	}
+	plugins, _ := all["plugins"].([]any)
+	delete(all, "plugins")
+	l := list{rest: canonical(all)}
+	for _, p := range plugins {
+		l.plugins = append(l.plugins, canonical(p))
+	}
+	return l, true
+}
+
+func canonical(v any) string {
+	text, _ := json.Marshal(v) // it came out of JSON
+	return string(text)
+}

@@ -1,0 +1,46 @@
+package cnifiles
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// endings are those of the files that runtimes read (libcni.ConfFiles).
+func endings() []string { return []string{".conf", ".conflist", ".json"} }
+
+// shadowed is an error if the runtime takes another file than ours.
+func (c Config) shadowed() error {
+	earlier, err := c.earlier()
+	if err != nil || len(earlier) == 0 {
+		return err
+	}
+	return fmt.Errorf("%w: %s in %s sort before %s: remove them if their network is gone, or give ours a name that sorts before them",
+		ErrShadowed, strings.Join(earlier, ", "), c.Dir, c.Name)
+}
+
+// earlier are the configurations that sort before ours and don't lead to it.
+// os.ReadDir sorts as runtimes do, by bytes.
+func (c Config) earlier() ([]string, error) {
+	files, err := os.ReadDir(c.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("look for other network configurations: %w", err)
+	}
+	var names []string
+	for _, f := range files {
+		if name := f.Name(); name < c.Name && slices.Contains(endings(), filepath.Ext(name)) && !f.IsDir() && !c.leadsToUs(name) {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
+
+// leadsToUs tells whether a configuration calls our plugin or names our file:
+// Multus's does, which is first on purpose.
+func (c Config) leadsToUs(name string) bool {
+	text, err := os.ReadFile(filepath.Join(c.Dir, name))
+	return err == nil && (bytes.Contains(text, []byte(`"`+plugin+`"`)) || bytes.Contains(text, []byte(c.Name)))
+}

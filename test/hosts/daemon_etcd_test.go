@@ -1,0 +1,129 @@
+package hosts
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/overlay-cni/overlay-cni/internal/lab"
+	"github.com/overlay-cni/overlay-cni/internal/lab/probe"
+	"github.com/overlay-cni/overlay-cni/internal/sandbox"
+)
+
+// etcdURL is on the switch, which all hosts reach.
+const etcdURL = "http://192.168.77.254:2379"
+
+// etcdServer runs in a namespace.
+type etcdServer struct {
+	*fleet
+	ns   *sandbox.Netns
+	dir  string
+	cmd  *exec.Cmd
+	http *http.Client
+}
+
+func newEtcd(f *fleet) *etcdServer {
+	f.t.Helper()
+	e := &etcdServer{fleet: f, ns: f.lab.Switch(), dir: f.t.TempDir()}
+	e.http = &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: e.dial}}
+	e.start()
+	f.t.Cleanup(e.stop)
+	return e
+}
+
+// dial connects from within the namespace.
+func (e *etcdServer) dial(_ context.Context, network, address string) (conn net.Conn, err error) {
+	err = e.ns.Do(func() error {
+		conn, err = net.Dial(network, address)
+		return err
+	})
+	return conn, err
+}
+
+func (e *etcdServer) start() {
+	e.t.Helper()
+	e.cmd = exec.Command(filepath.Join("..", "..", "bin", "etcd"), "--data-dir", e.dir, "--unsafe-no-fsync", "--log-level", "error",
+		"--listen-client-urls", etcdURL, "--advertise-client-urls", etcdURL, "--listen-peer-urls", "http://127.0.0.1:2380")
+	e.must(e.ns.Start(e.cmd))
+}
+
+func (e *etcdServer) stop() {
+	_ = e.cmd.Process.Kill()
+	_ = e.cmd.Wait()
+}
+
+// put sets a key by etcd's JSON gateway, once it answers.
+func (e *etcdServer) put(ctx context.Context, key, value string) {
+	e.t.Helper()
+	body, err := json.Marshal(map[string][]byte{"key": []byte(key), "value": []byte(value)})
+	e.must(err)
+	e.must(probe.Eventually(ctx, func(context.Context) error {
+		r, err := e.http.Post(etcdURL+"/v3/kv/put", "application/json", bytes.NewReader(body))
+		if err != nil {
+			return err
+		}
+		defer r.Body.Close()
+		if r.StatusCode != http.StatusOK {
+			return fmt.Errorf("etcd answers %s", r.Status)
+		}
+		return nil
+	}))
+}
+
+// Hosts that know nothing but where etcd is find subnets and each other, and go
+// on while it is away.
+func TestDaemonWithEtcd(t *testing.T) {
+	f := newIdleFleet(t, 2, func(c *lab.Config) {
+		c.DaemonArgs = append(c.DaemonArgs, "--registry-type", "etcd", "--registry-etcd-endpoints", etcdURL, "--resync", "1h")
+	})
+	ctx := withPatience(t)
+	etcd := newEtcd(f)
+	const settings = "networks: [10.99.0.0/16, \"fd99::/48\"]\nsettings: {vxlan: {vni: %d}}\n"
+	etcd.put(ctx, "/overlay-cni/config", fmt.Sprintf(settings, 7))
+	vni := func(want int) func(context.Context) error {
+		return func(context.Context) error {
+			return f.tunnels(f.hosts[0], tunnel, func(v *netlink.Vxlan) bool { return v.VxlanId == want })
+		}
+	}
+	for _, h := range f.hosts {
+		_, err := h.StartDaemon(ctx, "--registry-etcd-host-id", h.Name)
+		f.must(err)
+		f.pods = append(f.pods, f.addPod(ctx, h, "pod"))
+	}
+	reach := func(ctx context.Context) error {
+		return errors.Join(ping(ctx, f.pods[0], f.pods[1]), ping(ctx, f.pods[1], f.pods[0]))
+	}
+	f.must(probe.Eventually(ctx, reach))
+	f.must(vni(7)(ctx))
+	had := f.published(f.hosts[0]).Subnets
+	if len(had) != 2 || had[0].Bits() != 24 || had[1].Bits() != 64 {
+		t.Errorf("the host has the subnets %v", had)
+	}
+
+	etcd.stop()
+	late := f.addPod(ctx, f.hosts[0], "late")
+	f.ping(ctx, late, f.pods[1])
+	// A daemon that starts while etcd is away lets pods in as before.
+	f.must(f.hosts[0].Daemon().Kill())
+	f.launch(f.hosts[0], "--registry-etcd-host-id", f.hosts[0].Name)
+	f.must(f.hosts[0].Daemon().Log.Wait(ctx, "waits for the registry"))
+	later := f.addPod(ctx, f.hosts[0], "later")
+	f.ping(ctx, later, f.pods[1])
+
+	etcd.start()
+	etcd.put(ctx, "/overlay-cni/config", fmt.Sprintf(settings, 8))
+	f.must(probe.Eventually(ctx, vni(8)))
+	f.must(probe.Eventually(ctx, reach))
+	if have := f.published(f.hosts[0]).Subnets; fmt.Sprint(have) != fmt.Sprint(had) {
+		t.Errorf("the host has the subnets %v, and had %v", have, had)
+	}
+}

@@ -1,0 +1,230 @@
+package hosts
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+
+	"github.com/overlay-cni/overlay-cni/internal/lab"
+	"github.com/overlay-cni/overlay-cni/pkg/cnifiles"
+)
+
+// installation is where a host's runtime would look.
+type installation struct {
+	f   *fleet
+	h   *lab.Host
+	dir string
+}
+
+func (f *fleet) installation(h *lab.Host) installation {
+	return installation{f, h, f.t.TempDir()}
+}
+
+func (i installation) file(name string) string { return filepath.Join(i.dir, name) }
+
+// run runs a command of overlayd on the host.
+func (i installation) run(ctx context.Context, command string, args ...string) (string, error) {
+	var out bytes.Buffer
+	cmd := exec.CommandContext(ctx, filepath.Join(programs, "overlayd"), append([]string{command, "--bin-dir", i.file("bin")}, args...)...)
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := i.h.Netns().Start(cmd); err != nil {
+		return "", err
+	}
+	err := cmd.Wait()
+	return out.String(), err
+}
+
+func (i installation) uninstall(ctx context.Context, args ...string) (string, error) {
+	return i.run(ctx, "uninstall", append([]string{"--conf-dir", i.file("net.d"), "--run-dir", i.h.RunDir()}, args...)...)
+}
+
+// left is what an uninstall could leave: links, addresses, routes, tables of
+// nftables, and files.
+func (i installation) left() []string {
+	i.f.t.Helper()
+	s := stateReader{fleet: i.f, handle: i.h.Handle(), names: map[int]string{}}
+	s.links()
+	s.addresses()
+	s.routes()
+	c, err := nftables.New(nftables.WithNetNSFd(i.h.Netns().FD()))
+	i.f.must(err)
+	tables, err := c.ListTables()
+	i.f.must(err)
+	for _, t := range tables {
+		chains, err := c.ListChainsOfTableFamily(t.Family)
+		i.f.must(err)
+		s.add("table %d %s", t.Family, t.Name)
+		for _, chain := range chains {
+			s.add("chain %s in %s", chain.Name, chain.Table.Name)
+		}
+	}
+	i.f.must(filepath.WalkDir(i.dir, func(path string, _ os.DirEntry, err error) error {
+		s.add("file %s", path)
+		return err
+	}))
+	if _, err := os.Stat(i.h.RunDir()); err == nil {
+		s.add("run directory")
+	}
+	slices.Sort(s.lines)
+	return s.lines
+}
+
+// prepare gives the host what isn't ours: forwarding, which stays on, and a
+// table of iptables-nft, in which the daemon puts a chain.
+func (i installation) prepare() {
+	i.f.t.Helper()
+	i.f.on(i.h.Netns(), func() error {
+		for _, path := range []string{"net/ipv4/conf/all/forwarding", "net/ipv6/conf/all/forwarding"} {
+			if err := os.WriteFile("/proc/sys/"+path, []byte("1"), 0); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	c, err := nftables.New(nftables.WithNetNSFd(i.h.Netns().FD()))
+	i.f.must(err)
+	filter := c.AddTable(&nftables.Table{Name: "filter", Family: nftables.TableFamilyIPv4})
+	c.AddChain(&nftables.Chain{
+		Name: "FORWARD", Table: filter, Type: nftables.ChainTypeFilter,
+		Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter,
+	})
+	i.f.must(c.Flush())
+	i.f.must(os.MkdirAll(i.file("bin"), 0o755))
+	i.f.must(os.MkdirAll(i.file("net.d"), 0o755))
+	i.f.must(os.WriteFile(i.file("bin/loopback"), nil, 0o755))
+	i.f.must(os.WriteFile(i.file("net.d/99-loopback.conf"), nil, 0o644))
+}
+
+// Everything that daemon and plugin made is gone, and nothing else.
+func TestUninstallLeavesTheHostAsItWas(t *testing.T) {
+	f, ctx := newIdleFleet(t, 2, func(c *lab.Config) {
+		c.DaemonArgs = append(c.DaemonArgs, "--direct-routing", "--bridge", "br-pods", "--vxlan-device", "tun7")
+	}), withPatience(t)
+	h := f.hosts[0]
+	i := f.installation(h)
+	i.prepare()
+	f.must(os.RemoveAll(h.RunDir())) // which the lab made
+	before := i.left()
+	f.must(os.MkdirAll(h.RunDir(), 0o755))
+	for _, h := range f.hosts {
+		f.start(ctx, h)
+	}
+	f.occupy(ctx, i)
+	during := i.left()
+
+	i.refuses(ctx, "overlayd runs on this host")
+	f.stop(ctx, h)
+	i.refuses(ctx, "lab/mapped, lab/plain: delete them first")
+	f.sameState(during, i.left())
+
+	out, err := i.uninstall(ctx, "--force")
+	if err != nil || !strings.Contains(out, "nothing of overlay-cni is left") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	f.sameState(before, i.left())
+	if out, err := i.uninstall(ctx); err != nil || strings.Contains(out, "removed") {
+		t.Errorf("a second time: %v\n%s", err, out)
+	}
+	// The host may come back.
+	f.must(os.MkdirAll(h.RunDir(), 0o755)) // for the lab to watch
+	f.start(ctx, h)
+	f.addPod(ctx, h, "again")
+}
+
+// occupy installs everything, and makes two pods, one with a host port.
+func (f *fleet) occupy(ctx context.Context, i installation) {
+	f.t.Helper()
+	out, err := i.run(ctx, "install", "--plugin", filepath.Join(programs, "overlay-cni"))
+	if err != nil {
+		f.t.Fatalf("%v\n%s", err, out)
+	}
+	_, err = cnifiles.Config{Dir: i.file("net.d"), Name: cnifiles.DefaultConfName, Content: cnifiles.Conflist(i.h.RunDir())}.Keep()
+	f.must(err)
+	f.addPod(ctx, i.h, "plain")
+	_, err = i.h.AddPod(ctx, lab.PodSpec{Name: "mapped", Config: i.h.PluginConfig(map[string]any{"runtimeConfig": map[string]any{
+		"portMappings": []any{map[string]any{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}},
+		"bandwidth":    map[string]any{"egressRate": 8000000, "egressBurst": 8000000},
+	}})})
+	f.must(err)
+}
+
+func (i installation) refuses(ctx context.Context, why string) {
+	i.f.t.Helper()
+	if out, err := i.uninstall(ctx); err == nil || !strings.Contains(out, why) {
+		i.f.t.Errorf("%v, no word of %q in:\n%s", err, why, out)
+	}
+}
+
+// A run directory that somebody removed hides no pod.
+func TestUninstallFindsPodsWithoutRecords(t *testing.T) {
+	f := newFleet(t, 1, nil)
+	ctx, h := withPatience(t), f.hosts[0]
+	f.stop(ctx, h)
+	i := f.installation(h)
+	f.must(os.RemoveAll(h.RunDir()))
+	i.refuses(ctx, "pods of this host are on the network: veth")
+	if out, err := i.uninstall(ctx, "--force"); err != nil || !strings.Contains(out, "removed port veth") || !strings.Contains(out, "removed bridge cni0") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// foreign makes two devices that are somebody else's.
+func (i installation) foreign(name, peer string) netlink.Link {
+	i.f.t.Helper()
+	link := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: peer}
+	i.f.must(i.h.Handle().LinkAdd(link))
+	return link
+}
+
+// Names that ours would have, on things that are somebody else's.
+func TestUninstallLeavesOthersAlone(t *testing.T) {
+	f, ctx := newIdleFleet(t, 1, nil), withPatience(t)
+	i := f.installation(f.hosts[0])
+	i.foreign(tunnel, "cni0")
+	f.must(os.RemoveAll(i.h.RunDir())) // which the lab made
+	before := i.left()
+	if out, err := i.uninstall(ctx, "--force"); err != nil || strings.Contains(out, "removed") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	f.sameState(before, i.left())
+}
+
+// Of a bridge that another program uses too, only our ports go.
+func TestUninstallKeepsASharedBridge(t *testing.T) {
+	f := newFleet(t, 1, nil)
+	ctx, h := withPatience(t), f.hosts[0]
+	f.stop(ctx, h)
+	i := f.installation(h)
+	link, err := h.Handle().LinkByName("cni0")
+	f.must(err)
+	f.must(h.Handle().LinkSetMaster(i.foreign("theirs", "theirs-peer"), link))
+	out, err := i.uninstall(ctx, "--force")
+	if err == nil || !strings.Contains(out, "remove bridge cni0: it has ports that are not ours, and was left: theirs") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if links := fmt.Sprint(i.left()); strings.Contains(links, "link veth") || strings.Contains(links, tunnel) || !strings.Contains(links, "theirs") {
+		t.Errorf("there is %s", links)
+	}
+}
+
+func TestInstallSaysWhatItDid(t *testing.T) {
+	f, ctx := newIdleFleet(t, 1, nil), withPatience(t)
+	i := f.installation(f.hosts[0])
+	for _, want := range []string{"is installed", "is up to date"} {
+		if out, err := i.run(ctx, "install"); err != nil || !strings.HasPrefix(out, i.file("bin/overlay-cni")+" "+want) {
+			t.Errorf("%v: %s", err, out)
+		}
+	}
+	if out, err := i.run(ctx, "install", "--plugin", "/none"); err == nil || !strings.Contains(out, "/none") {
+		t.Errorf("%v: %s", err, out)
+	}
+}
