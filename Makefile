@@ -98,6 +98,10 @@ E2E_BIN    := $(BIN)/e2e
 KUBERNETES  = $(shell go list -C test/e2e/hyperkube -m -f '{{.Version}}' k8s.io/kubernetes)
 VERSION_PKG := k8s.io/component-base/version
 
+.PHONY: test-kube
+test-kube: e2e-bin ## Test the registry "kube" with a real API server, with the role of conf/kubernetes/rbac.yaml.
+	CGO_ENABLED=0 go test -C test/e2e -count=1 -timeout 15m ./internal/apiserver/... ./registry
+
 .PHONY: e2e-bin
 # Five minutes the first time, on two cores. It says what version it is, or
 # clients would take it for v0.0.0.
@@ -109,7 +113,7 @@ e2e-bin: ## Build Kubernetes and etcd into bin/e2e, from their Go modules.
 		ln -sf hyperkube $(E2E_BIN)/$$name; done
 
 # The image has the release's name and, as tag, this version.
-IMAGE   ?= ghcr.io/overlay-cni/overlay-cni
+IMAGE   ?= overlay-cni.io/overlay-cni
 TAG     ?= $(VERSION)
 ARCHES  ?= amd64 arm64
 ARCHIVE ?= $(BIN)/overlay-cni-image.tar
@@ -149,3 +153,9 @@ RELEASE = $(shell awk '$$1 == "newTag:" { print $$2 }' conf/kubernetes/kustomiza
 kind: ## Make a cluster with kind and try the network in it: needs Docker, kind, kubectl and their downloads.
 	$(MAKE) --no-print-directory image TAG=$(RELEASE)
 	hack/kind $(ARCHIVE)
+
+.PHONY: e2e-vm
+# The first run downloads 120 MB of packages, and unpacks them into bin/vm.
+e2e-vm: build ## Test in three virtual machines with Debian's kernel, emulated: with apt-get and dpkg-deb.
+	CGO_ENABLED=0 $(HERE) go build -trimpath -ldflags '-s -w' -o $(BIN)/e2e-vm ./test/vm
+	$(BIN)/e2e-vm --bin $(BIN) --dir $(BIN)/vm

@@ -273,8 +273,6 @@ func TestReadOnlyDirectoriesThatAreRight(t *testing.T) {
 }
 
 func TestInstall(t *testing.T) {
-	umask := unix.Umask(0o077) // as careful administrators have it
-	t.Cleanup(func() { unix.Umask(umask) })
 	const text = "#!/bin/sh\necho new\n"
 	for _, tt := range []struct {
 		name    string
@@ -296,7 +294,9 @@ func TestInstall(t *testing.T) {
 			write(t, from, text, 0o400)
 			must(t, os.MkdirAll(filepath.Dir(p.Path), 0o755))
 			must(t, tt.prepare(p.Path))
+			umask := unix.Umask(0o077) // as careful administrators have it
 			changed, err := p.Install(from)
+			unix.Umask(umask)
 			if err != nil || changed != tt.changed {
 				t.Errorf("changed %v, %v", changed, err)
 			}

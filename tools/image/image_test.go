@@ -19,7 +19,7 @@ import (
 )
 
 const (
-	imageName = "ghcr.io/overlay-cni/overlay-cni:v1.2.3"
+	imageName = "overlay-cni.io/overlay-cni:v1.2.3"
 	created   = 1700000000
 )
 

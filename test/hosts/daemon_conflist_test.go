@@ -1,0 +1,100 @@
+package hosts
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/overlay-cni/overlay-cni/internal/lab"
+	"github.com/overlay-cni/overlay-cni/pkg/cnifiles"
+)
+
+// The network configuration is there when pods can be connected and not before,
+// is put back when somebody removes or breaks it, and stays when the daemon
+// ends: without it kubelet gives a host no pods.
+func TestDaemonKeepsTheNetworkConfiguration(t *testing.T) {
+	f, ctx := newIdleFleet(t, 2, nil), withPatience(t)
+	h := f.hosts[0]
+	dir := filepath.Join(t.TempDir(), "net.d")
+	path := filepath.Join(dir, cnifiles.DefaultConfName)
+	f.register(entries(f.hosts[1])) // which h is not
+	d := f.launch(h, "--cni-conf-dir", dir, "--resync", "1s")
+	absent := func(reason string) {
+		t.Helper()
+		f.must(d.Log.Wait(ctx, reason))
+		if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("pods are let in on a host that %s: %v", reason, err)
+		}
+	}
+	absent("is not in the registry")
+	// With a device of somebody else in the bridge's place.
+	inTheWay := f.installation(h).foreign("cni0", "peer")
+	f.register(entries(f.hosts...))
+	absent("the name belongs to another device")
+	f.must(h.Handle().LinkDel(inTheWay))
+	right := func(context.Context) error {
+		have, err := os.ReadFile(path)
+		if err == nil && !bytes.Equal(have, cnifiles.Conflist(h.RunDir())) {
+			err = fmt.Errorf("the file is %q", have)
+		}
+		return err
+	}
+	f.eventually(ctx, right)
+	f.published(h) // comes before, so that a pod made now needs not wait
+	for what, spoil := range map[string]func() error{
+		"removed":  func() error { return os.Remove(path) },
+		"cut":      func() error { return os.Truncate(path, 10) },
+		"replaced": func() error { return os.WriteFile(path, []byte(`{"plugins":[{"type":"bridge"}]}`), 0o600) },
+	} {
+		f.must(spoil())
+		if right(ctx) == nil {
+			t.Errorf("%s: nothing to mend", what)
+		}
+		f.eventually(ctx, right)
+	}
+	f.stop(ctx, h)
+	f.must(right(ctx))
+}
+
+// Another network's file that sorts before ours takes all pods: the host is
+// ready, as nothing of ours is wrong, and says so.
+func TestDaemonReportsAnEarlierNetworkConfiguration(t *testing.T) {
+	f, ctx := newIdleFleet(t, 1, nil), withPatience(t)
+	h, dir := f.hosts[0], t.TempDir()
+	foreign := filepath.Join(dir, "05-other.conflist")
+	f.must(os.WriteFile(foreign, []byte(`{"plugins":[{"type":"bridge"}]}`), 0o600))
+	f.launch(h, "--cni-conf-dir", dir, "--resync", "1s", "--health-address", "127.0.0.1:9479")
+	says := func(text string) func(context.Context) error {
+		return func(ctx context.Context) error { return f.readiness(ctx, h, text) }
+	}
+	f.eventually(ctx, says("network: degraded since"))
+	f.must(says("05-other.conflist in " + dir)(ctx))
+	f.must(os.Remove(foreign))
+	f.eventually(ctx, says("network: ok"))
+}
+
+// readiness asks the host's daemon as kubelet does. The connection is made here,
+// on the thread that is in the namespace: http.Client would use another one.
+func (f *fleet) readiness(ctx context.Context, h *lab.Host, want string) error {
+	return h.Netns().Do(func() error {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", "127.0.0.1:9479")
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		if _, err := io.WriteString(conn, "GET /readyz HTTP/1.0\r\n\r\n"); err != nil {
+			return err
+		}
+		answer, err := io.ReadAll(conn)
+		if err == nil && (!bytes.Contains(answer, []byte(" 200 OK")) || !bytes.Contains(answer, []byte(want))) {
+			err = fmt.Errorf("it says %q", answer)
+		}
+		return err
+	})
+}
