@@ -1,6 +1,7 @@
 package plugin
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -95,11 +96,42 @@ func (c *conf) prevResult() (*types100.Result, error) {
 	if len(c.PrevResult) == 0 {
 		return nil, invalid("prevResult is missing: CHECK needs the result of ADD")
 	}
+	if err := wellFormed(c.PrevResult); err != nil {
+		return nil, err
+	}
 	r, err := create.Create(c.CNIVersion, c.PrevResult)
 	if err != nil {
 		return nil, invalid("prevResult can't be read: %s", err)
 	}
 	return types100.NewResultFromResult(r)
+}
+
+// wellFormed refuses what the library would panic at, or write as no address.
+func wellFormed(raw json.RawMessage) error {
+	var r struct {
+		Interfaces []*struct{}
+		IPs        []*struct{ Address *types.IPNet }
+		Routes     []*struct{ Dst *types.IPNet }
+	}
+	if err := json.Unmarshal(raw, &r); err != nil {
+		return invalid("prevResult can't be read: %s", err)
+	}
+	for i, link := range r.Interfaces {
+		if link == nil {
+			return invalid("prevResult: interfaces[%d] is null", i)
+		}
+	}
+	for i, ip := range r.IPs {
+		if ip == nil || ip.Address == nil || ip.Address.IP == nil {
+			return invalid("prevResult: ips[%d] has no address", i)
+		}
+	}
+	for i, route := range r.Routes {
+		if route == nil || route.Dst == nil || route.Dst.IP == nil {
+			return invalid("prevResult: routes[%d] has no destination (dst)", i)
+		}
+	}
+	return nil
 }
 
 // checkRecord compares our own record with what prevResult says.

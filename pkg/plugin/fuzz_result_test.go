@@ -42,7 +42,7 @@ func FuzzPrevResult(f *testing.F) {
 		`{"interfaces":[{"name":"e","socketPath":"/s","pciID":"0"}],"routes":[{"dst":"0.0.0.0/0","mtu":1400,"advmss":1360,"priority":1,"table":5,"scope":253}]}`,
 		`{"ips":[{"version":"4","address":"10.0.0.1/8","interface":-7}]}`,
 		`{}`,
-		// Nothing in these places is JSON, and no result.
+		// These are JSON, but no result.
 		`{"interfaces":[null]}`, `{"ips":[null]}`, `{"routes":[null]}`, `{"ips":[{}]}`, `{"routes":[{}]}`,
 		`null`, `[]`, `{"interfaces":{}}`,
 	} {

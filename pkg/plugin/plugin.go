@@ -75,6 +75,9 @@ func (c *call) attach(a *ipam.Attachment, netns *os.File, net network, out io.Wr
 	if err != nil {
 		return err
 	}
+	if err := c.conf.checkResult(); err != nil {
+		return err
+	}
 	addrs, err := a.Reserve(net.sets, req.addresses)
 	if err != nil {
 		return err

@@ -134,12 +134,27 @@ func interfaces(n network, p bridge.Port, netns string) []types100.Interface {
 	}
 }
 
+// checkResult refuses what the result could not be made of, before anything is
+// connected.
+func (c *conf) checkResult() error {
+	if len(c.DNS) > 0 {
+		if err := json.Unmarshal(c.DNS, &types.DNS{}); err != nil {
+			return invalid("dns can't be read: %s", err)
+		}
+	}
+	if len(c.PrevResult) == 0 {
+		return nil
+	}
+	_, err := c.prevResult()
+	return err
+}
+
 // writeAfter adds the result to that of the plugins before this one in the
 // list, whatever is in that.
 func (c *conf) writeAfter(out io.Writer, n network, p bridge.Port, netns string) error {
 	all, err := c.prevResult()
 	if err != nil {
-		return err
+		return err // which was looked for before, too
 	}
 	before := len(all.Interfaces)
 	for _, link := range interfaces(n, p, netns) {

@@ -1,0 +1,320 @@
+package hosts
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
+
+	"github.com/overlay-cni/overlay-cni/internal/sandbox"
+)
+
+// pauser is a tracer that does something while the program stands still, and
+// then lets it go on.
+type pauser struct {
+	tracer
+	pause  func() error
+	paused bool
+}
+
+// errStatus says that a program ended with another status than 0.
+var errStatus = errors.New("ended with an error")
+
+// pauseAfter runs a program in ns and calls pause when it has come back from
+// the step-th of its system calls that change something. It returns whether it
+// came to that, and errStatus if the program failed.
+func pauseAfter(ns *sandbox.Netns, cmd *exec.Cmd, step int, pause func() error) (bool, error) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Ptrace: true}
+	p := &pauser{pause: pause}
+	err := ns.Do(func() error {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		if err := cmd.Start(); err != nil {
+			return err
+		}
+		p.tracer = tracer{pid: cmd.Process.Pid, left: step, inside: map[int]bool{}}
+		status, err := p.run()
+		if err != nil {
+			return errors.Join(err, cmd.Process.Kill())
+		}
+		// The end was seen by the tracer: what is left is to read the output.
+		if err := cmd.Wait(); err != nil && !errors.Is(err, unix.ECHILD) {
+			return err
+		}
+		switch {
+		case status.Signaled():
+			return fmt.Errorf("ended by %s", status.Signal())
+		case status.ExitStatus() != 0:
+			return errStatus
+		}
+		return nil
+	})
+	return p.paused, err
+}
+
+// run follows the program to its end and returns how that was.
+func (p *pauser) run() (status unix.WaitStatus, err error) {
+	if _, err := unix.Wait4(p.pid, &status, unix.WALL, nil); err != nil {
+		return status, fmt.Errorf("wait for the program's start: %w", err)
+	}
+	const options = unix.PTRACE_O_TRACESYSGOOD | unix.PTRACE_O_TRACECLONE | unix.PTRACE_O_EXITKILL
+	if err := errors.Join(unix.PtraceSetOptions(p.pid, options), unix.PtraceSyscall(p.pid, 0)); err != nil {
+		return status, fmt.Errorf("trace: %w", err)
+	}
+	for {
+		tid, err := unix.Wait4(-1, &status, unix.WALL|unix.WNOTHREAD, nil)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return status, fmt.Errorf("wait for the program: %w", err)
+		case tid == p.pid && (status.Exited() || status.Signaled()):
+			return status, nil
+		case status.Stopped():
+			if err := p.stopped(tid, status); err != nil {
+				return status, err
+			}
+		}
+	}
+}
+
+// stopped pauses in the place where a tracer kills.
+func (p *pauser) stopped(tid int, status unix.WaitStatus) error {
+	if status.StopSignal() == syscallStop && p.inside[tid] && p.left == 1 && p.changes(tid) {
+		if err := p.pause(); err != nil {
+			return err
+		}
+		p.left, p.paused = math.MaxInt, true
+	}
+	return p.tracer.stopped(tid, status)
+}
+
+// vanished runs ADD and removes the pod's network namespace after a step. The
+// plugin may have opened it by then: it goes when the plugin ends. It returns
+// whether it came to that, and the error that the plugin reported.
+func (p *pluginHost) vanished(t *testing.T, step int, remove func(*sandbox.Netns) error) (bool, *types.Error) {
+	t.Helper()
+	ns, err := sandbox.CreateNetns(fmt.Sprint("vanishing-", step))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := p.command(t, invocation{command: "ADD", netns: ns.Path()})
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	paused, err := pauseAfter(p.host.Netns(), cmd, step, func() error { return remove(ns) })
+	if !paused {
+		err = errors.Join(err, ns.Delete())
+	} else if err := os.Remove(ns.Path()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Error(err)
+	}
+	if stderr.Len() > 0 {
+		t.Errorf("step %d: printed on stderr: %s", step, &stderr)
+	}
+	if err == nil {
+		return paused, nil
+	}
+	var reported types.Error
+	if !errors.Is(err, errStatus) || json.Unmarshal(stdout.Bytes(), &reported) != nil || reported.Code == 0 {
+		t.Fatalf("step %d: failed without a CNI error: %v, %s", step, err, &stdout)
+	}
+	return paused, &reported
+}
+
+// TestNetnsVanishesAtEveryStep ends the pod in the middle of its ADD, as a
+// runtime does that lost patience, or a node that is out of memory.
+func TestNetnsVanishesAtEveryStep(t *testing.T) {
+	for name, remove := range map[string]func(*sandbox.Netns) error{
+		"with its file": (*sandbox.Netns).Delete,
+		"from its file": func(ns *sandbox.Netns) error {
+			return errors.Join(ns.Close(), unix.Unmount(ns.Path(), unix.MNT_DETACH))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPlugin(t, "10.244.1.0/24", "fd00:244:1::/64")
+			p.conf["runtimeConfig"] = everything
+			p.add(t, "first") // what stays is there from the start
+			p.del(t, "first")
+			p.conf["runtimeConfig"] = nil
+			p.add(t, "bystander")
+			p.conf["runtimeConfig"] = everything
+			before := p.snapshot(t)
+			failed, steps := 0, 0
+			for step := 1; ; step++ {
+				paused, cniErr := p.vanished(t, step, remove)
+				if cniErr != nil {
+					failed++
+					if after := p.snapshot(t); after != before {
+						t.Errorf("step %d: ADD failed (%v) and left behind:\n%s\nbefore:\n%s", step, cniErr, after, before)
+					}
+				}
+				p.nextHasItsOwn(t, step)
+				p.del(t, "pod")
+				if after := p.snapshot(t); after != before {
+					t.Fatalf("step %d, ADD's error %v: after DEL:\n%s\nbefore:\n%s", step, cniErr, after, before)
+				}
+				if !paused {
+					break
+				}
+				steps = step
+			}
+			if steps < 5 || failed == 0 || failed == steps {
+				t.Errorf("%d of %d steps had ADD fail: expected some, before it has opened the namespace", failed, steps)
+			}
+			t.Logf("%d steps, ADD failed at %d", steps, failed)
+		})
+	}
+}
+
+// nextHasItsOwn adds and deletes a pod that must get no other's addresses. The
+// one that ended may have its own as long as no DEL came.
+func (p *pluginHost) nextHasItsOwn(t *testing.T, step int) {
+	t.Helper()
+	before := reservations(p.snapshot(t))
+	p.conf["runtimeConfig"] = nil // the ports are still the other's
+	defer func() { p.conf["runtimeConfig"] = everything }()
+	_, out := p.add(t, "next")
+	for _, address := range resultAddress.FindAllStringSubmatch(out, -1) {
+		if before[address[1]] {
+			t.Errorf("step %d: %s was given twice", step, address[1])
+		}
+	}
+	if n := len(reservations(p.snapshot(t))); n != len(before)+2 {
+		t.Errorf("step %d: %d addresses are reserved, expected %d and the next pod's 2", step, n, len(before))
+	}
+	p.del(t, "next")
+}
+
+var resultAddress = regexp.MustCompile(`"address":"([^/"]+)`)
+
+// reservations are the addresses that are taken, of a snapshot.
+func reservations(snapshot string) map[string]bool {
+	taken := map[string]bool{}
+	for line := range strings.Lines(snapshot) {
+		if strings.Contains(line, "/addresses/") {
+			taken[filepath.Base(strings.TrimSpace(line))] = true
+		}
+	}
+	return taken
+}
+
+// TestClockJumps gives the files of pods times far away: what is done to them
+// is the same.
+func TestClockJumps(t *testing.T) {
+	past, future := time.Unix(1, 0), time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC)
+	for name, of := range map[string][2]time.Time{
+		"both of the past":   {past, past},
+		"both of the future": {future, future},
+		"turned round":       {future, past},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPlugin(t, "10.244.1.0/24")
+			nothing := p.snapshot(t)
+			for i, id := range []string{"old", "new"} {
+				p.conf["runtimeConfig"] = map[string]any{"portMappings": []map[string]any{
+					{"hostPort": 8080 + i, "containerPort": 80, "protocol": "tcp"},
+				}}
+				p.add(t, id)
+			}
+			p.conf["runtimeConfig"] = nil
+			before := p.snapshot(t)
+			p.setTimes(t, of)
+			p.flushRules(t)
+			p.sweep(t) // makes the host ports anew, in the order of the files' times
+			if after := p.snapshot(t); after != before {
+				t.Errorf("after the daemon's round:\n%s\nbefore:\n%s", after, before)
+			}
+			p.add(t, "next")
+			p.setTimes(t, of)
+			if _, cniErr := p.run(t, invocation{command: "GC", stdin: p.valid("old", "new")}); cniErr != nil {
+				t.Error(cniErr)
+			}
+			if after := p.snapshot(t); after != before {
+				t.Errorf("after ADD and GC of another pod:\n%s\nbefore:\n%s", after, before)
+			}
+			p.del(t, "old")
+			p.del(t, "new")
+			if after := p.snapshot(t); after != nothing {
+				t.Errorf("left behind:\n%s", after)
+			}
+		})
+	}
+}
+
+// TestClockJumpsWithAContestedPort is two pods with one host port, which takes
+// somebody who flushes the firewall: whatever the files' times, one has it.
+func TestClockJumpsWithAContestedPort(t *testing.T) {
+	for name, old := range map[string]time.Time{"before": time.Unix(1, 0), "after": time.Unix(1<<32, 0)} {
+		t.Run(name, func(t *testing.T) {
+			p := newPlugin(t, "10.244.1.0/24")
+			nothing := p.snapshot(t)
+			p.conf["runtimeConfig"] = map[string]any{"portMappings": []map[string]any{
+				{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"},
+			}}
+			p.add(t, "old")
+			p.flushRules(t)
+			p.add(t, "new")
+			p.setTimes(t, [2]time.Time{old, time.Unix(1<<31, 0)})
+			p.flushRules(t)
+			p.sweep(t)
+			if ports := strings.Count(p.snapshot(t), "port ports4 "); ports != 1 {
+				t.Errorf("%d pods have the port:\n%s", ports, p.snapshot(t))
+			}
+			p.del(t, "old")
+			p.sweep(t)
+			if ports := strings.Count(p.snapshot(t), "port ports4 "); ports != 1 {
+				t.Errorf("the pod that is left doesn't have the port:\n%s", p.snapshot(t))
+			}
+			p.del(t, "new")
+			if after := p.snapshot(t); after != nothing {
+				t.Errorf("left behind:\n%s", after)
+			}
+		})
+	}
+}
+
+// setTimes gives files of the run directory the first of two times if they are
+// of the pod "old", and the others the second.
+func (p *pluginHost) setTimes(t *testing.T, of [2]time.Time) {
+	t.Helper()
+	err := filepath.WalkDir(p.host.RunDir(), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.Type()&fs.ModeSymlink != 0 {
+			return err
+		}
+		at := of[1]
+		if strings.HasPrefix(d.Name(), "old@") {
+			at = of[0]
+		}
+		return os.Chtimes(path, at, at)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// flushRules removes the host's whole firewall.
+func (p *pluginHost) flushRules(t *testing.T) {
+	t.Helper()
+	conn, err := nftables.New(nftables.WithNetNSFd(p.host.Netns().FD()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.FlushRuleset()
+	if err := conn.Flush(); err != nil {
+		t.Fatal(err)
+	}
+}
