@@ -159,3 +159,43 @@ kind: ## Make a cluster with kind and try the network in it: needs Docker, kind,
 e2e-vm: build ## Test in three virtual machines with Debian's kernel, emulated: with apt-get and dpkg-deb.
 	CGO_ENABLED=0 $(HERE) go build -trimpath -ldflags '-s -w' -o $(BIN)/e2e-vm ./test/vm
 	$(BIN)/e2e-vm --bin $(BIN) --dir $(BIN)/vm
+
+# A cluster of three nodes on this machine, each of them a set of namespaces.
+CLUSTER_DIR ?= /tmp/overlay-e2e
+MANIFEST    := conf/kubernetes/overlay-cni.yaml
+E2E_IMAGE   := $(E2E_BIN)/overlay-cni.tar
+CLUSTER     := $(E2E_BIN)/cluster --dir $(CLUSTER_DIR) --bin $(BIN) --manifest $(MANIFEST) --image $(E2E_IMAGE)
+# Kubernetes' own tests ask for that version of their helper.
+AGNHOST_VERSION = $(shell cat $$(go list -C test/e2e/suite -m -f '{{.Dir}}' k8s.io/kubernetes)/test/images/agnhost/VERSION)
+E2E_BUILD  := CGO_ENABLED=0 nice -n 5 go
+
+.PHONY: e2e-tools
+# Four minutes the first time, on two cores.
+e2e-tools: e2e-bin ## Build what a cluster runs beside Kubernetes into bin/e2e: images, and Kubernetes' tests of networks.
+	$(E2E_BUILD) build -C test/e2e -trimpath -o $(abspath $(E2E_BIN))/ ./cluster ./pause
+	$(E2E_BUILD) build -C test/e2e/coredns -p 2 -trimpath -ldflags '-s -w' -o $(abspath $(E2E_BIN))/coredns .
+	$(E2E_BUILD) build -C test/e2e/suite -p 2 -trimpath -ldflags '-s -w -X main.Version=$(AGNHOST_VERSION)' -o $(abspath $(E2E_BIN))/agnhost k8s.io/kubernetes/test/images/agnhost
+	$(E2E_BUILD) build -C test/e2e/suite -p 2 -trimpath -ldflags '-s -w' -o $(abspath $(E2E_BIN))/ginkgo github.com/onsi/ginkgo/v2/ginkgo
+	$(E2E_BUILD) test -C test/e2e/suite -c -p 2 -trimpath -ldflags '-s -w' -o $(abspath $(E2E_BIN))/e2e.test .
+	$(E2E_BIN)/cluster --bin $(BIN) images
+
+.PHONY: e2e-image
+# The manifest is applied as it is: so the image has the tag that it names.
+e2e-image:
+	@$(MAKE) --no-print-directory image ARCHES=$$(go env GOARCH) ARCHIVE=$(E2E_IMAGE) TAG=$(RELEASE)
+
+.PHONY: e2e-up
+e2e-up: e2e-tools e2e-image ## Make a Kubernetes of three nodes here, with conf/kubernetes/overlay-cni.yaml: then bin/e2e/cluster kubectl get pods -A
+	$(CLUSTER) up
+
+.PHONY: e2e-down
+e2e-down: ## Remove that cluster.
+	$(CLUSTER) down
+
+.PHONY: e2e
+# E2E_PODS: how many pods are made and deleted in turn (1000).
+e2e: e2e-tools e2e-image ## Run our tests and Kubernetes' conformance tests of networks on a cluster of three nodes (root, Debian packages).
+	@trap '$(CLUSTER) down' EXIT; $(CLUSTER) up; \
+	E2E_DIR=$(CLUSTER_DIR) E2E_BIN=$(abspath $(E2E_BIN)) E2E_MANIFEST=$(abspath $(MANIFEST)) \
+		CGO_ENABLED=0 go test -C test/e2e -json -count=1 -timeout 40m ./network | $(REPORT); \
+	$(CLUSTER) conformance

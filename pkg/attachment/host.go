@@ -1,10 +1,13 @@
 package attachment
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
 	"github.com/overlay-cni/overlay-cni/pkg/hostport"
@@ -51,7 +54,30 @@ func (h *Host) Sync(s bridge.Spec) ([]string, error) {
 	plugged, missing, err := h.bridge.SyncPorts(s, portsOf(entries, s.Name))
 	swept, sweepErr := h.sweep(entries, missing, s.Name)
 	opened, portErr := h.syncHostPorts(s.Name)
-	return slices.Concat(plugged, swept, opened), errors.Join(err, sweepErr, portErr)
+	return slices.Concat(plugged, swept, opened), errors.Join(err, sweepErr, portErr, cutOff(entries, s))
+}
+
+// cutOff tells of pods that are older than this node's subnets: nobody, the own
+// host included, has a way to their addresses.
+func cutOff(entries []ipam.Entry, s bridge.Spec) error {
+	var pods []string
+	for _, e := range entries {
+		for _, a := range e.Record.Addresses {
+			if e.Err == nil && e.Record.Bridge == s.Name && !within(s, a) {
+				pods = append(pods, fmt.Sprintf("%s %s", cmp.Or(e.Record.Pod, string(e.Key)), a))
+			}
+		}
+	}
+	if len(pods) == 0 {
+		return nil
+	}
+	const shown = 5
+	return fmt.Errorf("%d addresses of pods are of no subnet that this node has now, so that nothing reaches them: delete these pods, to have them made anew: %s",
+		len(pods), strings.Join(pods[:min(shown, len(pods))], ", "))
+}
+
+func within(s bridge.Spec, a netip.Addr) bool {
+	return slices.ContainsFunc(s.Gateways, func(g netip.Prefix) bool { return g.Contains(a) })
 }
 
 // syncHostPorts asks nothing of a kernel without nf_tables as long as no pod

@@ -28,6 +28,8 @@ func routeConcerns(typ uint16, payload []byte, tunnel int) Change {
 			return Pods
 		}
 		return Network | Pods // the bridge may have lost its ports
+	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
+		return Network | Pods // the bridge may have another subnet
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
 		// Those of the local table are the kernel's own, and every pod's port
 		// brings one. (struct rtmsg: the table is its fifth byte)

@@ -101,12 +101,14 @@ func knows(h *lab.Host, peers []entry) error {
 	return nil
 }
 
-// noErrorsButLeaving looks for edits that took a second attempt.
+// noErrorsButLeaving looks for edits that took a second attempt. Whose subnet
+// was taken away is told so, and what that means for its pods.
 func (f *fleet) noErrorsButLeaving() {
 	f.t.Helper()
 	for _, h := range f.hosts {
 		for line := range strings.Lines(h.Daemon().Log.String()) {
-			if strings.Contains(line, "level=ERROR") && !strings.Contains(line, "is not in the registry") {
+			expected := strings.Contains(line, "is not in the registry") || strings.Contains(line, "are of no subnet that this node has now")
+			if strings.Contains(line, "level=ERROR") && !expected {
 				f.t.Errorf("%s logs %s", h.Name, line)
 			}
 		}
@@ -205,6 +207,18 @@ func (f *fleet) moveTo(ctx context.Context, nodes []entry) {
 			}
 		}
 	}
+}
+
+// Pods outlive their node's subnet in Kubernetes, when the Node was deleted and
+// came back at once.
+func TestDaemonTellsOfPodsThatAreCutOff(t *testing.T) {
+	f, ctx := newFleet(t, 1, noResync), withPatience(t)
+	nodes := entries(f.hosts...)
+	nodes[0].subnets = []netip.Prefix{netip.MustParsePrefix("10.244.102.0/24"), netip.MustParsePrefix("fd44:0:0:102::/64")}
+	f.register(nodes)
+	f.must(f.hosts[0].Daemon().Log.Wait(ctx, "2 addresses of pods are of no subnet that this node has now"))
+	f.must(f.pods[0].Delete(ctx))
+	f.must(f.hosts[0].Daemon().Log.Wait(ctx, "all is well again"))
 }
 
 func (f *fleet) join(ctx context.Context) {

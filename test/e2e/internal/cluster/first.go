@@ -1,0 +1,100 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/overlay-cni/overlay-cni/test/e2e/internal/reaper"
+)
+
+// FirstArgument makes of the program the first process of a node: it has to
+// call RunFirst then, with the arguments after it.
+const FirstArgument = "first-process"
+
+// Switch is the switch, where others are nodes. Clients of the cluster are in its
+// network.
+const Switch = "switch"
+
+// readyFD is the pipe on which a first process says what went wrong, or
+// nothing.
+const readyFD = 3
+
+// startFirst starts the first process of new namespaces and waits until it has
+// made its file system.
+func (c *Cluster) startFirst(name string, namespaces uintptr) error {
+	ready, theirs, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer ready.Close()
+	cmd := exec.Command("/proc/self/exe", FirstArgument, name, c.Dir)
+	cmd.ExtraFiles = []*os.File{theirs}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: namespaces | unix.CLONE_NEWPID | unix.CLONE_NEWNET}
+	err = cmd.Start()
+	_ = theirs.Close() // the process has its own
+	if err != nil {
+		return fmt.Errorf("start the first process of %s: %w", name, err)
+	}
+	go func() { _ = cmd.Wait() }()
+	p, err := find(cmd.Process.Pid)
+	if err != nil {
+		return err
+	}
+	if err := c.record(name, p); err != nil {
+		return err
+	}
+	words, err := io.ReadAll(ready)
+	if err != nil || len(words) > 0 {
+		return fmt.Errorf("start %s: %s (%w)", name, words, err)
+	}
+	return nil
+}
+
+// RunFirst is the first process of a node or of the switch. It ends when it is
+// killed.
+func RunFirst(args []string) error {
+	if os.Getpid() != 1 || len(args) != 2 {
+		return errors.New("this is run by the cluster itself, as the first process of a node")
+	}
+	ready := os.NewFile(readyFD, "ready")
+	if args[0] != Switch {
+		if err := prepareNode(args[0], args[1]); err != nil {
+			fmt.Fprint(ready, err)
+			return err
+		}
+	}
+	if err := ready.Close(); err != nil {
+		return err
+	}
+	reaper.Run()
+	return nil
+}
+
+// prepareNode makes the namespaces that this process is in those of a machine.
+func prepareNode(name, dir string) error {
+	if err := mountAll(nodeMounts(name, dir)); err != nil {
+		return err
+	}
+	if err := unix.Sethostname([]byte(name)); err != nil {
+		return fmt.Errorf("set the host name: %w", err)
+	}
+	for path, text := range nodeFiles(name, dir) {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return err
+		}
+		_ = os.Remove(path) // it may be a link, out of the node's own files
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			return err
+		}
+	}
+	// Volumes with mount propagation need shared mounts. They were made private
+	// before, so these share with nothing but the node's own.
+	return unix.Mount("", "/", "", unix.MS_REC|unix.MS_SHARED, "")
+}

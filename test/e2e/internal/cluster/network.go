@@ -1,0 +1,132 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/overlay-cni/overlay-cni/internal/sandbox"
+)
+
+const (
+	switchBridge = "switch"
+	nodeDevice   = "eth0"
+)
+
+// at calls fn with netlink in the namespace of a node or of the switch.
+func (c *Cluster) at(name string, fn func(*sandbox.Netns, *netlink.Handle) error) error {
+	ns, err := c.Netns(name)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	h, err := ns.Handle()
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	if err := fn(ns, h); err != nil {
+		return fmt.Errorf("set up the network of %s: %w", name, err)
+	}
+	return nil
+}
+
+func (c *Cluster) startSwitch() error {
+	if err := c.startFirst(Switch, 0); err != nil {
+		return err
+	}
+	return c.at(Switch, func(_ *sandbox.Netns, h *netlink.Handle) error {
+		bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: switchBridge, MTU: underlayMTU}}
+		if err := h.LinkAdd(bridge); err != nil {
+			return err
+		}
+		return errors.Join(up(h, "lo"), address(h, switchBridge, switchAddress), up(h, switchBridge))
+	})
+}
+
+// plug connects a node's new network namespace to the switch.
+func (c *Cluster) plug(n Node) error {
+	return c.at(Switch, func(ns *sandbox.Netns, h *netlink.Handle) error {
+		port := "to-" + n.Name
+		// After a reboot the old one may still be there: the kernel takes its time
+		// to end a network namespace.
+		if err := unplug(h, port); err != nil {
+			return err
+		}
+		err := c.at(n.Name, func(node *sandbox.Netns, inside *netlink.Handle) error {
+			pair := &netlink.Veth{
+				LinkAttrs: netlink.LinkAttrs{Name: nodeDevice, MTU: underlayMTU},
+				PeerName:  port, PeerNamespace: netlink.NsFd(ns.FD()),
+			}
+			if err := inside.LinkAdd(pair); err != nil {
+				return err
+			}
+			return errors.Join(up(inside, "lo"), address(inside, nodeDevice, n.Address), up(inside, nodeDevice), gateway(inside), forward(node))
+		})
+		if err != nil {
+			return err
+		}
+		return errors.Join(join(h, port), up(h, port))
+	})
+}
+
+func unplug(h *netlink.Handle, port string) error {
+	link, err := h.LinkByName(port)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return h.LinkDel(link)
+}
+
+func up(h *netlink.Handle, name string) error {
+	link, err := h.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	return h.LinkSetUp(link)
+}
+
+func join(h *netlink.Handle, name string) error {
+	link, err := h.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	bridge, err := h.LinkByName(switchBridge)
+	if err != nil {
+		return err
+	}
+	return h.LinkSetMaster(link, bridge)
+}
+
+func address(h *netlink.Handle, name string, a netip.Addr) error {
+	link, err := h.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	ip := &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(underlay.Bits(), a.BitLen())}
+	return h.AddrAdd(link, &netlink.Addr{IPNet: ip})
+}
+
+// gateway adds the default route. Without one a node's own processes reach no
+// Service: the route is looked up before the address is translated.
+func gateway(h *netlink.Handle) error {
+	link, err := h.LinkByName(nodeDevice)
+	if err != nil {
+		return err
+	}
+	return h.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: switchAddress.AsSlice(), Protocol: unix.RTPROT_BOOT})
+}
+
+// forward makes routers of nodes, as Kubernetes' instructions want it.
+func forward(ns *sandbox.Netns) error {
+	return ns.Do(func() error {
+		return errors.Join(setSysctl("net/ipv4/ip_forward", "1"), setSysctl("net/ipv6/conf/all/forwarding", "1"))
+	})
+}

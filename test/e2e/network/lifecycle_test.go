@@ -1,0 +1,340 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/overlay-cni/overlay-cni/internal/lab/probe"
+	"github.com/overlay-cni/overlay-cni/internal/sandbox"
+	"github.com/overlay-cni/overlay-cni/test/e2e/internal/cluster"
+)
+
+// now deletes without a time to say goodbye.
+var now = metav1.DeleteOptions{GracePeriodSeconds: new(int64)}
+
+// warm is how many answers show that a stream runs.
+const warm = 100
+
+// streams are flows between pods, none of which may lose a packet.
+type streams struct {
+	w    *world
+	all  []*probe.Stream
+	pods []pod
+}
+
+// stream runs a flow from each pod to the next one: by their order, within nodes
+// and between nodes in turn. More flows would keep two cores so busy that the
+// tests' own sockets overflow.
+func (w *world) stream(pods []pod) *streams {
+	w.Helper()
+	slices.SortFunc(pods, func(a, b pod) int { return strings.Compare(a.node+a.name, b.node+b.name) })
+	s := &streams{w: w, pods: pods}
+	for i, from := range pods {
+		to := pods[(i+1)%len(pods)]
+		echo, err := probe.ServeEcho(to.netns, netip.AddrPortFrom(to.address, echoPort))
+		w.must(err)
+		w.Cleanup(func() { _ = echo.Close() })
+		one, err := probe.StartStream(from.netns, echo.Addr)
+		w.must(err)
+		w.Cleanup(func() { one.Stop() })
+		s.all = append(s.all, one)
+	}
+	s.run()
+	return s
+}
+
+// run waits until all of them run.
+func (s *streams) run() {
+	s.w.Helper()
+	ctx, cancel := context.WithTimeout(s.w.Context(), patient)
+	defer cancel()
+	for _, one := range s.all {
+		s.w.must(one.Answered(ctx, warm))
+	}
+}
+
+// unharmed ends them: each still runs, and nothing was lost.
+func (s *streams) unharmed() {
+	s.w.Helper()
+	s.run()
+	sent := 0
+	for i, one := range s.all {
+		counts := one.Stop()
+		sent += counts.Sent
+		if counts.Lost > 0 || counts.Duplicated > 0 {
+			from, to := s.pods[i], s.pods[(i+1)%len(s.pods)]
+			s.w.Errorf("%s to %s: %s, %d twice, longest gap %s; sockets there overflowed %d and %d times",
+				from, to, counts, counts.Duplicated, counts.Gap, overflows(from.netns), overflows(to.netns))
+		}
+	}
+	s.w.Logf("%d packets in %d flows, and as many answers", sent, len(s.all))
+}
+
+// overflows is how many datagrams came to a namespace and found no room in a
+// socket, which is the tests' failure, not the network's.
+func overflows(ns *sandbox.Netns) (n int) {
+	var text []byte
+	err := ns.Do(func() (err error) {
+		text, err = os.ReadFile("/proc/thread-self/net/snmp")
+		return err
+	})
+	if err != nil {
+		return -1
+	}
+	var names []string
+	for line := range strings.Lines(string(text)) {
+		fields := strings.Fields(line)
+		if fields[0] != "Udp:" {
+			continue
+		}
+		if i := slices.Index(names, "RcvbufErrors"); i > 0 {
+			_, _ = fmt.Sscan(fields[i], &n) // the kernel writes numbers
+		}
+		names = fields
+	}
+	return n
+}
+
+func TestUpdateLosesNothing(t *testing.T) {
+	w := newWorld(t)
+	s := w.stream(append(w.onAllNodes("a"), w.onAllNodes("b")...))
+	w.must(w.update())
+	s.unharmed()
+}
+
+// Pods come and go while the daemons are replaced.
+func TestPodsDuringUpdate(t *testing.T) {
+	w := newWorld(t)
+	pods := w.onAllNodes("a")
+	updated := make(chan error)
+	go func() { updated <- w.update() }()
+	for i := 0; ; i++ {
+		node := w.cluster.Nodes[i%len(w.cluster.Nodes)].Name
+		p := w.onNode(fmt.Sprintf("new-%d", i), node, nil)
+		w.mesh([]pod{p, pods[0]})
+		select {
+		case err := <-updated:
+			w.must(err)
+			return
+		default:
+		}
+	}
+}
+
+// update replaces the daemons of all nodes, one after the other.
+func (w *world) update() error {
+	ctx, cancel := context.WithTimeout(w.Context(), patient)
+	defer cancel()
+	if os.Getenv(manifestEnv) != "" {
+		return w.updateDaemonSet(ctx)
+	}
+	for _, n := range w.cluster.Nodes {
+		err := errors.Join(w.endDaemon(ctx, n.Name), w.cluster.StartDaemon(n.Name), w.daemonReady(ctx, n.Name))
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *world) endDaemon(ctx context.Context, node string) error {
+	if err := w.cluster.Signal(node, cluster.Daemon, unix.SIGTERM); err != nil {
+		return err
+	}
+	return probe.Eventually(ctx, func(context.Context) error {
+		const looks = unix.Signal(0)
+		if err := w.cluster.Signal(node, cluster.Daemon, looks); err == nil {
+			return fmt.Errorf("the daemon of %s runs after SIGTERM", node)
+		}
+		return nil
+	})
+}
+
+func (w *world) daemonReady(ctx context.Context, node string) error {
+	ns, err := w.cluster.Netns(node)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	return probe.Eventually(ctx, func(ctx context.Context) error {
+		_, err := get(ctx, ns, netip.MustParseAddrPort("127.0.0.1:9479"), "/readyz")
+		return err
+	})
+}
+
+func (w *world) updateDaemonSet(ctx context.Context) error {
+	sets := w.client.AppsV1().DaemonSets("kube-system")
+	patch := fmt.Sprintf(`{"spec":{"template":{"metadata":{"annotations":{"e2e/update":"%s"}}}}}`, time.Now().Format(time.RFC3339Nano))
+	set, err := sets.Patch(ctx, "overlay-cni", types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{})
+	if err != nil {
+		return err
+	}
+	return probe.Eventually(ctx, func(ctx context.Context) error {
+		d, err := sets.Get(ctx, set.Name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if s := d.Status; s.ObservedGeneration < set.Generation || s.UpdatedNumberScheduled < s.DesiredNumberScheduled || s.NumberReady < s.DesiredNumberScheduled {
+			return fmt.Errorf("%d of %d pods are new, %d ready", s.UpdatedNumberScheduled, s.DesiredNumberScheduled, s.NumberReady)
+		}
+		return nil
+	})
+}
+
+// A node comes back: its pods get addresses again, and no other node's pods
+// notice anything.
+func TestReboot(t *testing.T) {
+	w := newWorld(t)
+	pods := w.onAllNodes("a")
+	const node = "worker2"
+	s := w.stream(without(pods, node))
+	ctx, cancel := context.WithTimeout(t.Context(), patient)
+	defer cancel()
+	w.must(w.cluster.Reboot(ctx, node))
+	w.must(w.cluster.AwaitReady(ctx))
+	w.mesh(w.ready("a", len(pods)))
+	s.unharmed()
+	w.clean()
+}
+
+func without(pods []pod, node string) []pod {
+	var rest []pod
+	for _, p := range pods {
+		if p.node != node {
+			rest = append(rest, p)
+		}
+	}
+	return rest
+}
+
+// A node is drained and deleted: the others forget it. It joins again, and gets
+// a pod subnet that may be another one.
+func TestNodeLeavesAndReturns(t *testing.T) {
+	w := newWorld(t)
+	pods := w.onAllNodes("a")
+	node, err := w.cluster.Node("worker2")
+	w.must(err)
+	s := w.stream(without(pods, node.Name))
+	_, err = w.cluster.Kubectl(t.Context(), "drain", node.Name, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=60s")
+	w.must(err)
+	w.must(w.cluster.Kill(t.Context(), node.Name, cluster.Kubelet))
+	w.must(w.client.CoreV1().Nodes().Delete(t.Context(), node.Name, metav1.DeleteOptions{}))
+	w.abandon(node.Name)
+	for _, p := range without(pods, node.Name) {
+		w.eventually(p.node+" to forget "+node.Name, func(context.Context) error { return w.forgets(p.node, node.Address) })
+	}
+	w.must(w.cluster.StartKubelet(node))
+	ctx, cancel := context.WithTimeout(t.Context(), patient)
+	defer cancel()
+	w.must(w.cluster.AwaitReady(ctx))
+	w.mesh(w.ready("a", len(pods)))
+	s.unharmed()
+	w.clean()
+}
+
+// abandon deletes the pods of a node that is gone, as Kubernetes does by itself a
+// minute later.
+func (w *world) abandon(node string) {
+	w.Helper()
+	pods, err := w.client.CoreV1().Pods("").List(w.Context(), metav1.ListOptions{FieldSelector: "spec.nodeName=" + node})
+	w.must(err)
+	for _, p := range pods.Items {
+		w.must(w.client.CoreV1().Pods(p.Namespace).Delete(w.Context(), p.Name, now))
+	}
+}
+
+// forgets says what a node's tunnel still has of another node.
+func (w *world) forgets(node string, gone netip.Addr) error {
+	ns, err := w.cluster.Netns(node)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	h, err := ns.Handle()
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	link, err := h.LinkByName("overlay0")
+	if err != nil {
+		return err
+	}
+	entries, err := h.NeighList(link.Attrs().Index, unix.AF_BRIDGE)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if to, ok := netip.AddrFromSlice(e.IP); ok && to.Unmap() == gone {
+			return fmt.Errorf("a forwarding entry leads there: %v", e)
+		}
+	}
+	routes, err := h.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{LinkIndex: link.Attrs().Index}, netlink.RT_FILTER_OIF)
+	if others := len(w.cluster.Nodes) - 2; err == nil && len(routes) != others {
+		err = fmt.Errorf("%d routes through the tunnel, want %d", len(routes), others)
+	}
+	return err
+}
+
+// While the API server is down, pods that kubelet knows of come and go.
+func TestAPIServerDown(t *testing.T) {
+	w := newWorld(t)
+	pods := w.onAllNodes("a")
+	s := w.stream(pods)
+	const node = "worker1"
+	w.must(w.cluster.Kill(t.Context(), cluster.Control, cluster.APIServer))
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patient)
+		defer cancel()
+		w.must(w.cluster.StartAPIServer(ctx)) //nolint:contextcheck // the test's own has ended
+	})
+	before := w.addressesOn(node)
+	static := w.static(node)
+	var address netip.Addr
+	w.eventually("an address for a pod", func(context.Context) error {
+		for a := range w.addressesOn(node) {
+			if !before[a] {
+				address = a
+				return nil
+			}
+		}
+		return errors.New("no new one")
+	})
+	for _, p := range pods {
+		w.eventually("its web server", func(ctx context.Context) error {
+			_, err := asked(ctx, p.netns, netip.AddrPortFrom(address, webPort))
+			return err
+		})
+	}
+	w.must(os.Remove(static))
+	w.eventually("the pod to go, and its address to be free", func(context.Context) error {
+		if w.addressesOn(node)[address] || w.reserved(node)[address] {
+			return fmt.Errorf("%s is still there", address)
+		}
+		return nil
+	})
+	s.unharmed()
+}
+
+// static gives kubelet a pod by a file.
+func (w *world) static(node string) string {
+	w.Helper()
+	spec := server("static")
+	spec.HostNetwork = false
+	return w.writePod(node, &corev1.Pod{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
+		ObjectMeta: metav1.ObjectMeta{Name: "static", Namespace: "default"}, Spec: spec,
+	})
+}

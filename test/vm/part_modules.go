@@ -1,0 +1,142 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+)
+
+// withhold keeps modules from being loaded, by anybody, as if the kernel had
+// none of that name. Those that were withheld before are there again.
+func (n *node) withhold(ctx context.Context, modules ...string) error {
+	var text strings.Builder
+	for _, m := range modules {
+		fmt.Fprintf(&text, "install %s /bin/busybox false\n", m)
+	}
+	return n.WriteFile(ctx, "/etc/modprobe.d/withheld.conf", text.String())
+}
+
+// loaded tells which modules the kernel has now.
+func (n *node) loaded(ctx context.Context) (map[string]bool, error) {
+	text, err := n.Run(ctx, "busybox", "cat", "/proc/modules")
+	loaded := map[string]bool{}
+	for line := range strings.Lines(text) {
+		name, _, _ := strings.Cut(line, " ")
+		loaded[name] = true
+	}
+	return loaded, err
+}
+
+// lacks fails if the kernel has one of the modules.
+func (n *node) lacks(ctx context.Context, modules ...string) error {
+	loaded, err := n.loaded(ctx)
+	for _, m := range modules {
+		if loaded[m] {
+			err = errors.Join(err, fmt.Errorf("%s has loaded module %s", n.name, m))
+		}
+	}
+	return err
+}
+
+// has fails if the kernel has not loaded all of the modules.
+func (n *node) has(ctx context.Context, modules ...string) error {
+	loaded, err := n.loaded(ctx)
+	for _, m := range modules {
+		if !loaded[m] {
+			err = errors.Join(err, fmt.Errorf("%s has not loaded module %s", n.name, m))
+		}
+	}
+	return err
+}
+
+// The modules that overlayd needs where masquerading is nf_tables' task, and
+// those that only pods need.
+var (
+	daemonModules = []string{"vxlan", "bridge", "nf_tables", "nft_chain_nat", "nft_masq", "nf_nat"}
+	pluginModules = []string{"veth", "nft_fib_inet", "sch_tbf", "ifb", "br_netfilter"}
+)
+
+// lack is a module that isn't there, and how an error has to name it.
+type lack struct{ module, says string }
+
+// modules is about kernels that lack something. Nobody loads the modules but the
+// kernel itself, when it is asked for what they do.
+func (s *suite) modules() error {
+	n := s.cluster.nodes[1]
+	if err := s.must("none of our modules is loaded at boot", func(ctx context.Context) (string, error) {
+		if err := s.cluster.register(ctx, s.cluster.nodes[:2], anyFamily); err != nil {
+			return "", err
+		}
+		return "", errors.Join(n.lacks(ctx, daemonModules...), n.lacks(ctx, pluginModules...))
+	}); err != nil {
+		return err
+	}
+	if err := s.daemonWithout(n, []lack{
+		{"bridge", "load the module bridge"},
+		{"vxlan", "load the module vxlan"},
+		{"nf_tables", "ask nf_tables for its generation: the kernel lacks nf_tables"},
+		{"nft_masq", "change table inet overlay-cni: the kernel lacks nf_tables (or nft_masq"},
+	}); err != nil {
+		return err
+	}
+	s.podWithout(n, lack{"veth", "load the module veth"}, nil)
+	s.podWithout(n, lack{"nft_fib_inet", "nft_fib_inet"}, capabilities{"portMappings": []any{tcpPort}})
+	s.podWithout(n, lack{"sch_tbf", "sch_tbf"}, capabilities{"bandwidth": ingressLimit})
+	s.podWithout(n, lack{"ifb", "ifb"}, capabilities{"bandwidth": egressLimit})
+	return nil
+}
+
+// daemonWithout starts overlayd on a machine without modules, which then come,
+// one after the other.
+func (s *suite) daemonWithout(n *node, lacks []lack) error {
+	var withheld []string
+	for _, l := range lacks {
+		withheld = append(withheld, l.module)
+	}
+	if err := s.must("overlayd starts without them", func(ctx context.Context) (string, error) {
+		return "", errors.Join(n.withhold(ctx, withheld...), n.launch(ctx, "--firewall", "nftables"))
+	}); err != nil {
+		return err
+	}
+	for i, l := range lacks {
+		s.check("overlayd names "+l.module, func(ctx context.Context) (string, error) {
+			return "", errors.Join(n.withhold(ctx, withheld[i:]...), n.complains(ctx, l.says))
+		})
+	}
+	return s.must("overlayd goes on once they are there", func(ctx context.Context) (string, error) {
+		if err := errors.Join(n.withhold(ctx), n.awaitStatus(ctx, http.StatusOK, "")); err != nil {
+			return "", err
+		}
+		return "", n.has(ctx, daemonModules...)
+	})
+}
+
+// complains waits until overlayd says that it is down, in words that contain
+// what is given.
+func (n *node) complains(ctx context.Context, says string) error {
+	return n.awaitStatus(ctx, http.StatusServiceUnavailable, says)
+}
+
+// podWithout makes a pod on a machine without a module. Nothing may be left of
+// it, and with the module it has to work.
+func (s *suite) podWithout(n *node, l lack, c capabilities) {
+	s.check("overlay-cni names "+l.module+", and goes on with it", func(ctx context.Context) (string, error) {
+		if err := n.withhold(ctx, l.module); err != nil {
+			return "", err
+		}
+		said, err := n.addPod(ctx, "without", c)
+		if err == nil || !strings.Contains(err.Error(), l.says) {
+			return "", fmt.Errorf("a pod without %s: %w, which doesn't say %q", l.module, err, l.says)
+		}
+		if err := errors.Join(said.remove(ctx), n.empty(ctx), n.withhold(ctx)); err != nil {
+			return "", err
+		}
+		with, err := n.addPod(ctx, "with", c)
+		if err != nil {
+			return "", err
+		}
+		return "", errors.Join(n.has(ctx, l.module), with.remove(ctx), n.empty(ctx))
+	})
+}
