@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -51,7 +52,8 @@ func (h *Host) Sync(s bridge.Spec) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	plugged, missing, err := h.bridge.SyncPorts(s, portsOf(entries, s.Name))
+	ports := portsOf(entries, s.Name)
+	plugged, missing, err := h.bridge.SyncPorts(s, slices.Collect(maps.Keys(ports)), func(name string) bool { return h.busy(ports[name]) })
 	swept, sweepErr := h.sweep(entries, missing, s.Name)
 	opened, portErr := h.syncHostPorts(s.Name)
 	return slices.Concat(plugged, swept, opened), errors.Join(err, sweepErr, portErr, cutOff(entries, s))
@@ -94,15 +96,15 @@ func (h *Host) syncHostPorts(bridge string) ([]string, error) {
 	return changes, err
 }
 
-// portsOf are the names that the ports of a bridge should have.
-func portsOf(entries []ipam.Entry, bridge string) []string {
-	var names []string
+// portsOf are the attachments to a bridge, by the names of their ports.
+func portsOf(entries []ipam.Entry, bridge string) map[string]ipam.Key {
+	ports := map[string]ipam.Key{}
 	for _, e := range entries {
 		if e.Err == nil && e.Record.Bridge == bridge {
-			names = append(names, e.Key.HostName())
+			ports[e.Key.HostName()] = e.Key
 		}
 	}
-	return names
+	return ports
 }
 
 // sweep removes attachments that no pod can have any more: their pair is gone,
@@ -175,7 +177,7 @@ func (h *Host) hostPorts(bridge string) (hostport.Want, error) {
 	slices.SortStableFunc(entries, func(a, b ipam.Entry) int { return a.Written.Compare(b.Written) })
 	want := hostport.Want{Bridge: bridge}
 	for _, e := range entries {
-		pod, err := h.portsOf(e)
+		pod, err := h.hostPortsOf(e)
 		if err != nil {
 			return hostport.Want{}, err
 		}
@@ -186,10 +188,10 @@ func (h *Host) hostPorts(bridge string) (hostport.Want, error) {
 	return want, nil
 }
 
-// portsOf are the host ports of one attachment. Where the record can't be read,
+// hostPortsOf are the host ports of one attachment. Where the record can't be read,
 // by damage or because a newer version wrote it, they stay as they are, as those
 // of an attachment that somebody works on do.
-func (h *Host) portsOf(e ipam.Entry) (hostport.Pod, error) {
+func (h *Host) hostPortsOf(e ipam.Entry) (hostport.Pod, error) {
 	if errors.Is(e.Err, ipam.ErrEmpty) {
 		return hostport.Pod{}, nil // ports come after the record
 	}

@@ -45,9 +45,10 @@ func planPort(want, have portState) []portVerb {
 }
 
 // SyncPorts has the links of those names be ports of the bridge as Attach makes
-// them. It returns what it changed, and those of the names that no link has.
-// Where there is no bridge, it does nothing.
-func (k *Kernel) SyncPorts(s Spec, names []string) (changes, missing []string, err error) {
+// them, but for those that are busy, with an Attach or Detach. It returns what
+// it changed, and those of the names that no link has. Where there is no
+// bridge, it does nothing.
+func (k *Kernel) SyncPorts(s Spec, names []string, busy func(name string) bool) (changes, missing []string, err error) {
 	bridge, err := k.find(s.Name)
 	if err != nil || bridge.Index == 0 || len(names) == 0 {
 		return nil, nil, err
@@ -60,7 +61,12 @@ func (k *Kernel) SyncPorts(s Spec, names []string) (changes, missing []string, e
 	want := portState{port: true, up: true, isolated: !switched, hairpin: switched}
 	var errs []error
 	for _, name := range names {
-		verbs, err := k.syncPort(bridge.Index, name, want, have)
+		verbs, err := k.lookAtPort(name, want, have)
+		if err == nil && len(verbs) > 0 && !busy(name) {
+			err = k.applyPort(bridge.Index, name, want, verbs)
+		} else {
+			verbs = nil
+		}
 		switch {
 		case errors.Is(err, unix.ENODEV):
 			missing = append(missing, name)
@@ -73,9 +79,9 @@ func (k *Kernel) SyncPorts(s Spec, names []string) (changes, missing []string, e
 	return changes, missing, errors.Join(errs...)
 }
 
-// syncPort makes one port what it should be. The error is ENODEV if there is no
-// such link, or no more: its pod was deleted meanwhile.
-func (k *Kernel) syncPort(bridge int, name string, want portState, ports map[string]portState) ([]portVerb, error) {
+// lookAtPort looks at a link that is not among the ports, too. The error is ENODEV
+// if there is no such link.
+func (k *Kernel) lookAtPort(name string, want portState, ports map[string]portState) ([]portVerb, error) {
 	have, known := ports[name]
 	if !known {
 		link, err := k.conn.Link(name)
@@ -84,8 +90,13 @@ func (k *Kernel) syncPort(bridge int, name string, want portState, ports map[str
 		}
 		have.up = link.Up()
 	}
+	return planPort(want, have), nil
+}
+
+// applyPort returns ENODEV if there is no such link any more: its pod was
+// deleted meanwhile.
+func (k *Kernel) applyPort(bridge int, name string, want portState, verbs []portVerb) error {
 	var b rtnl.Batch
-	verbs := planPort(want, have)
 	for _, v := range verbs {
 		switch v {
 		case plug:
@@ -96,7 +107,7 @@ func (k *Kernel) syncPort(bridge int, name string, want portState, ports map[str
 			b.SetUpByName(name)
 		}
 	}
-	return verbs, k.conn.Run(&b)
+	return k.conn.Run(&b)
 }
 
 // readPorts are the bridge's ports by name.

@@ -42,10 +42,12 @@ func TestPlanPort(t *testing.T) {
 	}
 }
 
+func idle(string) bool { return false }
+
 func TestSyncPorts(t *testing.T) {
 	inNetns(t, func(k *Kernel, h *netlink.Handle, _ *sandbox.Netns) error {
 		spec := Spec{Name: "cni0", MTU: 1500, Gateways: prefixes("10.244.1.1/24")}
-		if changes, missing, err := k.SyncPorts(spec, []string{"a"}); len(changes)+len(missing) > 0 || err != nil {
+		if changes, missing, err := k.SyncPorts(spec, []string{"a"}, idle); len(changes)+len(missing) > 0 || err != nil {
 			t.Errorf("without a bridge: %v, %v, %v", changes, missing, err)
 		}
 		index, err := k.Ensure(spec)
@@ -85,11 +87,15 @@ func TestSyncPorts(t *testing.T) {
 			if err := damage(); err != nil {
 				return fmt.Errorf("%s: %w", name, err)
 			}
-			changes, missing, err := k.SyncPorts(spec, []string{"a", "b", "gone"})
+			left, _, err := k.SyncPorts(spec, []string{"a", "b"}, func(name string) bool { return name == "b" })
+			if len(left) > 0 || err != nil {
+				t.Errorf("%s: changed %q of a busy port, %v", name, left, err)
+			}
+			changes, missing, err := k.SyncPorts(spec, []string{"a", "b", "gone"}, idle)
 			if err != nil || !slices.Equal(missing, []string{"gone"}) || (len(changes) == 0) != (name == "nothing") {
 				t.Errorf("%s: changed %q, missing %q, %v", name, changes, missing, err)
 			}
-			if again, _, err := k.SyncPorts(spec, []string{"a", "b", "gone"}); len(again) > 0 || err != nil {
+			if again, _, err := k.SyncPorts(spec, []string{"a", "b", "gone"}, idle); len(again) > 0 || err != nil {
 				t.Errorf("%s: the second time it changed %q, %v", name, again, err)
 			}
 		}
