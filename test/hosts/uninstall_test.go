@@ -113,6 +113,7 @@ func TestUninstallLeavesTheHostAsItWas(t *testing.T) {
 	i := f.installation(h)
 	i.prepare()
 	f.must(os.RemoveAll(h.RunDir())) // which the lab made
+	f.quiet(ctx)
 	before := i.left()
 	f.must(os.MkdirAll(h.RunDir(), 0o755))
 	for _, h := range f.hosts {
