@@ -195,7 +195,9 @@ e2e-down: ## Remove that cluster.
 .PHONY: e2e
 # E2E_PODS: how many pods are made and deleted in turn (1000).
 e2e: e2e-tools e2e-image ## Run our tests and Kubernetes' conformance tests of networks on a cluster of three nodes (root, Debian packages).
-	@trap '$(CLUSTER) down' EXIT; $(CLUSTER) up; \
+	@if [ -e $(CLUSTER_DIR)/pids ]; then echo 'a cluster runs already: make e2e-down'; exit 1; fi; \
+	trap '$(CLUSTER) down' EXIT; $(CLUSTER) up; failed=; \
 	E2E_DIR=$(CLUSTER_DIR) E2E_BIN=$(abspath $(E2E_BIN)) E2E_MANIFEST=$(abspath $(MANIFEST)) \
-		CGO_ENABLED=0 go test -C test/e2e -json -count=1 -timeout 40m ./network | $(REPORT); \
-	$(CLUSTER) conformance
+		CGO_ENABLED=0 go test -C test/e2e -json -count=1 -timeout 40m ./network | $(REPORT) || failed=1; \
+	$(CLUSTER) conformance || failed=1; \
+	[ -z "$$failed" ]

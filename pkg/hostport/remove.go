@@ -16,7 +16,7 @@ func (k *Kernel) Remove() (bool, error) {
 		return false, nil
 	}
 	if err != nil {
-		return false, explain("delete table inet "+TableName, err)
+		return false, unlessNone(explain("delete table inet "+TableName, err))
 	}
 	return true, nil
 }

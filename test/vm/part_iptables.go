@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
-	"strings"
 )
 
 // withoutNFTables adds a node whose kernel has no nf_tables.
@@ -47,8 +45,8 @@ func (s *suite) withoutNFTables() error {
 	s.check("MTU edge, both ways", func(ctx context.Context) (string, error) { return edge(ctx, s.a, c, podMTU) })
 	s.check("a host port there names nf_tables", func(ctx context.Context) (string, error) {
 		p, err := n.addPod(ctx, "ports", capabilities{"portMappings": []any{tcpPort}})
-		if err == nil || !strings.Contains(err.Error(), "lacks nf_tables") {
-			return "", fmt.Errorf("a pod with a host port on a machine without nf_tables: %w", err)
+		if err := failsWith("lacks nf_tables", err); err != nil {
+			return "", err
 		}
 		return "", p.remove(ctx)
 	})

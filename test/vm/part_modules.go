@@ -126,14 +126,14 @@ func (s *suite) podWithout(n *node, l lack, c capabilities) {
 		if err := n.withhold(ctx, l.module); err != nil {
 			return "", err
 		}
-		said, err := n.addPod(ctx, "without", c)
-		if err == nil || !strings.Contains(err.Error(), l.says) {
-			return "", fmt.Errorf("a pod without %s: %w, which doesn't say %q", l.module, err, l.says)
-		}
-		if err := errors.Join(said.remove(ctx), n.empty(ctx), n.withhold(ctx)); err != nil {
+		without, err := n.addPod(ctx, "without-"+l.module, c)
+		if err := failsWith(l.says, err); err != nil {
 			return "", err
 		}
-		with, err := n.addPod(ctx, "with", c)
+		if err := errors.Join(without.remove(ctx), n.empty(ctx), n.withhold(ctx)); err != nil {
+			return "", err
+		}
+		with, err := n.addPod(ctx, "with-"+l.module, c)
 		if err != nil {
 			return "", err
 		}

@@ -86,6 +86,18 @@ func (p place) tooLarge(ctx context.Context, to netip.AddrPort, size int) error 
 	return nil
 }
 
+// failsWith turns it round: what was done has to have failed, in words that
+// contain what is given.
+func failsWith(says string, err error) error {
+	switch {
+	case err == nil:
+		return fmt.Errorf("it succeeded, but should have failed with %q", says)
+	case !strings.Contains(err.Error(), says):
+		return fmt.Errorf("%w, which doesn't say %q", err, says)
+	}
+	return nil
+}
+
 func family(a netip.Addr) string {
 	if a.Is4() {
 		return "IPv4"

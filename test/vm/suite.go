@@ -11,8 +11,8 @@ import (
 )
 
 // patience bounds a check. On a machine that does nothing else the longest takes
-// ten seconds.
-const patience = 90 * time.Second
+// ten seconds, but machines in which CI runs have been seen to take a minute.
+const patience = 3 * time.Minute
 
 // suite is a run of all checks.
 type suite struct {
@@ -97,6 +97,9 @@ func (c *cluster) autopsy(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	_ = c.each(func(n *node) error {
+		if n.Client == nil {
+			return nil // it was never on
+		}
 		var text strings.Builder
 		for _, command := range [][]string{
 			{"busybox", "cat", "/run/log/" + daemonName},

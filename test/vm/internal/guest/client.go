@@ -48,8 +48,9 @@ func ask[R any](ctx context.Context, c *Client, method string, args any) (R, err
 		return none, fmt.Errorf("the machine doesn't answer: %s: %w", method, context.Cause(ctx))
 	case <-call.Done:
 	}
-	if errors.Is(call.Error, rpc.ErrShutdown) || errors.Is(call.Error, io.ErrUnexpectedEOF) {
-		return reply, ErrGone
+	var answer rpc.ServerError
+	if call.Error != nil && !errors.As(call.Error, &answer) {
+		return reply, fmt.Errorf("%w: %w", ErrGone, call.Error)
 	}
 	return reply, call.Error
 }

@@ -18,7 +18,7 @@ import (
 
 // patience bounds a probe. Emulated machines are slow, and slower where their
 // host has other work; what is to fail fails at once.
-const patience = 20 * time.Second
+const patience = 30 * time.Second
 
 // The ports of what Serve starts.
 const (

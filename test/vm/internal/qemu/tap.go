@@ -29,7 +29,7 @@ func newTap(wire *sandbox.Netns, name string) (tap *os.File, err error) {
 		// before it is one.
 		fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
 		if err != nil {
-			return fmt.Errorf("open /dev/net/tun: %w: load the module tun", err)
+			return fmt.Errorf("open /dev/net/tun: %w: root can, where the module tun is loaded", err)
 		}
 		tap = os.NewFile(uintptr(fd), name)
 		request, err := unix.NewIfreq(name)
