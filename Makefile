@@ -76,7 +76,7 @@ fmt: ## Format all Go files and sort their imports.
 	$(LINT) fmt
 
 .PHONY: fuzz
-fuzz: ## Run every fuzz test for FUZZTIME (10s).
+fuzz: $(ETCD) ## Run every fuzz test for FUZZTIME (10s).
 	hack/fuzz $(FUZZTIME)
 
 .PHONY: clean

@@ -79,7 +79,9 @@ func (d *daemon) syncWith(c config.Config, nodes []registry.Node) health.Finding
 	down := func(err error) health.Finding { return health.Finding{Down: err} }
 	own, err := ownNode(d.node, nodes)
 	if err != nil {
-		return down(err)
+		// Nor may new pods have addresses of a subnet that this host had: it may
+		// come back with another one, and the old one be somebody else's by then.
+		return down(errors.Join(err, nodestate.Remove(d.runDir)))
 	}
 	carrier, err := underlay.Find(d.links, underlay.Spec{
 		Want: c.Underlay, NodeAddrs: own.Addresses, Ours: []string{c.Bridge, c.VXLAN.Device},

@@ -53,7 +53,7 @@ func conformance(ctx context.Context, o options) error {
 		return errors.Join(failed, err)
 	}
 	if failed != nil {
-		return fmt.Errorf("tests failed: see %s: %s", log.Name(), failed)
+		return fmt.Errorf("tests failed, see %s: %w", log.Name(), failed)
 	}
 	return nil
 }

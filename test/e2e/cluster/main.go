@@ -10,6 +10,8 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/spf13/pflag"
+
 	"github.com/overlay-cni/overlay-cni/test/e2e/internal/cluster"
 )
 
@@ -32,6 +34,9 @@ func run(ctx context.Context, args []string) error {
 		return cluster.RunFirst(args[1:])
 	}
 	o, err := parse(args)
+	if errors.Is(err, pflag.ErrHelp) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}

@@ -43,9 +43,7 @@ func parse(args []string) (options, error) {
 	f.Usage = func() {
 		fmt.Fprintf(os.Stderr, "Usage: cluster [FLAGS] COMMAND [ARGUMENTS]\n\n%s\n%s", describe(), f.FlagUsages())
 	}
-	if err := f.Parse(args); errors.Is(err, pflag.ErrHelp) {
-		os.Exit(0)
-	} else if err != nil {
+	if err := f.Parse(args); err != nil {
 		return o, err
 	}
 	if f.NArg() == 0 {

@@ -154,7 +154,7 @@ func (w *world) endDaemon(ctx context.Context, node string) error {
 	if err := w.cluster.Signal(node, cluster.Daemon, unix.SIGTERM); err != nil {
 		return err
 	}
-	return probe.Eventually(ctx, func(context.Context) error {
+	return cluster.Poll(ctx, "the daemon's end", func(context.Context) error {
 		const looks = unix.Signal(0)
 		if err := w.cluster.Signal(node, cluster.Daemon, looks); err == nil {
 			return fmt.Errorf("the daemon of %s runs after SIGTERM", node)
@@ -169,7 +169,7 @@ func (w *world) daemonReady(ctx context.Context, node string) error {
 		return err
 	}
 	defer ns.Close()
-	return probe.Eventually(ctx, func(ctx context.Context) error {
+	return cluster.Poll(ctx, "the daemon of "+node, func(ctx context.Context) error {
 		_, err := get(ctx, ns, netip.MustParseAddrPort("127.0.0.1:9479"), "/readyz")
 		return err
 	})
@@ -182,7 +182,7 @@ func (w *world) updateDaemonSet(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return probe.Eventually(ctx, func(ctx context.Context) error {
+	return cluster.Poll(ctx, "the update", func(ctx context.Context) error {
 		d, err := sets.Get(ctx, set.Name, metav1.GetOptions{})
 		if err != nil {
 			return err
@@ -221,28 +221,42 @@ func without(pods []pod, node string) []pod {
 }
 
 // A node is drained and deleted: the others forget it. It joins again, and gets
-// a pod subnet that may be another one.
+// a pod subnet that may be another one, while what the node has in /run and in
+// its kernel is of the old one; or it was switched off, and has nothing.
 func TestNodeLeavesAndReturns(t *testing.T) {
-	w := newWorld(t)
-	pods := w.onAllNodes("a")
-	node, err := w.cluster.Node("worker2")
-	w.must(err)
-	s := w.stream(without(pods, node.Name))
-	_, err = w.cluster.Kubectl(t.Context(), "drain", node.Name, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=60s")
-	w.must(err)
-	w.must(w.cluster.Kill(t.Context(), node.Name, cluster.Kubelet))
-	w.must(w.client.CoreV1().Nodes().Delete(t.Context(), node.Name, metav1.DeleteOptions{}))
-	w.abandon(node.Name)
-	for _, p := range without(pods, node.Name) {
-		w.eventually(p.node+" to forget "+node.Name, func(context.Context) error { return w.forgets(p.node, node.Address) })
+	for name, comeBack := range map[string]func(*cluster.Cluster, context.Context, cluster.Node) error{
+		"kubelet starts again": func(c *cluster.Cluster, _ context.Context, n cluster.Node) error { return c.StartKubelet(n) },
+		"the node boots":       func(c *cluster.Cluster, ctx context.Context, n cluster.Node) error { return c.Reboot(ctx, n.Name) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			node, err := w.cluster.Node("worker2")
+			w.must(err)
+			pods := w.onAllNodes("a")
+			s := w.stream(without(pods, node.Name))
+			w.leave(node)
+			for _, p := range without(pods, node.Name) {
+				w.eventually(p.node+" to forget "+node.Name, func(context.Context) error { return w.forgets(p.node, node.Address) })
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), patient)
+			defer cancel()
+			w.must(comeBack(w.cluster, ctx, node))
+			w.must(w.cluster.AwaitReady(ctx))
+			w.mesh(w.ready("a", len(pods)))
+			s.unharmed()
+			w.clean()
+		})
 	}
-	w.must(w.cluster.StartKubelet(node))
-	ctx, cancel := context.WithTimeout(t.Context(), patient)
-	defer cancel()
-	w.must(w.cluster.AwaitReady(ctx))
-	w.mesh(w.ready("a", len(pods)))
-	s.unharmed()
-	w.clean()
+}
+
+// leave takes a node out of the cluster.
+func (w *world) leave(n cluster.Node) {
+	w.Helper()
+	_, err := w.cluster.Kubectl(w.Context(), "drain", n.Name, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=60s")
+	w.must(err)
+	w.must(w.cluster.Kill(w.Context(), n.Name, cluster.Kubelet))
+	w.must(w.client.CoreV1().Nodes().Delete(w.Context(), n.Name, metav1.DeleteOptions{}))
+	w.abandon(n.Name)
 }
 
 // abandon deletes the pods of a node that is gone, as Kubernetes does by itself a

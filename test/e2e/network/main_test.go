@@ -11,9 +11,15 @@ import (
 // TestMain makes of this program the first process of a node that a test boots.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == cluster.FirstArgument {
-		err := cluster.RunFirst(os.Args[2:])
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
+		os.Exit(first(os.Args[2:]))
 	}
 	os.Exit(m.Run())
+}
+
+func first(args []string) int {
+	if err := cluster.RunFirst(args); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
 }

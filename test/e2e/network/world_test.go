@@ -17,7 +17,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
-	"github.com/overlay-cni/overlay-cni/internal/lab/probe"
 	"github.com/overlay-cni/overlay-cni/internal/sandbox"
 	"github.com/overlay-cni/overlay-cni/test/e2e/internal/cluster"
 )
@@ -121,9 +120,7 @@ func (w *world) eventually(what string, look func(context.Context) error) {
 
 func (w *world) await(ctx context.Context, what string, look func(context.Context) error) {
 	w.Helper()
-	if err := probe.Eventually(ctx, look); err != nil {
-		w.Fatalf("wait for %s: %v", what, err)
-	}
+	w.must(cluster.Poll(ctx, what, look))
 }
 
 // get asks a web server, on a connection of its own from a namespace.

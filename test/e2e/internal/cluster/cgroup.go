@@ -80,16 +80,16 @@ func fillCpuset(dir string) error {
 	return nil
 }
 
-// removeCgroups removes those of all nodes. They are empty soon after the nodes
-// have ended.
-func removeCgroups(ctx context.Context) error {
+// removeCgroups removes a node's, or with no name those of all nodes. They are
+// empty soon after the nodes have ended.
+func removeCgroups(ctx context.Context, node string) error {
 	roots, err := hierarchies()
 	if err != nil {
 		return err
 	}
 	for _, root := range roots {
-		parent := filepath.Join(root, cgroupParent)
-		if err := poll(ctx, "cgroups to be empty", func(context.Context) error { return removeTree(parent) }); err != nil {
+		parent := filepath.Join(root, cgroupParent, node)
+		if err := Poll(ctx, "cgroups to be empty", func(context.Context) error { return removeTree(parent) }); err != nil {
 			return err
 		}
 	}

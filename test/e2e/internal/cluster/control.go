@@ -52,7 +52,7 @@ func (c *Cluster) StartAPIServer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return poll(ctx, "kube-apiserver, see "+c.LogFile(Control, APIServer), func(ctx context.Context) error {
+	return Poll(ctx, "kube-apiserver, see "+c.LogFile(Control, APIServer), func(ctx context.Context) error {
 		return client.Discovery().RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
 	})
 }

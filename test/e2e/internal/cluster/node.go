@@ -71,7 +71,7 @@ func (c *Cluster) startContainerd(ctx context.Context, n Node) error {
 	if err := c.start(n.Name, "containerd", "containerd", "--config", path); err != nil {
 		return err
 	}
-	return poll(ctx, "containerd, see "+c.LogFile(n.Name, "containerd"), func(ctx context.Context) error {
+	return Poll(ctx, "containerd, see "+c.LogFile(n.Name, "containerd"), func(ctx context.Context) error {
 		_, err := c.run(ctx, n.Name, "ctr", "version")
 		return err
 	})

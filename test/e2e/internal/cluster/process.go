@@ -35,9 +35,9 @@ func find(pid int) (process, error) {
 		return process{}, fmt.Errorf("process %d has ended: %w", pid, err)
 	}
 	// The name, in parentheses, may have blanks. What follows it are the fields
-	// from 3, the state, on; 22 is the time of its start.
+	// from the third on: the state; and as the 22nd, the time of its start.
 	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-	const state, start = 3 - 3, 22 - 3
+	const state, start = 0, 19
 	if len(fields) <= start || fields[state] == "Z" {
 		return process{}, fmt.Errorf("process %d has ended", pid)
 	}
@@ -58,7 +58,7 @@ func (p process) kill(ctx context.Context) error {
 	if err := unix.Kill(p.pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("kill process %d: %w", p.pid, err)
 	}
-	return poll(ctx, fmt.Sprintf("end of process %d", p.pid), func(context.Context) error {
+	return Poll(ctx, fmt.Sprintf("end of process %d", p.pid), func(context.Context) error {
 		if p.runs() {
 			return errors.New("it still runs")
 		}
@@ -220,8 +220,8 @@ func (c *Cluster) Kill(ctx context.Context, node, program string) error {
 // pollPause is between two looks at what notifies nobody.
 const pollPause = 100 * time.Millisecond
 
-// poll looks until there is no error, or the context ends.
-func poll(ctx context.Context, what string, look func(context.Context) error) error {
+// Poll looks until there is no error, or the context ends.
+func Poll(ctx context.Context, what string, look func(context.Context) error) error {
 	ticker := time.NewTicker(pollPause)
 	defer ticker.Stop()
 	for {

@@ -114,7 +114,7 @@ func (c *Cluster) startNode(ctx context.Context, n Node) error {
 		return err
 	}
 	// kube-proxy reads its node's address once.
-	err = poll(ctx, n.Name+" to register, see "+c.LogFile(n.Name, Kubelet), func(ctx context.Context) error {
+	err = Poll(ctx, n.Name+" to register, see "+c.LogFile(n.Name, Kubelet), func(ctx context.Context) error {
 		_, err := client.CoreV1().Nodes().Get(ctx, n.Name, metav1.GetOptions{})
 		return err
 	})
@@ -143,7 +143,7 @@ func (c *Cluster) AwaitReady(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return poll(ctx, "the cluster", func(ctx context.Context) error {
+	return Poll(ctx, "the cluster", func(ctx context.Context) error {
 		for _, n := range c.Nodes {
 			if err := nodeReady(ctx, client, n.Name); err != nil {
 				return err
@@ -196,6 +196,11 @@ func (c *Cluster) Reboot(ctx context.Context, node string) error {
 	if err := p.kill(ctx); err != nil {
 		return err
 	}
+	// kubelet takes cgroups of before for containers that run, and looks at each
+	// of them for seconds.
+	if err := removeCgroups(ctx, node); err != nil {
+		return err
+	}
 	if err := c.boot(n); err != nil {
 		return err
 	}
@@ -225,7 +230,7 @@ func Down(ctx context.Context, o Options) error {
 			}
 		}
 	}
-	errs := []error{removeCgroups(ctx)}
+	errs := []error{removeCgroups(ctx, "")}
 	for _, dir := range []string{"pids", "nodes", "pki", "cache", "coredns.yaml"} {
 		errs = append(errs, os.RemoveAll(c.path(dir)))
 	}
