@@ -13,7 +13,7 @@ import (
 func (d *daemon) syncPods(context.Context) error {
 	published, err := nodestate.Read(d.runDir)
 	if errors.Is(err, nodestate.ErrNotPublished) {
-		return nil // nor has there ever been a pod
+		return nil // there was never a pod, or this host is not in the network now
 	}
 	if err != nil {
 		d.board.Set(partPods, health.Finding{Degraded: err})
