@@ -154,7 +154,7 @@ func (v *Value[T]) watchDir(dir string) error {
 // run reads the file again when something on its path changed, until Close.
 func (v *Value[T]) run() {
 	defer close(v.done)
-	defer v.watcher.Close()
+	defer v.endWatching()
 	var due deadline
 	anyway := time.NewTicker(v.timing.anyway)
 	defer anyway.Stop()
@@ -177,6 +177,15 @@ func (v *Value[T]) run() {
 		case <-anyway.C:
 			due.postpone(v.timing) // somebody may just be writing
 		}
+	}
+}
+
+// endWatching returns when the watcher's goroutine has closed its channels: its
+// Close alone may return before.
+func (v *Value[T]) endWatching() {
+	_ = v.watcher.Close() // it never fails
+	for range v.watcher.Events {
+		continue
 	}
 }
 

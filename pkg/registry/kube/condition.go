@@ -84,13 +84,27 @@ type reporter struct {
 	mu sync.Mutex
 	// want is nil until it was asked for, have until the node was listed.
 	want, have *condition
+	// seen counts what the watch said of the node.
+	seen uint64
 }
 
 // ask says what the condition is to be.
 func (r *reporter) ask(want condition) { r.note(func() { r.want = &want }) }
 
-// see says what the condition is; nil, that there is no such node.
-func (r *reporter) see(have *condition) { r.note(func() { r.have = have }) }
+// see says what the condition is by the watch; nil, that there is no such node.
+func (r *reporter) see(have *condition) { r.note(func() { r.have, r.seen = have, r.seen+1 }) }
+
+// answered says what the condition was right after a patch, which was made when
+// the watch had spoken seen times. If it spoke since, its word stands: it may be
+// about a later change, or another node of that name. If it was about an earlier
+// one, the patch's own comes after it.
+func (r *reporter) answered(have condition, seen uint64) {
+	r.note(func() {
+		if r.seen == seen {
+			r.have = &have
+		}
+	})
+}
 
 // note changes what is known, and wakes run where that asks for a patch.
 func (r *reporter) note(change func()) {
@@ -109,14 +123,20 @@ func (r *reporter) note(change func()) {
 // differs reports whether a patch is needed.
 func (r *reporter) differs() bool { return r.want != nil && r.have != nil && *r.want != *r.have }
 
+// task is a patch to make.
+type task struct {
+	have, want condition
+	seen       uint64 // as the reporter's, when have was so
+}
+
 // due is what to patch, if anything.
-func (r *reporter) due() (have, want condition, needed bool) {
+func (r *reporter) due() (t task, needed bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !r.differs() {
-		return condition{}, condition{}, false
+		return task{}, false
 	}
-	return *r.have, *r.want, true
+	return task{*r.have, *r.want, r.seen}, true
 }
 
 // run patches whenever the condition is not what it is to be, until ctx ends.
@@ -148,11 +168,11 @@ func (r *reporter) run(ctx context.Context) {
 
 // once makes one patch if one is needed.
 func (r *reporter) once(ctx context.Context) error {
-	have, want, needed := r.due()
+	t, needed := r.due()
 	if !needed {
 		return nil
 	}
-	body, err := patchOf(have, want, time.Now())
+	body, err := patchOf(t.have, t.want, time.Now())
 	if err != nil {
 		return fmt.Errorf("encode the patch: %w", err)
 	}
@@ -160,8 +180,8 @@ func (r *reporter) once(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.see(&now)
-	r.log.Info("set the node's condition "+networkUnavailable, "status", want.status, "reason", want.reason, "message", want.message)
+	r.answered(now, t.seen)
+	r.log.Info("set the node's condition "+networkUnavailable, "status", t.want.status, "reason", t.want.reason, "message", t.want.message)
 	return nil
 }
 

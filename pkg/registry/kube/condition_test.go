@@ -76,6 +76,26 @@ func TestReporterPatchesDifferencesOnly(t *testing.T) {
 	})
 }
 
+// A patch's answer may come after the watch told of what happened next.
+func TestAnswerComesAfterTheNodeWasMadeAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, at := scripted(t, func(int) bool { return false })
+		answer := r.patch
+		r.patch = func(ctx context.Context, patch []byte) (condition, error) {
+			if len(*at) == 0 {
+				r.see(new(conditionOf(nil)))
+				r.see(nil)
+				r.see(&condition{})
+			}
+			return answer(ctx, patch)
+		}
+		r.see(&condition{})
+		r.ask(conditionOf(nil))
+		later(time.Hour)
+		expect(t, "one for each of the two nodes", len(*at), 2)
+	})
+}
+
 func expect(t *testing.T, when string, got, want int) {
 	t.Helper()
 	if got != want {
