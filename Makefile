@@ -34,10 +34,14 @@ space := $() $()
 help: ## Print this list.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
+# Where the plugin starts, see cmd/overlay-cni/entry.go.
+ENTRY = $(if $(filter amd64 arm64,$(or $(GOARCH),$(shell go env GOARCH))), -E main.entry)
+
 .PHONY: build
 build: ## Build bin/overlay-cni and bin/overlayd, static (GOARCH=arm64 for another machine).
 	@mkdir -p $(BIN)
-	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN)/ ./cmd/overlay-cni ./cmd/overlayd
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)$(ENTRY)' -o $(BIN)/ ./cmd/overlay-cni
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN)/ ./cmd/overlayd
 
 # The server for the tests of pkg/registry/etcd, from a module of its own. The
 # first build takes a minute, on two cores.

@@ -14,7 +14,8 @@ var version = "devel"
 
 func main() {
 	// One thing is done after the other: a second thread to run Go code on costs
-	// more than it gives, most of all where many pods start at once.
+	// more than it gives, most of all where many pods start at once. This does
+	// nothing where entry did it already.
 	runtime.GOMAXPROCS(1)
 	os.Exit(plugin.Plugin{
 		Getenv: os.Getenv, In: os.Stdin, Out: os.Stdout, Err: os.Stderr,

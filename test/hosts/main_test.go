@@ -41,14 +41,18 @@ type builder struct {
 	flags, env []string
 }
 
-var plain = builder{env: []string{"CGO_ENABLED=0"}}
+var (
+	plain = builder{env: []string{"CGO_ENABLED=0"}}
+	// pluginBuild is as in the Makefile, but on other architectures.
+	pluginBuild = builder{flags: []string{"-ldflags=-E main.entry"}, env: plain.env}
+)
 
 func build() (string, error) {
 	dir, err := os.MkdirTemp("", "overlay-cni-hosts-")
 	if err != nil {
 		return "", err
 	}
-	for program, how := range map[string]builder{"overlay-cni": plain, "overlayd": daemonBuild} {
+	for program, how := range map[string]builder{"overlay-cni": pluginBuild, "overlayd": daemonBuild} {
 		cmd := exec.Command("go", append(append([]string{"build", "-buildvcs=false"}, how.flags...), "-o", dir+"/", "../../cmd/"+program)...)
 		cmd.Env = append(os.Environ(), how.env...)
 		if out, err := cmd.CombinedOutput(); err != nil {
