@@ -66,6 +66,7 @@ demo: build ## Three hosts in network namespaces, pods on them, and a table of w
 # BENCH: flags, see bin/bench --help; as BENCH='--set mine=/opt/cni/bin,/etc/cni/net.d/10-mine.conflist'.
 bench: build ## Compare what connecting a pod costs with the kernel's part of it and with other plugins.
 	CGO_ENABLED=0 go build -trimpath -o $(BIN)/bench ./test/bench
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o $(BIN)/bench-empty ./test/bench/empty
 	$(BIN)/bench --dir $(BIN) $(BENCH)
 
 .PHONY: lint

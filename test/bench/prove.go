@@ -30,7 +30,7 @@ func (s *set) prove(r *row) error {
 func (s *set) reach(p *pod, byPort bool) error {
 	var listener net.Listener
 	err := p.ns.Do(func() (err error) {
-		listener, err = net.Listen("tcp4", net.JoinHostPort("", strconv.Itoa(containerPort)))
+		listener, err = net.Listen("tcp", net.JoinHostPort("", strconv.Itoa(containerPort)))
 		return err
 	})
 	if err != nil {
@@ -49,7 +49,7 @@ func (s *set) reach(p *pod, byPort bool) error {
 		return err
 	}
 	return s.host.do(func() error {
-		c, err := net.DialTimeout("tcp4", net.JoinHostPort(ip, strconv.Itoa(port)), patience)
+		c, err := net.DialTimeout("tcp", net.JoinHostPort(ip, strconv.Itoa(port)), patience)
 		if err != nil {
 			return fmt.Errorf("pod %s is connected, but the host does not reach it: %w", p.id, err)
 		}
@@ -57,13 +57,13 @@ func (s *set) reach(p *pod, byPort bool) error {
 	})
 }
 
-// addressIn is the IPv4 address, beside lo's, in the namespace that do enters.
+// addressIn is an address, beside lo's, in the namespace that do enters.
 func addressIn(do func(func() error) error) (string, error) {
 	found := ""
 	err := do(func() error {
 		addrs, err := net.InterfaceAddrs()
 		for _, a := range addrs {
-			if n, ok := a.(*net.IPNet); ok && n.IP.To4() != nil && !n.IP.IsLoopback() {
+			if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() {
 				found = n.IP.String()
 			}
 		}

@@ -5,12 +5,15 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 )
 
 // scale is what connecting a pod costs when a host has some already.
 type scale struct {
-	Before int       // pods that the host had when the window began
-	Add    []float64 // milliseconds, of all repetitions
+	Before int // pods that the host had when the window began
+	// Milliseconds, of all repetitions. Floor is the kernel's work alone, on a
+	// host of its own that has as many pods.
+	Add, Floor []float64
 }
 
 // portLimit is what became of the pod that a Linux bridge has no port for.
@@ -32,15 +35,23 @@ const (
 // pods, those up to the 250th, and those up to the 1,000th.
 var windows = []int{0, 250 - window, 1000 - window}
 
-// measureScaling fills a host with pods, one after the other, several times,
-// and at last until its bridge is full.
+// measureScaling fills two hosts with pods by turns, by the plugin and without
+// it, several times, and at last the plugin's until its bridge is full.
 func measureScaling(o options, progress io.Writer) ([]scale, *portLimit, error) {
 	// A /21 has more addresses than the bridge has ports.
-	c, err := newChain(o.dir, []byte(strings.ReplaceAll(ourList, "10.1.0.0/22", "10.1.0.0/21")))
+	c, err := newChain(o.dir, []byte(ourList(strings.ReplaceAll(ranges4, "/22", "/21"))))
 	if err != nil {
 		return nil, nil, err
 	}
 	h, err := newHost("scaling", atOnce, bridgePorts+1)
+	if err != nil {
+		return nil, nil, err
+	}
+	plain, err := newHost("scalingfloor", atOnce, windows[len(windows)-1]+window)
+	if err != nil {
+		return nil, nil, err
+	}
+	f, err := newFloor(plain, atOnce)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -50,9 +61,13 @@ func measureScaling(o options, progress io.Writer) ([]scale, *portLimit, error) 
 	}
 	for n := range o.scaling {
 		fmt.Fprintf(progress, "\rscaling %d of %d ", n+1, o.scaling)
-		if err := fill(h, c, scales); err != nil {
+		err := fill(scales,
+			filler{h, c, func(s *scale) *[]float64 { return &s.Add }},
+			filler{plain, f, func(s *scale) *[]float64 { return &s.Floor }})
+		if err != nil {
 			return nil, nil, err
 		}
+		empty(plain, f)
 		if n+1 < o.scaling {
 			empty(h, c)
 		}
@@ -61,28 +76,44 @@ func measureScaling(o options, progress io.Writer) ([]scale, *portLimit, error) 
 	return scales, fillUp(h, c), nil
 }
 
-// fill connects pods and notes how long those in the windows took.
-func fill(h *host, c *chain, scales []scale) error {
-	var s series
-	for i, p := range h.pods[:windows[len(windows)-1]+window] {
-		var times []float64
-		_ = h.do(func() error { s.time(&times, func() error { return c.Add(p) }); return nil })
-		if s.Failed > 0 {
-			return fmt.Errorf("scaling: pod %d: %s", i+1, s.Error)
-		}
-		for w := range scales {
-			if i >= scales[w].Before && i < scales[w].Before+window {
-				scales[w].Add = append(scales[w].Add, times...)
+// filler is a host that is filled, how, and where the times go.
+type filler struct {
+	host  *host
+	by    attacher
+	times func(*scale) *[]float64
+}
+
+// fill connects pods, one of each host by turns, and notes how long those in
+// the windows took.
+func fill(scales []scale, fillers ...filler) error {
+	for i := range windows[len(windows)-1] + window {
+		for _, f := range fillers {
+			if err := f.connect(i, scales); err != nil {
+				return fmt.Errorf("scaling: pod %d: %w", i+1, err)
 			}
 		}
 	}
 	return nil
 }
 
+func (f filler) connect(i int, scales []scale) error {
+	start := time.Now()
+	if err := f.host.do(func() error { return f.by.Add(f.host.pods[i]) }); err != nil {
+		return err
+	}
+	took := milliseconds(time.Since(start))
+	for w := range scales {
+		if s := &scales[w]; i >= s.Before && i < s.Before+window {
+			*f.times(s) = append(*f.times(s), took)
+		}
+	}
+	return nil
+}
+
 // empty takes all pods off.
-func empty(h *host, c *chain) {
+func empty(h *host, a attacher) {
 	for part := range slices.Chunk(h.pods, atOnce) {
-		h.all(part, func(p *pod) { _ = c.Del(p) }) // what fails is met by the next ADD
+		h.all(part, func(p *pod) { _ = a.Del(p) }) // what fails is met by the next ADD
 	}
 }
 
@@ -105,10 +136,12 @@ func (r *results) scaling(w io.Writer) {
 	if len(r.Scaling) == 0 {
 		return
 	}
-	t := newTable(w, fmt.Sprintf("Many pods (milliseconds for a pod, median of %d)", len(r.Scaling[0].Add)), "ADDs", "median", "x the first")
-	first := median(r.Scaling[0].Add)
+	t := newTable(w, fmt.Sprintf("Many pods (milliseconds for a pod, median of %d)", len(r.Scaling[0].Add)), "ADDs", "median", "x the first", "floor", "x the first")
+	first := r.Scaling[0]
 	for _, s := range r.Scaling {
-		t.line(fmt.Sprintf("%d to %d", s.Before+1, s.Before+window), number(median(s.Add)), ratio(median(s.Add), first))
+		t.line(fmt.Sprintf("%d to %d", s.Before+1, s.Before+window),
+			number(median(s.Add)), ratio(median(s.Add), median(first.Add)),
+			number(median(s.Floor)), ratio(median(s.Floor), median(first.Floor)))
 	}
 	t.end()
 	fmt.Fprintf(w, "\npods on one bridge: %d; the next: %s\n", r.Limit.Pods, r.Limit.Error)

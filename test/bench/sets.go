@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"strings"
 )
 
@@ -17,7 +19,10 @@ type attacher interface {
 const (
 	floorSet   = "floor"
 	processSet = "process"
+	boundSet   = "floor + empty Go"
 	ourSet     = "overlay-cni"
+	ourSet6    = "overlay-cni IPv6"
+	ourDualSet = "overlay-cni dual stack"
 	bridgeSet  = "bridge"
 	portmapSet = "bridge+portmap"
 )
@@ -42,12 +47,23 @@ type row struct {
 	attacher   attacher
 }
 
-// Results of the plugins' configurations go to /run, which is a tmpfs of the
-// sandbox. All of them connect pods to a bridge, as its ports, with one IPv4
-// address, the default route by way of the bridge, and an MTU of 1500.
+// Where our pods' addresses are from.
 const (
-	ourList = `{"cniVersion":"1.0.0","name":"bench","plugins":[{"type":"overlay-cni","runDir":"/run/bench/overlay-cni",
-		"capabilities":{"portMappings":true},"mtu":1500,"ipam":{"ranges":[[{"subnet":"10.1.0.0/22"}]]}}]}`
+	ranges4 = `[{"subnet":"10.1.0.0/22"}]`
+	ranges6 = `[{"subnet":"fd00:10:1::/118"}]`
+)
+
+// ourList is overlay-cni's configuration. Its state goes to /run, which is a
+// tmpfs of the sandbox.
+func ourList(ranges ...string) string {
+	return `{"cniVersion":"1.0.0","name":"bench","plugins":[{"type":"overlay-cni","runDir":"/run/bench/overlay-cni",
+		"capabilities":{"portMappings":true},"mtu":1500,"ipam":{"ranges":[` + strings.Join(ranges, ",") + `]}}]}`
+}
+
+// The others' go to /run too. All connect pods to a bridge, as its ports, with
+// one IPv4 address where nothing else is said, the default route by way of the
+// bridge, and an MTU of 1500.
+const (
 	bridgeList = `{"cniVersion":"1.0.0","name":"bench","plugins":[{"type":"bridge","bridge":"cni0","isDefaultGateway":true,"mtu":1500,
 		"ipam":{"type":"host-local","dataDir":"/run/bench/bridge","ranges":[[{"subnet":"10.1.0.0/22"}]]}}]}`
 	portmapList = `{"cniVersion":"1.0.0","name":"bench","plugins":[{"type":"bridge","bridge":"cni0","isDefaultGateway":true,"mtu":1500,
@@ -61,6 +77,7 @@ func makeSets(o options) ([]*set, error) {
 	for _, m := range []func() (*set, error){
 		func() (*set, error) { return newFloorSet(o) },
 		func() (*set, error) { return newProcessSet(o) },
+		func() (*set, error) { return newBoundSet(o) },
 	} {
 		s, err := m()
 		if err != nil {
@@ -69,7 +86,9 @@ func makeSets(o options) ([]*set, error) {
 		sets = append(sets, s)
 	}
 	lists := []struct{ name, dir, list string }{
-		{ourSet, o.dir, ourList},
+		{ourSet, o.dir, ourList(ranges4)},
+		{ourSet6, o.dir, ourList(ranges6)},
+		{ourDualSet, o.dir, ourList(ranges4, ranges6)},
 		{bridgeSet, o.cniDir, bridgeList},
 		{portmapSet, o.cniDir, portmapList},
 	}
@@ -105,7 +124,23 @@ func addExtra(o options, sets []*set) ([]*set, error) {
 }
 
 func newFloorSet(o options) (*set, error) {
-	h, err := newHost(floorSet, o.workers(), o.workers())
+	return newKernelSet(o, floorSet, func(f *floor) attacher { return f })
+}
+
+// newBoundSet makes the set of what no plugin in Go can be faster than.
+func newBoundSet(o options) (*set, error) {
+	empty := filepath.Join(o.dir, "bench-empty")
+	if _, err := os.Stat(empty); err != nil {
+		return nil, fmt.Errorf("%w: make bench builds it", err)
+	}
+	// For one CPU, as overlay-cni: the runtime starts faster so.
+	start := process{program{path: empty, env: []string{"GOMAXPROCS=1"}}}
+	return newKernelSet(o, boundSet, func(f *floor) attacher { return bound{start, f} })
+}
+
+// newKernelSet makes a set that connects pods without a plugin.
+func newKernelSet(o options, name string, attach func(*floor) attacher) (*set, error) {
+	h, err := newHost(strings.ReplaceAll(name, " ", ""), o.workers(), o.workers())
 	if err != nil {
 		return nil, err
 	}
@@ -113,8 +148,28 @@ func newFloorSet(o options) (*set, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &set{name: floorSet, host: h, rows: []*row{{Name: floorSet, attacher: f}}}
+	s := &set{name: name, host: h, rows: []*row{{Name: name, attacher: attach(f)}}}
 	return s, s.prove(s.rows[0])
+}
+
+// bound is a Go program that does nothing, and then the kernel's work.
+type bound struct {
+	start process
+	floor *floor
+}
+
+func (b bound) Add(p *pod) error {
+	if err := b.start.Add(p); err != nil {
+		return err
+	}
+	return b.floor.Add(p)
+}
+
+func (b bound) Del(p *pod) error {
+	if err := b.start.Del(p); err != nil {
+		return err
+	}
+	return b.floor.Del(p)
 }
 
 func newProcessSet(o options) (*set, error) {
@@ -127,7 +182,7 @@ type process struct{ program program }
 
 // Add runs the program with the input that a plugin would get.
 func (s process) Add(p *pod) error {
-	_, err := s.program.run([]byte(ourList))
+	_, err := s.program.run([]byte(ourList(ranges4)))
 	return err
 }
 
@@ -146,7 +201,7 @@ func newChainSet(o options, name string, c *chain, err error) (*set, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.host, err = newHost(name, o.workers(), o.workers()); err != nil {
+	if s.host, err = newHost(strings.ReplaceAll(name, " ", ""), o.workers(), o.workers()); err != nil {
 		return nil, err
 	}
 	plain.attacher = c
