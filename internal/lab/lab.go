@@ -20,6 +20,9 @@ const (
 type Config struct {
 	// Dir takes the lab's files: logs, run directories, the registry.
 	Dir string
+	// Prefix begins the names of the lab's namespaces, so that there can be
+	// several labs in one sandbox.
+	Prefix string
 	// Segments are the switch's own addresses on the wire that joins the hosts,
 	// with the prefix length, at most one a family: 192.168.77.254/24. Hosts
 	// count from the start of it, and have the switch as their router.
@@ -52,7 +55,7 @@ func New(c Config) (*Lab, error) {
 	if err := os.MkdirAll(c.Dir, 0o755); err != nil {
 		return nil, fmt.Errorf("make the lab's folder: %w", err)
 	}
-	wire, err := newStack(switchName)
+	wire, err := newStack(c.Prefix + switchName)
 	if err != nil {
 		return nil, err
 	}
@@ -72,6 +75,9 @@ func New(c Config) (*Lab, error) {
 // pods.
 func (l *Lab) Switch() *sandbox.Netns { return l.wire.ns }
 
+// Segments are the switch's addresses on the wire.
+func (l *Lab) Segments() []netip.Prefix { return l.config.Segments }
+
 // Outside are the switch's addresses off the segment.
 func (l *Lab) Outside() []netip.Addr { return l.config.Outside }
 
@@ -87,7 +93,7 @@ func (l *Lab) AddHost(name string) (*Host, error) {
 	if l.hosts[name] != nil {
 		return nil, fmt.Errorf("add host %q: there is one of this name", name)
 	}
-	net, err := newStack(name)
+	net, err := newStack(l.config.Prefix + name)
 	if err != nil {
 		return nil, err
 	}

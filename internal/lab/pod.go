@@ -45,7 +45,7 @@ func (p *Pod) Netns() *sandbox.Netns { return p.net.ns }
 // up, then the plugin's ADD. If that fails, the runtime's DEL follows, and
 // nothing of the pod is left.
 func (h *Host) AddPod(ctx context.Context, spec PodSpec) (*Pod, error) {
-	net, err := newStack(h.Name + "-" + spec.Name)
+	net, err := newStack(h.net.ns.Name() + "-" + spec.Name)
 	if err != nil {
 		return nil, err
 	}

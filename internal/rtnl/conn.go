@@ -69,18 +69,18 @@ func OpenAt(netns *os.File) (*Conn, error) {
 		return nil, fmt.Errorf("open the own network namespace: %w", err)
 	}
 	defer func() { _ = unix.Close(home) }()
-	return visit(netns, home)
+	return visit(netns, home, Open)
 }
 
 // visit opens a socket in a namespace that the calling thread enters and
 // leaves for home.
-func visit(netns *os.File, home int) (*Conn, error) {
+func visit(netns *os.File, home int, open func() (*Conn, error)) (*Conn, error) {
 	runtime.LockOSThread()
 	if err := unix.Setns(int(netns.Fd()), unix.CLONE_NEWNET); err != nil {
 		runtime.UnlockOSThread()
 		return nil, fmt.Errorf("enter network namespace %s: %w", netns.Name(), err)
 	}
-	conn, err := Open()
+	conn, err := open()
 	if back := unix.Setns(home, unix.CLONE_NEWNET); back != nil {
 		// The thread stays locked, so the runtime ends it with its goroutine
 		// and never runs anything else in the wrong namespace.
@@ -93,12 +93,23 @@ func visit(netns *os.File, home int) (*Conn, error) {
 // OpenAt is the function OpenAt for a thread that is in the namespace of c. It
 // needs no file of /proc, whose first one costs a new process much.
 func (c *Conn) OpenAt(netns *os.File) (*Conn, error) {
+	return c.OpenAfter(netns, func() error { return nil })
+}
+
+// OpenAfter is OpenAt for callers who have something else to do in the
+// namespace: the calling thread does it there first.
+func (c *Conn) OpenAfter(netns *os.File, do func() error) (*Conn, error) {
 	home, err := c.netns()
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = unix.Close(home) }()
-	return visit(netns, home)
+	return visit(netns, home, func() (*Conn, error) {
+		if err := do(); err != nil {
+			return nil, err
+		}
+		return Open()
+	})
 }
 
 // InNetns tells whether netns is the namespace of c.

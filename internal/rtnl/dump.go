@@ -73,7 +73,8 @@ type AddrEntry struct {
 	Prefix netip.Prefix // the host's own address, and the length of its network
 	// Peer is the other end's address where the interface was given one.
 	Peer  netip.Addr
-	Scope uint8 // RT_SCOPE_UNIVERSE, ...
+	Scope uint8  // RT_SCOPE_UNIVERSE, ...
+	Flags uint32 // IFA_F_*
 	Raw   []byte
 }
 
@@ -99,7 +100,7 @@ func (c *Conn) EachAddr(index int, each func(AddrEntry)) error {
 }
 
 func parseAddr(payload []byte) AddrEntry {
-	a := AddrEntry{Index: int(native.Uint32(payload[4:])), Scope: payload[3], Raw: payload}
+	a := AddrEntry{Index: int(native.Uint32(payload[4:])), Scope: payload[3], Flags: uint32(payload[2]), Raw: payload}
 	var local, address netip.Addr
 	eachAttr(payload[unix.SizeofIfAddrmsg:], func(typ uint16, value []byte) {
 		switch typ {
@@ -107,6 +108,10 @@ func parseAddr(payload []byte) AddrEntry {
 			local, _ = netip.AddrFromSlice(value)
 		case unix.IFA_ADDRESS:
 			address, _ = netip.AddrFromSlice(value)
+		case unix.IFA_FLAGS: // all of them; the header has room for eight
+			if len(value) == 4 {
+				a.Flags = native.Uint32(value)
+			}
 		}
 	})
 	switch {

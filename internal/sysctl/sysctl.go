@@ -60,6 +60,9 @@ func Ensure(want []Parameter) ([]string, error) {
 	return changes, errors.Join(errs...)
 }
 
+// String is the form that sysctl(8) and its files have.
+func (p Parameter) String() string { return p.dotted() + "=" + p.Value }
+
 // dotted is the name as sysctl(8) takes it: a dot in the name of an interface
 // becomes a slash.
 func (p Parameter) dotted() string { return strings.NewReplacer("/", ".", ".", "/").Replace(p.Path) }

@@ -2,7 +2,7 @@ package sysctl
 
 import (
 	"errors"
-	"os"
+	"io/fs"
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
@@ -23,9 +23,23 @@ func (p Parameter) write() error { return p.writeTo(root, hostRoot) }
 // writeTo takes the second way where the first is read-only. The error is that
 // of the first.
 func (p Parameter) writeTo(first, second string) error {
-	err := os.WriteFile(filepath.Join(first, p.Path), []byte(p.Value), 0o644)
-	if errors.Is(err, unix.EROFS) && os.WriteFile(filepath.Join(second, p.Path), []byte(p.Value), 0o644) == nil {
+	err := p.writeBelow(first)
+	if errors.Is(err, unix.EROFS) && p.writeBelow(second) == nil {
 		return nil
 	}
 	return err
+}
+
+// writeBelow is not os.WriteFile, for the reason that Get has.
+func (p Parameter) writeBelow(dir string) error {
+	path := filepath.Join(dir, p.Path)
+	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if _, err := unix.Write(fd, []byte(p.Value)); err != nil {
+		return &fs.PathError{Op: "write", Path: path, Err: err}
+	}
+	return nil
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/overlay-cni/overlay-cni/internal/rtnl"
 	"github.com/overlay-cni/overlay-cni/internal/sandbox"
 	"github.com/overlay-cni/overlay-cni/internal/sandbox/sandboxtest"
+	"github.com/overlay-cni/overlay-cni/internal/sysctl"
 )
 
 func TestMain(m *testing.M) { os.Exit(sandboxtest.Main(m)) }
@@ -30,7 +31,7 @@ func prefixes(texts ...string) []netip.Prefix {
 func TestPlan(t *testing.T) {
 	want := Spec{Name: "cni0", MTU: 1450, Gateways: prefixes("10.244.1.1/24", "fd00::1/64")}.Want()
 	forwards := map[Family]bool{IPv4: true, IPv6: true}
-	right := Bridge{Name: "cni0", MTU: 1450, MAC: want.MAC, Up: true, Forwards: forwards, Addresses: want.Addresses}
+	right := Bridge{Name: "cni0", MTU: 1450, MAC: want.MAC, Up: true, Forwards: forwards, Switches: want.Switches, Addresses: want.Addresses}
 	changed := func(change func(*Bridge)) *Bridge {
 		b := right
 		change(&b)
@@ -43,10 +44,13 @@ func TestPlan(t *testing.T) {
 	}{
 		{"all is right", &right, nil},
 		{"none", nil, []string{
-			"create cni0", "set MTU of cni0: 1450", "set up cni0", "turn forwarding on for cni0: net.ipv4.conf.all.forwarding", "turn forwarding on for cni0: net.ipv6.conf.all.forwarding",
+			"create cni0", "set MTU of cni0: 1450", "set a switch of cni0: net.ipv6.conf.cni0.accept_ra=0", "set a switch of cni0: net.ipv6.conf.cni0.disable_ipv6=0", "set up cni0", "turn forwarding on for cni0: net.ipv4.conf.all.forwarding", "turn forwarding on for cni0: net.ipv6.conf.all.forwarding",
 			"add address to cni0: 10.244.1.1/24", "add address to cni0: fd00::1/64", "add address to cni0: fe80::1/64",
 		}},
 		{"down", changed(func(b *Bridge) { b.Up = false }), []string{"set up cni0"}},
+		{"router advertisements", changed(func(b *Bridge) { b.Switches = []sysctl.Parameter{{Path: want.Switches[0].Path, Value: "1"}} }),
+			[]string{"set a switch of cni0: net.ipv6.conf.cni0.accept_ra=0"}},
+		{"no IPv6 in the kernel", changed(func(b *Bridge) { b.Switches = nil }), nil},
 		{"MTU", changed(func(b *Bridge) { b.MTU = 1500 }), []string{"set MTU of cni0: 1450"}},
 		{"MAC", changed(func(b *Bridge) { b.MAC = nil }), []string{"set MAC of cni0: " + want.MAC.String()}},
 		{"forwarding", changed(func(b *Bridge) { b.Forwards = nil }), []string{"turn forwarding on for cni0: net.ipv4.conf.all.forwarding", "turn forwarding on for cni0: net.ipv6.conf.all.forwarding"}},
@@ -91,8 +95,42 @@ func inNetns(t *testing.T, fn func(k *Kernel, h *netlink.Handle, ns *sandbox.Net
 // TestSyncMends breaks a bridge in every way and looks that one Sync mends it,
 // and the next one finds nothing to do.
 func TestSyncMends(t *testing.T) {
-	spec := Spec{Name: "cni0", MTU: 1450, Gateways: prefixes("10.244.1.1/24", "fd00::1/64")}
-	for name, damage := range map[string]func(h *netlink.Handle, l netlink.Link) error{
+	for mode, gateways := range map[string][]netip.Prefix{
+		"IPv4": prefixes("10.244.1.1/24"), "IPv6": prefixes("fd00::1/64"), "dual stack": prefixes("10.244.1.1/24", "fd00::1/64"),
+	} {
+		spec := Spec{Name: "cni0", MTU: 1450, Gateways: gateways}
+		for name, damage := range damages(gateways[len(gateways)-1]) {
+			t.Run(mode+"/"+name, func(t *testing.T) {
+				inNetns(t, func(k *Kernel, h *netlink.Handle, _ *sandbox.Netns) error {
+					if _, err := k.Sync(spec); err != nil {
+						return err
+					}
+					l, err := h.LinkByName("cni0")
+					if err == nil {
+						err = damage(h, l)
+					}
+					if err != nil {
+						return err
+					}
+					changes, err := k.Sync(spec)
+					if (len(changes) == 0) != (name == "nothing") {
+						t.Errorf("it changed %q", changes)
+					}
+					again, err2 := k.Sync(spec)
+					if len(again) > 0 {
+						t.Errorf("the second Sync changed %q", again)
+					}
+					return errors.Join(err, err2)
+				})
+			})
+		}
+	}
+}
+
+// damages are done to a bridge with that gateway.
+func damages(gateway netip.Prefix) map[string]func(h *netlink.Handle, l netlink.Link) error {
+	shorter := netip.PrefixFrom(gateway.Addr(), gateway.Bits()-8)
+	return map[string]func(h *netlink.Handle, l netlink.Link) error{
 		"nothing":   func(*netlink.Handle, netlink.Link) error { return nil },
 		"deleted":   func(h *netlink.Handle, l netlink.Link) error { return h.LinkDel(l) },
 		"set down":  func(h *netlink.Handle, l netlink.Link) error { return h.LinkSetDown(l) },
@@ -100,35 +138,16 @@ func TestSyncMends(t *testing.T) {
 		"other MAC": func(h *netlink.Handle, l netlink.Link) error {
 			return h.LinkSetHardwareAddr(l, []byte{2, 0, 0, 0, 0, 1})
 		},
-		"address removed": func(h *netlink.Handle, l netlink.Link) error { return h.AddrDel(l, address("10.244.1.1/24")) },
-		"other prefix length": func(h *netlink.Handle, l netlink.Link) error {
-			return errors.Join(h.AddrDel(l, address("fd00::1/64")), h.AddrAdd(l, address("fd00::1/56")))
+		"hears routers": func(*netlink.Handle, netlink.Link) error {
+			_, err := sysctl.Ensure([]sysctl.Parameter{{Path: switchPath("cni0", acceptRA), Value: "2"}})
+			return err
 		},
-		"foreign address": func(h *netlink.Handle, l netlink.Link) error { return h.AddrAdd(l, address("fd00:9::1/64")) },
-	} {
-		t.Run(name, func(t *testing.T) {
-			inNetns(t, func(k *Kernel, h *netlink.Handle, _ *sandbox.Netns) error {
-				if _, err := k.Sync(spec); err != nil {
-					return err
-				}
-				l, err := h.LinkByName("cni0")
-				if err == nil {
-					err = damage(h, l)
-				}
-				if err != nil {
-					return err
-				}
-				changes, err := k.Sync(spec)
-				if (len(changes) == 0) != (name == "nothing") {
-					t.Errorf("it changed %q", changes)
-				}
-				again, err2 := k.Sync(spec)
-				if len(again) > 0 {
-					t.Errorf("the second Sync changed %q", again)
-				}
-				return errors.Join(err, err2)
-			})
-		})
+		"address removed": func(h *netlink.Handle, l netlink.Link) error { return h.AddrDel(l, address(gateway.String())) },
+		"other prefix length": func(h *netlink.Handle, l netlink.Link) error {
+			return errors.Join(h.AddrDel(l, address(gateway.String())), h.AddrAdd(l, address(shorter.String())))
+		},
+		"foreign IPv4 address": func(h *netlink.Handle, l netlink.Link) error { return h.AddrAdd(l, address("192.0.2.1/24")) },
+		"foreign IPv6 address": func(h *netlink.Handle, l netlink.Link) error { return h.AddrAdd(l, address("fd00:9::1/64")) },
 	}
 }
 
@@ -146,7 +165,7 @@ func TestEnsureLeavesOthersAddresses(t *testing.T) {
 				return err
 			}
 		}
-		_, b, err := k.read("cni0")
+		_, b, err := k.read(two.Want())
 		if err == nil && !slices.Equal(b.Addresses, two.Gateways) {
 			t.Errorf("the bridge has %v, want %v", b.Addresses, two.Gateways)
 		}

@@ -29,7 +29,7 @@ func (k *Kernel) Inspect(ns *os.File, s Spec, p Port) ([]string, error) {
 }
 
 func (k *Kernel) inspectHost(s Spec, p Port) ([]string, error) {
-	_, have, err := k.read(s.Name)
+	_, have, err := k.read(s.Want())
 	if err != nil {
 		return nil, err
 	}

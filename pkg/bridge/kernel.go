@@ -4,9 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -67,7 +65,7 @@ func (k *Kernel) Ensure(s Spec) (int, error) {
 	}
 	if link.Index != 0 {
 		have := stateOf(link)
-		have.Addresses, have.Forwards = want.Addresses, want.Forwards
+		have.Addresses, have.Forwards, have.Switches = want.Addresses, want.Forwards, want.Switches
 		if len(additions(plan(want, &have))) == 0 {
 			return link.Index, nil
 		}
@@ -107,7 +105,7 @@ const attempts = 5
 func (k *Kernel) sync(want Bridge, p policy) (int, []string, error) {
 	var changes []string
 	for range attempts {
-		index, have, err := k.read(want.Name)
+		index, have, err := k.read(want)
 		if err != nil {
 			return 0, changes, err
 		}
@@ -132,9 +130,9 @@ func (k *Kernel) sync(want Bridge, p policy) (int, []string, error) {
 	return 0, changes, fmt.Errorf("bridge %s does not stay as it is set: another program changes it at the same time", want.Name)
 }
 
-// read returns the bridge, or nil if there is none.
-func (k *Kernel) read(name string) (int, *Bridge, error) {
-	link, err := k.find(name)
+// read returns the bridge, with as much as want says, or nil if there is none.
+func (k *Kernel) read(want Bridge) (int, *Bridge, error) {
+	link, err := k.find(want.Name)
 	if err != nil || link.Index == 0 {
 		return 0, nil, err
 	}
@@ -144,9 +142,10 @@ func (k *Kernel) read(name string) (int, *Bridge, error) {
 	}
 	addrs, err := retryDump(func() ([]netlink.Addr, error) { return h.AddrList(device(link.Index), netlink.FAMILY_ALL) })
 	if err != nil {
-		return 0, nil, fmt.Errorf("list addresses of %s: %w", name, err)
+		return 0, nil, fmt.Errorf("list addresses of %s: %w", want.Name, err)
 	}
 	b := stateOf(link)
+	b.Switches = readSwitches(want.Switches)
 	for _, a := range addrs {
 		// The kernel's own link-local address is none of ours.
 		if p, ok := prefixOf(a); ok && (!p.Addr().IsLinkLocalUnicast() || p == linkLocal) {
@@ -214,11 +213,15 @@ func (k *Kernel) apply(o op) error {
 	case setUp:
 		return h.LinkSetUp(device(link.Index))
 	case setForward:
-		if err := keepRouters(o.family); err != nil {
-			return err
+		if o.family == IPv6 {
+			if err := k.keepRouters(); err != nil {
+				return err
+			}
 		}
 		_, err := sysctl.Ensure([]sysctl.Parameter{{Path: forwardPath(o.family), Value: "1"}})
 		return err
+	case setSwitch:
+		return ensureSwitches([]sysctl.Parameter{o.param})
 	case addAddress:
 		b.AddAddr(link.Index, o.address)
 	case delAddress:
@@ -231,29 +234,6 @@ func (k *Kernel) apply(o op) error {
 // the bridge's: what comes to pods comes in elsewhere, and IPv6 has no other
 // that counts (ip6_forward in net/ipv6/ip6_output.c).
 func forwardPath(f Family) string { return "net/" + string(f) + "/conf/all/forwarding" }
-
-// keepRouters keeps the default routes that the host has from IPv6 routers: as
-// a router itself, which forwarding makes it, it would drop them, unless an
-// interface says 2 (accept_ra in Documentation/networking/ip-sysctl.rst).
-func keepRouters(f Family) error {
-	if f != IPv6 {
-		return nil
-	}
-	paths, err := filepath.Glob("/proc/sys/net/ipv6/conf/*/accept_ra")
-	if err != nil {
-		return err
-	}
-	for _, path := range paths {
-		name := strings.TrimPrefix(path, "/proc/sys/")
-		if v, err := sysctl.Get(name); err != nil || v != "1" {
-			continue // off, 2 already, or gone with its interface
-		}
-		if _, err := sysctl.Ensure([]sysctl.Parameter{{Path: name, Value: "2"}}); err != nil {
-			return err
-		}
-	}
-	return nil
-}
 
 func forwards(f Family) bool {
 	v, err := sysctl.Get(forwardPath(f))

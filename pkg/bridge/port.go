@@ -53,19 +53,20 @@ type Route struct {
 // A default route that the pod has already, by another network, stays: the pod
 // gets one to the own subnet instead. The routes that were made are returned.
 //
-// It is four exchanges with the kernel: opening a socket in the pod's namespace,
-// the pair and its port in one message batch, the index that the pod's end got,
-// and addresses and routes in another batch.
+// It is four exchanges with the kernel: the pair and its port in one message
+// batch, the switches of the pod's end and a socket in one visit to the pod's
+// namespace, the index that the pod's end got, and addresses and routes in
+// another batch.
 func (k *Kernel) Attach(netns *os.File, index int, s Spec, p Port) ([]Route, error) {
-	pod, err := k.conn.OpenAt(netns)
+	if err := k.addPair(netns, index, s, p); err != nil {
+		return nil, k.explain(err, s.Name, p)
+	}
+	// Before the pod's end is up: a router that is only heard can't be unheard.
+	pod, err := k.conn.OpenAfter(netns, func() error { return ensureSwitches(p.switches()) })
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = pod.Close() }()
-	err = k.addPair(netns, index, s, p)
-	if err != nil {
-		return nil, k.explain(err, s.Name, p)
-	}
 	inPod, err := pod.Index(p.IfName)
 	if err != nil {
 		return nil, err

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/overlay-cni/overlay-cni/internal/sysctl"
 	"github.com/overlay-cni/overlay-cni/pkg/subnet"
 )
 
@@ -22,6 +23,8 @@ type Bridge struct {
 	// Forwards says for each address family that is used whether the kernel
 	// forwards what pods send.
 	Forwards map[Family]bool
+	// Switches are the bridge's own kernel parameters.
+	Switches []sysctl.Parameter
 	// Addresses are the pods' gateways, each with the length of its subnet.
 	Addresses []netip.Prefix
 }
@@ -58,7 +61,7 @@ var linkLocal = netip.MustParsePrefix("fe80::1/64")
 
 // Want is the state that follows from a specification.
 func (s Spec) Want() Bridge {
-	b := Bridge{Name: s.Name, MTU: s.MTU, Up: true, Addresses: slices.Clone(s.Gateways), Forwards: map[Family]bool{}}
+	b := Bridge{Name: s.Name, MTU: s.MTU, Up: true, Addresses: slices.Clone(s.Gateways), Forwards: map[Family]bool{}, Switches: s.switches()}
 	for _, g := range s.Gateways {
 		b.Forwards[FamilyOf(g.Addr())] = true
 	}
@@ -78,6 +81,7 @@ const (
 	create     verb = "create"
 	setMAC     verb = "set MAC of"
 	setMTU     verb = "set MTU of"
+	setSwitch  verb = "set a switch of"
 	setUp      verb = "set up"
 	setForward verb = "turn forwarding on"
 	addAddress verb = "add address to"
@@ -90,6 +94,7 @@ type op struct {
 	bridge  string
 	family  Family       // of setForward
 	address netip.Prefix // of addAddress and delAddress
+	param   sysctl.Parameter
 	mac     net.HardwareAddr
 	mtu     int
 }
@@ -100,6 +105,8 @@ func (o op) String() string {
 		return fmt.Sprintf("%s %s: %s", o.verb, o.bridge, o.address)
 	case setForward:
 		return fmt.Sprintf("%s for %s: net.%s.conf.all.forwarding", o.verb, o.bridge, o.family)
+	case setSwitch:
+		return fmt.Sprintf("%s %s: %s", o.verb, o.bridge, o.param)
 	case setMAC:
 		return fmt.Sprintf("%s %s: %s", o.verb, o.bridge, o.mac)
 	case setMTU:
@@ -121,6 +128,9 @@ func plan(want Bridge, have *Bridge) []op {
 	if have == nil {
 		ops = append(ops, op{verb: create, bridge: want.Name, mac: want.MAC})
 		have = &Bridge{MAC: want.MAC, MTU: bornMTU}
+		for _, p := range want.Switches {
+			have.Switches = append(have.Switches, sysctl.Parameter{Path: p.Path}) // as the host has it for new interfaces
+		}
 	}
 	if want.MAC.String() != have.MAC.String() {
 		ops = append(ops, op{verb: setMAC, bridge: want.Name, mac: want.MAC})
@@ -128,6 +138,8 @@ func plan(want Bridge, have *Bridge) []op {
 	if want.MTU != have.MTU {
 		ops = append(ops, op{verb: setMTU, bridge: want.Name, mtu: want.MTU})
 	}
+	// Before the bridge hears anything.
+	ops = append(ops, planSwitches(want, *have)...)
 	if !have.Up {
 		ops = append(ops, op{verb: setUp, bridge: want.Name})
 	}

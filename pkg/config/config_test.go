@@ -58,10 +58,11 @@ func defaults() Config {
 			Etcd: Etcd{Endpoints: []string{"http://127.0.0.1:2379"}, Prefix: "/overlay-cni", LeaseTime: time.Hour},
 		},
 		Firewall: FirewallAuto, IPTablesForward: true,
-		VXLAN:  VXLAN{Device: "overlay0", VNI: 1, Port: 4789, UDPChecksum: true, DF: DFUnset, TxChecksumOffload: OffloadAuto},
-		Resync: 30 * time.Second,
-		CNI:    CNI{ConfName: "10-overlay-cni.conflist"},
-		Log:    Log{Level: slog.LevelInfo, Format: LogText},
+		VXLAN:          VXLAN{Device: "overlay0", VNI: 1, Port: 4789, UDPChecksum: true, DF: DFUnset, TxChecksumOffload: OffloadAuto},
+		UnderlayFamily: FamilyAuto,
+		Resync:         30 * time.Second,
+		CNI:            CNI{ConfName: "10-overlay-cni.conflist"},
+		Log:            Log{Level: slog.LevelInfo, Format: LogText},
 	}
 }
 
@@ -78,6 +79,7 @@ func TestDefaults(t *testing.T) {
 const full = `nodeName: host-a
 runDir: /tmp/run/
 underlay: to:192.168.77.2
+underlayFamily: ipv4
 mtu: 1400
 bridge: br7
 masquerade: false
@@ -120,6 +122,7 @@ func fullConfig() Config {
 		NodeName:       "host-a",
 		RunDir:         "/tmp/run",
 		Underlay:       Underlay{Reaches: netip.MustParseAddr("192.168.77.2")},
+		UnderlayFamily: FamilyIPv4,
 		MTU:            1400,
 		Bridge:         "br7",
 		NoMasqueradeTo: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")},
@@ -149,7 +152,7 @@ func TestFileAndFlagsMeanTheSame(t *testing.T) {
 		t.Fatal(err)
 	}
 	fromFlags, err := load(t, "",
-		"--node-name=host-a", "--run-dir=/tmp/run/", "--underlay=to:192.168.77.2", "--mtu=1400", "--bridge=br7",
+		"--node-name=host-a", "--run-dir=/tmp/run/", "--underlay=to:192.168.77.2", "--underlay-family=ipv4", "--mtu=1400", "--bridge=br7",
 		"--masquerade=false", "--no-masquerade-to=10.0.0.0/8", "--no-masquerade-to=fd00::/8", "--registry-type=etcd",
 		"--registry-file=nodes.yaml", "--registry-kubeconfig=/etc/kube.yaml",
 		"--registry-etcd-endpoints=https://10.0.0.1:2379,https://[fd00::1]:2379", "--registry-etcd-prefix=/net/a",
@@ -238,7 +241,7 @@ func TestUnderlayForms(t *testing.T) {
 func TestLoadRefusesFile(t *testing.T) {
 	t.Chdir(t.TempDir())
 	const device = "expected a device name: 1 to 15 characters without '/', ':', '%' and white space"
-	const keys = "nodeName, runDir, underlay, resync, health, cni, mtu, bridge, masquerade, noMasqueradeTo, firewall, iptablesForward, directRouting, registry, vxlan, log"
+	const keys = "nodeName, runDir, underlay, underlayFamily, resync, health, cni, mtu, bridge, masquerade, noMasqueradeTo, firewall, iptablesForward, directRouting, registry, vxlan, log"
 	const taken = "the kernel uses this name for something else: choose another device name"
 	tests := map[string]struct{ text, want string }{
 		"unknown key": {"mut: 1400\n", `c.yaml:1:1: unknown key "mut": did you mean "mtu"?`},
@@ -323,6 +326,11 @@ c.yaml:1:43: noMasqueradeTo[3]: "::ffff:10.0.0.0/104": expected a network: write
 			`c.yaml:3:11: vxlan.device: "br0": bridge names the same device: they must differ`},
 		"bridge is the device's default": {"bridge: overlay0\n",
 			`c.yaml:1:9: bridge: "overlay0": vxlan.device names the same device: they must differ`},
+		"underlay's family": {"underlayFamily: IPv6\n", `c.yaml:1:17: underlayFamily: "IPv6": expected auto or ipv4 or ipv6`},
+		"underlay of the other family": {"underlay: 192.168.77.1\nunderlayFamily: ipv6\n",
+			`c.yaml:2:17: underlayFamily: "ipv6": underlay is 192.168.77.1, an address of the other family: give one of ipv6, or leave underlayFamily out`},
+		"underlay by an address of the other family": {"underlay: to:fd77::1\nunderlayFamily: ipv4\n",
+			`c.yaml:2:17: underlayFamily: "ipv4": underlay is to:fd77::1, an address of the other family: give one of ipv4, or leave underlayFamily out`},
 		"underlay is the bridge": {"underlay: cni0\n",
 			`c.yaml:1:11: underlay: "cni0": bridge names the same device: they must differ`},
 		"no clash with a value that was refused": {"bridge: overlay0\nvxlan: {device: a/b}\n",
@@ -450,8 +458,8 @@ func TestHelpShowsDefaults(t *testing.T) {
 // encode writes a configuration as a file.
 func encode(c Config) []byte {
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "nodeName: %q\nrunDir: %q\nunderlay: %q\nmtu: %d\nbridge: %q\nmasquerade: %t\nresync: %s\n",
-		c.NodeName, c.RunDir, c.Underlay, c.MTU, c.Bridge, c.Masquerade, c.Resync)
+	fmt.Fprintf(&b, "nodeName: %q\nrunDir: %q\nunderlay: %q\nunderlayFamily: %s\nmtu: %d\nbridge: %q\nmasquerade: %t\nresync: %s\n",
+		c.NodeName, c.RunDir, c.Underlay, c.UnderlayFamily, c.MTU, c.Bridge, c.Masquerade, c.Resync)
 	b.WriteString("noMasqueradeTo: [")
 	for _, p := range c.NoMasqueradeTo {
 		fmt.Fprintf(&b, "%q, ", p)

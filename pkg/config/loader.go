@@ -86,6 +86,7 @@ func (l *Loader) join(shared Shared, file []byte) (Config, error) {
 		}
 	}
 	b.cross()
+	b.crossFamily()
 	b.resolveName(l.hostname)
 	return b.result()
 }
@@ -273,6 +274,21 @@ func (b *builder) cross() {
 			}
 		}
 	}
+}
+
+// crossFamily checks that the underlay's address is of the family, where it is
+// given as one.
+func (b *builder) crossFamily() {
+	u, family := b.config.Underlay, b.config.UnderlayFamily
+	given := u.Address
+	if u.Reaches.IsValid() {
+		given = u.Reaches
+	}
+	if !given.IsValid() || family.Allows(given) || b.refused["underlayFamily"] || b.refused["underlay"] {
+		return
+	}
+	b.blame["underlayFamily"](fmt.Errorf("%s: underlay is %s, an address of the other family: give one of %s, or leave underlayFamily out",
+		quote(string(family)), u, family))
 }
 
 // clash blames the second setting if it has a value of its own, else the

@@ -22,6 +22,8 @@ type Finding struct {
 	// Degraded is what else is wrong: some other host, or a configuration that
 	// was refused while the one before goes on.
 	Degraded error
+	// Note is what is worth knowing and not wrong.
+	Note string
 }
 
 // Board holds the last finding of each part.
@@ -83,5 +85,8 @@ func (e entry) write(text *strings.Builder, part string) {
 	}
 	if e.Down == nil && e.Degraded == nil {
 		fmt.Fprintf(text, "%s: ok\n", part)
+	}
+	if e.Note != "" {
+		fmt.Fprintf(text, "%s: note: %s\n", part, e.Note)
 	}
 }

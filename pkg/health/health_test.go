@@ -24,9 +24,10 @@ func TestReady(t *testing.T) {
 		{"down", Finding{Down: failure}, false, "network: down since 2026-01-02T03:04:06Z: no underlay\npods: ok\n"},
 		{"still down", Finding{Down: failure}, false, "network: down since 2026-01-02T03:04:06Z: no underlay\npods: ok\n"},
 		{"degraded", Finding{Degraded: peer}, true, "network: degraded since 2026-01-02T03:04:08Z: peer \"b\" is left out\npods: ok\n"},
-		{"both", Finding{failure, peer}, false,
+		{"both", Finding{Down: failure, Degraded: peer}, false,
 			"network: down since 2026-01-02T03:04:09Z: no underlay\nnetwork: degraded since 2026-01-02T03:04:09Z: peer \"b\" is left out\npods: ok\n"},
 		{"well", Finding{}, true, "network: ok\npods: ok\n"},
+		{"well, with a note", Finding{Note: "b has IPv4 alone"}, true, "network: ok\nnetwork: note: b has IPv4 alone\npods: ok\n"},
 	} {
 		now = now.Add(time.Second)
 		b.Set("network", step.network)

@@ -34,9 +34,10 @@
 // the bridge. That alone would let pods in on all that listens there, so chain
 // localnet drops what comes from a bridge for 127.0.0.0/8, or as such. A bridge
 // is in the set bridges before its sysctl is set, and stays there, as the
-// sysctl does. IPv6 has no such thing: what goes to ::1 never leaves the host.
+// sysctl does. IPv6 has no such thing: what comes from ::1 never leaves the host.
 // The table leaves it alone, so that a client that tries ::1 first is refused
-// at once and goes on to 127.0.0.1.
+// at once and goes on to 127.0.0.1. To ::1 from another address of the host,
+// which a client has to ask for, a port leads to its pod.
 //
 // # Who owns what
 //

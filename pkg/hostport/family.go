@@ -14,7 +14,8 @@ type family struct {
 	dataType uint32 // of an address, for nft
 	source   int    // offset in the IP header
 	dest     int    // offset in the IP header
-	// except is an address of the host that can't have ports.
+	// except is an address of callers that no pod can be reached from: the kernel
+	// lets nothing with it leave the host.
 	except netip.Addr
 }
 

@@ -150,12 +150,7 @@ func parseHostIP(e entryJSON) (netip.Addr, error) {
 	if a.IsMulticast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
 		return a, fmt.Errorf("hostIP %s of host port %d can't be an address of a host: use one of its own", a, e.HostPort)
 	}
-	a = a.Unmap()
-	if a == netip.IPv6Loopback() {
-		return a, fmt.Errorf("hostIP ::1 of host port %d: the kernel can't lead connections to ::1 to a pod: "+
-			"use 127.0.0.1, or leave it out for all addresses of the host", e.HostPort)
-	}
-	return a, nil
+	return a.Unmap(), nil
 }
 
 // checkDistinct refuses a list in which one port of the host leads to two of

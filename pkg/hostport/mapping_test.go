@@ -34,7 +34,7 @@ func TestParse(t *testing.T) {
 		{"host address", `[{"hostPort":8080,"containerPort":80,"hostIP":"eth0"}]`, "", `runtimeConfig.portMappings[0]: hostIP "eth0" of host port 8080 is not an IP address such as 192.0.2.1 or 2001:db8::1: leave it out for all addresses of the host`},
 		{"zone", `[{"hostPort":8080,"containerPort":80,"hostIP":"fe80::1%eth0"}]`, "", `runtimeConfig.portMappings[0]: hostIP "fe80::1%eth0" of host port 8080 is not an IP address such as 192.0.2.1 or 2001:db8::1: leave it out for all addresses of the host`},
 		{"multicast", `[{"hostPort":8080,"containerPort":80,"hostIP":"224.0.0.1"}]`, "", "runtimeConfig.portMappings[0]: hostIP 224.0.0.1 of host port 8080 can't be an address of a host: use one of its own"},
-		{"localhost of IPv6", `[{"hostPort":8080,"containerPort":80,"hostIP":"::1"}]`, "", "runtimeConfig.portMappings[0]: hostIP ::1 of host port 8080: the kernel can't lead connections to ::1 to a pod: use 127.0.0.1, or leave it out for all addresses of the host"},
+		{"localhost of IPv6", `[{"hostPort":8080,"containerPort":80,"hostIP":"::1"}]`, "[[::1]:8080:80/tcp]", ""},
 		{"two targets", `[{"hostPort":80,"containerPort":80},{"hostPort":80,"containerPort":81}]`, "", "runtimeConfig.portMappings: host port 80/tcp leads to container port 80 and to 81: remove one"},
 		{"two targets, one family", `[{"hostPort":80,"containerPort":80,"hostIP":"::"},{"hostPort":80,"containerPort":81}]`, "", "runtimeConfig.portMappings: host port 80/tcp leads to container port 80 and to 81: remove one"},
 		{"text for a number", `[{"hostPort":"8080"}]`, "", `runtimeConfig.portMappings: hostPort holds a string: write [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": "192.0.2.1"}]`},

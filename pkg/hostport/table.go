@@ -160,7 +160,7 @@ func portRule(f family, set string, address ...fieldType) rule {
 	const found = 8
 	r := rule{"ports of the host that lead to pods", is(f)}
 	if f.except.IsValid() {
-		r.steps = append(r.steps, networkHeader(f.dest, f.size, 0), differ(0, f.except.AsSlice()))
+		r.steps = append(r.steps, networkHeader(f.source, f.size, 0), differ(0, f.except.AsSlice()))
 	}
 	r.steps = append(r.steps, meta(unix.NFT_META_L4PROTO, 0))
 	next := 1

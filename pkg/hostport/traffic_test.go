@@ -123,7 +123,7 @@ func TestEveryWayToAHostPort(t *testing.T) {
 	}
 }
 
-// A client that tries ::1 first, which can't be mapped, is refused at once and
+// A client that tries ::1 first, from where no pod can be reached, is refused at once and
 // goes on to 127.0.0.1; and what the host itself serves on ::1 stays reachable.
 func TestIPv6LocalhostStaysTheHosts(t *testing.T) {
 	m := newMachine(t)
@@ -138,6 +138,27 @@ func TestIPv6LocalhostStaysTheHosts(t *testing.T) {
 	t.Cleanup(func() { _ = s.Close() })
 	_, err = probe.TCP(within(t, patience), m.host, at)
 	must(t, err)
+}
+
+// A client that has another address than ::1 reaches a pod by ::1, which
+// Kubernetes' conformance tests want of clusters with IPv6 alone.
+func TestIPv6LocalhostFromAnotherAddress(t *testing.T) {
+	for name, hostIP := range map[string]netip.Addr{"port of all addresses": {}, "port of ::1": netip.IPv6Loopback()} {
+		t.Run(name, func(t *testing.T) {
+			m := newMachine(t)
+			n := networks()[1]
+			m.mirror(0, n, 80)
+			m.add(m.pod(0, Mapping{HostIP: hostIP, HostPort: 8080, ContainerPort: 80, Protocol: TCP}))
+			dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: n.host.AsSlice()}}
+			must(t, m.host.Do(func() error {
+				conn, err := dialer.DialContext(within(t, patience), "tcp", netip.AddrPortFrom(n.localhost, 8080).String())
+				if err != nil {
+					return err
+				}
+				return conn.Close()
+			}))
+		})
+	}
 }
 
 // Without the table none of the ways leads anywhere, or the test above would

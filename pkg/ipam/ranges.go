@@ -101,6 +101,9 @@ func (r Range) complete() (Range, error) {
 		key  string
 		addr netip.Addr
 	}{{"gateway", r.Gateway}, {"rangeStart", r.Start}, {"rangeEnd", r.End}} {
+		if a.addr.Zone() != "" {
+			return r, fmt.Errorf("%s %s of subnet %s has a zone: write %s", a.key, a.addr, r.Subnet, a.addr.WithZone(""))
+		}
 		if a.addr.Compare(first) < 0 || a.addr.Compare(last) > 0 {
 			return r, fmt.Errorf("%s %s is not a usable address of subnet %s: use one from %s to %s", a.key, a.addr, r.Subnet, first, last)
 		}

@@ -23,7 +23,10 @@ const Type = "overlay-cni"
 const (
 	defaultBridge = "cni0"
 	defaultMTU    = 1500 // of Ethernet, where no daemon says otherwise
-	defaultWait   = 10 * time.Second
+	// minIPv6MTU is what every link of IPv6 carries (RFC 8200, 5). With less the
+	// kernel takes IPv6 off an interface.
+	minIPv6MTU  = 1280
+	defaultWait = 10 * time.Second
 	// maxWait stays below the two minutes that a kubelet gives a pod.
 	maxWait = time.Minute
 )
@@ -264,6 +267,9 @@ func (c *conf) finish(n network) (network, error) {
 			return n, invalid("ipam.ranges has two range sets of %s, %s is in the second: a pod gets one address of each family", family, set)
 		}
 		families[family] = set[0].Gateway
+		if family == bridge.IPv6 && n.bridge.MTU < minIPv6MTU {
+			return n, invalid("mtu %d is less than the %d that IPv6 needs, which pods have of %s: raise mtu, or leave these addresses out", n.bridge.MTU, minIPv6MTU, set)
+		}
 		for _, r := range set {
 			n.bridge.Gateways = append(n.bridge.Gateways, netip.PrefixFrom(r.Gateway, r.Subnet.Bits()))
 		}

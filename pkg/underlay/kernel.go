@@ -92,12 +92,40 @@ func readLinks(conn *rtnl.Conn, n *Network) error {
 		return err
 	}
 	slices.SortFunc(n.Links, func(a, b Link) int { return cmp.Compare(a.Index, b.Index) })
-	return conn.EachAddr(0, func(a rtnl.AddrEntry) {
+	addrs := make([][]rtnl.AddrEntry, len(n.Links))
+	err = conn.EachAddr(0, func(a rtnl.AddrEntry) {
 		i, ok := slices.BinarySearchFunc(n.Links, a.Index, func(l Link, index int) int { return cmp.Compare(l.Index, index) })
 		if ok {
-			n.Links[i].Addrs = append(n.Links[i].Addrs, a.Prefix.Addr())
+			addrs[i] = append(addrs[i], a)
 		}
 	})
+	for i := range n.Links {
+		slices.SortStableFunc(addrs[i], byStay)
+		for _, a := range addrs[i] {
+			n.Links[i].Addrs = append(n.Links[i].Addrs, a.Prefix.Addr())
+		}
+	}
+	return err
+}
+
+// byStay orders addresses of an interface by how long they are likely to be its
+// own. Temporary ones (RFC 8981) change every day, deprecated ones go soon, and
+// tentative ones may turn out to be another host's. One without a network is
+// often a service's, which moves between hosts (VRRP), and the kernel lists the
+// newest IPv6 address first.
+func byStay(a, b rtnl.AddrEntry) int {
+	const passing = unix.IFA_F_DEPRECATED | unix.IFA_F_TENTATIVE | unix.IFA_F_DADFAILED
+	rank := func(e rtnl.AddrEntry) int {
+		ip := e.Prefix.Addr()
+		switch {
+		case e.Flags&passing != 0, ip.Is6() && e.Flags&unix.IFA_F_TEMPORARY != 0: // of IPv4 it says "secondary"
+			return 2
+		case e.Prefix.Bits() == ip.BitLen():
+			return 1
+		}
+		return 0
+	}
+	return cmp.Or(compareFamily(a.Prefix.Addr(), b.Prefix.Addr()), cmp.Compare(rank(a), rank(b)))
 }
 
 func readDefaults(conn *rtnl.Conn, n *Network) error {

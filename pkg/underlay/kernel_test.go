@@ -2,6 +2,7 @@ package underlay
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -89,8 +90,12 @@ func (h *host) finds(spec Spec, name, addr string, mtu int) {
 	want := Underlay{
 		Name: name, Index: h.link(name).Attrs().Index, MTU: mtu, Address: netip.MustParseAddr(addr), Drivers: []string{"veth"},
 	}
-	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+	ignored := cmpopts.IgnoreFields(Underlay{}, "Addresses")
+	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{}), ignored); diff != "" {
 		h.t.Errorf("-want +got:\n%s", diff)
+	}
+	if len(got.Addresses) == 0 || got.Addresses[0] != got.Address {
+		h.t.Errorf("the host is reached by %v, of which the first is not %s", got.Addresses, got.Address)
 	}
 }
 
@@ -216,5 +221,47 @@ func TestFindDrivers(t *testing.T) {
 	h.must(err)
 	if diff := cmp.Diff([]string{"bridge", "macvlan", "veth"}, got.Drivers); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
+// Of several addresses of a family the one that stays is taken: hosts that give
+// themselves addresses have temporary ones beside it, which the kernel lists
+// first.
+func TestFindTakesTheAddressThatStays(t *testing.T) {
+	add := func(h *host, prefix string, flags int, valid int) {
+		h.must(h.nl.AddrAdd(h.link("eth0"), &netlink.Addr{IPNet: network(prefix), Flags: flags, ValidLft: valid, PreferedLft: 0}))
+	}
+	for _, tt := range []struct {
+		name  string
+		alter func(h *host)
+		want  string // the address of each family, the tunnel's first
+	}{
+		{"as it is", func(*host) {}, "[192.168.77.1 fd77::1]"},
+		{"a deprecated one", func(h *host) { add(h, "fd77::d/64", unix.IFA_F_NODAD, 1000) }, "[192.168.77.1 fd77::1]"},
+		{"one that may be a duplicate", func(h *host) {
+			h.must(h.nl.AddrAdd(h.link("eth0"), &netlink.Addr{IPNet: network("fd77::7/64")}))
+		}, "[192.168.77.1 fd77::1]"},
+		{"a service's", func(h *host) {
+			h.addr("eth0", "fd77::5/128")
+			h.must(h.nl.AddrDel(h.link("eth0"), &netlink.Addr{IPNet: network("192.168.77.1/24")}))
+			h.addr("eth0", "192.168.77.5/32")
+			h.addr("eth0", "192.168.77.1/24")
+		}, "[192.168.77.1 fd77::1]"},
+		{"a service's alone", func(h *host) {
+			h.must(h.nl.AddrDel(h.link("eth0"), &netlink.Addr{IPNet: network("fd77::1/64")}))
+			h.addr("eth0", "fd77::5/128")
+		}, "[192.168.77.1 fd77::5]"},
+		{"one family", func(h *host) {
+			h.must(h.nl.AddrDel(h.link("eth0"), &netlink.Addr{IPNet: network("fd77::1/64")}))
+		}, "[192.168.77.1]"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h := newHost(t)
+			tt.alter(h)
+			got, err := Find(h.conn, Spec{Want: config.Underlay{Interface: "eth0"}})
+			if h.must(err); fmt.Sprint(got.Addresses) != tt.want {
+				t.Errorf("got %v, want %s", got.Addresses, tt.want)
+			}
+		})
 	}
 }

@@ -23,7 +23,9 @@ type Link struct {
 	MTU      int
 	Up       bool
 	Loopback bool
-	Addrs    []netip.Addr // in the kernel's order, IPv4 first
+	// Addrs are IPv4 first, and in each family those first that are there to
+	// stay; else in the kernel's order.
+	Addrs []netip.Addr
 	// Parent is the index of the interface that this one is on, as a VLAN is;
 	// Master that of the bridge or bond that it is a port of. 0: none.
 	Parent, Master int

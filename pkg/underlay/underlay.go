@@ -22,6 +22,9 @@ type Underlay struct {
 	// Address is the host's own on the interface, the source of the tunnel's
 	// packets. Its family is the tunnel's.
 	Address netip.Addr
+	// Addresses are Address and the one of the other family, if the interface
+	// has one: what this host can be reached by.
+	Addresses []netip.Addr
 	// OnLink are the networks, of either family, that the host reaches over the
 	// interface without a router, in the order of the kernel's routes.
 	OnLink []netip.Prefix
@@ -33,6 +36,8 @@ type Underlay struct {
 // Spec says what is looked for.
 type Spec struct {
 	Want config.Underlay
+	// Family is the one that the tunnel has to run over.
+	Family config.Family
 	// NodeAddrs are the addresses under which the registry knows this host, in
 	// order of preference. Other hosts send to them, so where one of them is
 	// on an interface it is the best source address.
@@ -87,7 +92,7 @@ func (s Spec) needsDefaults(net Network) bool {
 	}
 	return !slices.ContainsFunc(s.NodeAddrs, func(a netip.Addr) bool {
 		_, held := net.holder(a)
-		return held
+		return held && s.Family.Allows(a)
 	})
 }
 
@@ -95,11 +100,11 @@ func (s Spec) needsDefaults(net Network) bool {
 // the default route.
 func (s Spec) auto(net Network) (Underlay, error) {
 	for _, a := range s.NodeAddrs {
-		if l, ok := net.holder(a); ok {
+		if l, ok := net.holder(a); ok && s.Family.Allows(a) {
 			return s.with(l, a)
 		}
 	}
-	defaults := slices.Clone(net.Defaults)
+	defaults := slices.DeleteFunc(slices.Clone(net.Defaults), func(d DefaultRoute) bool { return !s.Family.Allows(d.Family) })
 	slices.SortStableFunc(defaults, func(a, b DefaultRoute) int {
 		return cmp.Or(compareFamily(a.Family, b.Family), cmp.Compare(a.Metric, b.Metric), cmp.Compare(a.Index, b.Index))
 	})
@@ -121,8 +126,21 @@ func (s Spec) auto(net Network) (Underlay, error) {
 	if len(errs) > 0 {
 		return Underlay{}, join(errs)
 	}
-	return Underlay{}, fmt.Errorf("there is no default route, and no interface has an address by which the registry knows this host%s: set underlay to an interface or an address",
-		list(s.NodeAddrs))
+	return Underlay{}, fmt.Errorf("there is no %sdefault route, and no interface has an address by which the registry knows this host%s: set underlay to an interface or an address%s",
+		s.adjective(), list(s.NodeAddrs), s.orFamily())
+}
+
+// adjective names the family that was asked for, if one was.
+func (s Spec) adjective() string {
+	return map[config.Family]string{config.FamilyIPv4: "IPv4 ", config.FamilyIPv6: "IPv6 "}[s.Family]
+}
+
+// orFamily is another way out where a family was asked for.
+func (s Spec) orFamily() string {
+	if s.adjective() == "" {
+		return ""
+	}
+	return fmt.Sprintf(", or underlayFamily (%s) to the other family, on all hosts", s.Family)
 }
 
 // on takes an interface with the best address of the first family it has.
@@ -147,8 +165,8 @@ func (s Spec) on(l Link, families []netip.Addr) (Underlay, error) {
 	for _, f := range families {
 		names = append(names, familyName(f))
 	}
-	return Underlay{}, fmt.Errorf("interface %q has no global %s address: add one, or set underlay to another interface",
-		l.Name, strings.Join(names, " or "))
+	return Underlay{}, fmt.Errorf("interface %q has no global %s address: add one, or set underlay to another interface%s",
+		l.Name, strings.Join(names, " or "), s.orFamily())
 }
 
 // with takes an interface and one of its addresses.
@@ -156,7 +174,18 @@ func (s Spec) with(l Link, a netip.Addr) (Underlay, error) {
 	if err := s.usable(l); err != nil {
 		return Underlay{}, err
 	}
-	return Underlay{Name: l.Name, Index: l.Index, MTU: l.MTU, Address: a}, nil
+	return Underlay{Name: l.Name, Index: l.Index, MTU: l.MTU, Address: a, Addresses: s.reachable(l, a)}, nil
+}
+
+// reachable are the address of the tunnel and the best one of the other family.
+func (s Spec) reachable(l Link, a netip.Addr) []netip.Addr {
+	other := func(b netip.Addr) bool { return b.Is4() != a.Is4() && global(b) && slices.Contains(l.Addrs, b) }
+	for _, candidates := range [][]netip.Addr{s.NodeAddrs, l.Addrs} {
+		if i := slices.IndexFunc(candidates, other); i >= 0 {
+			return []netip.Addr{a, candidates[i]}
+		}
+	}
+	return []netip.Addr{a}
 }
 
 func (s Spec) usable(l Link) error {
@@ -171,13 +200,18 @@ func (s Spec) usable(l Link) error {
 	return nil
 }
 
-// families are those of the addresses that the registry has for this host,
-// which the others share; without any, IPv4 before IPv6.
+// families are the one that was asked for; else those of the addresses that the
+// registry has for this host, which the others share; without any, IPv4 before
+// IPv6.
 func (s Spec) families() []netip.Addr {
+	families := []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
+	if s.Family != config.FamilyAuto && s.Family != "" {
+		return slices.DeleteFunc(families, func(f netip.Addr) bool { return !s.Family.Allows(f) })
+	}
 	if len(s.NodeAddrs) > 0 {
 		return s.NodeAddrs
 	}
-	return []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
+	return families
 }
 
 func contains(families []netip.Addr, a netip.Addr) bool {

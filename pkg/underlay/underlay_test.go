@@ -2,6 +2,7 @@ package underlay
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -93,6 +94,49 @@ func TestChoose(t *testing.T) {
 			}
 			if u.Name != tt.link || u.Address.String() != tt.addr || u.MTU != 1500 || net.Links[u.Index-1].Name != tt.link {
 				t.Errorf("got %+v, want %s on %s", u, tt.addr, tt.link)
+			}
+		})
+	}
+}
+
+// The family that is asked for goes before the registry's order, and nothing
+// else is taken: the other hosts send in it.
+func TestChooseFamily(t *testing.T) {
+	const ipv4, ipv6 = config.FamilyIPv4, config.FamilyIPv6
+	tests := []struct {
+		name   string
+		family config.Family
+		want   config.Underlay
+		nodes  string
+		alter  func(*Network)
+		addrs  string // what the host is reached by, the tunnel's first; or why there is none
+	}{
+		{name: "auto", family: config.FamilyAuto, nodes: "fd77::1 192.168.77.1", addrs: "fd77::1 192.168.77.1"},
+		{name: "IPv4, second in the registry", family: ipv4, nodes: "fd77::1 192.168.77.1", addrs: "192.168.77.1 fd77::1"},
+		{name: "IPv6, second in the registry", family: ipv6, nodes: "192.168.77.200 fd77::1", addrs: "fd77::1 192.168.77.200"},
+		{name: "interface", family: ipv6, want: config.Underlay{Interface: "eth0"}, addrs: "fd77::1 192.168.77.1"},
+		{name: "interface, against the registry", family: ipv6, want: config.Underlay{Interface: "eth0"}, nodes: "192.168.77.200", addrs: "fd77::1 192.168.77.200"},
+		{name: "default route of the family", family: ipv6, addrs: "fd77::1 192.168.77.1"},
+		{name: "default route of the family, behind NAT", family: ipv6, nodes: "203.0.113.7", addrs: "fd77::1 192.168.77.1"},
+		{name: "one family alone", family: ipv4, want: config.Underlay{Interface: "eth1"}, addrs: "10.1.0.1"},
+		{name: "interface without it", family: ipv6, want: config.Underlay{Interface: "eth1"},
+			addrs: `interface "eth1" has no global IPv6 address: add one, or set underlay to another interface, or underlayFamily (ipv6) to the other family, on all hosts`},
+		{name: "no default route of it", family: ipv6, nodes: "10.1.0.1", alter: func(n *Network) { n.Defaults = n.Defaults[:2] },
+			addrs: `there is no IPv6 default route, and no interface has an address by which the registry knows this host (10.1.0.1): set underlay to an interface or an address, or underlayFamily (ipv6) to the other family, on all hosts`},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			net := office()
+			if tt.alter != nil {
+				tt.alter(&net)
+			}
+			u, err := Choose(Spec{Want: tt.want, Family: tt.family, NodeAddrs: addrs(tt.nodes), Ours: []string{"overlay0", "cni0"}}, net)
+			got := strings.Trim(fmt.Sprint(u.Addresses), "[]")
+			if err != nil {
+				got = err.Error()
+			}
+			if !strings.Contains(got, tt.addrs) || err == nil && (got != tt.addrs || u.Address != u.Addresses[0]) {
+				t.Errorf("got  %s\nwant %s", got, tt.addrs)
 			}
 		})
 	}

@@ -93,12 +93,25 @@ func (s *session) settled() bool {
 // starts again keeps its lease even if it has no underlay yet.
 func (s *session) addressesToWrite() []netip.Addr {
 	if addrs := s.wantedAddresses(); len(addrs) > 0 {
-		return addrs
+		return s.hold.announceable(addrs)
 	}
 	if s.own != nil {
 		return s.own.Addresses
 	}
 	return nil
+}
+
+// announceable leaves out what no host could use: an address inside the pods'
+// network. The first one, which the tunnel runs from, is not given up silently:
+// see check.
+func (h hold) announceable(addrs []netip.Addr) []netip.Addr {
+	if h.config == nil {
+		return addrs
+	}
+	inside := func(a netip.Addr) bool {
+		return slices.ContainsFunc(h.config.pools, func(p pool) bool { return p.network.Contains(a) })
+	}
+	return append([]netip.Addr{addrs[0]}, slices.DeleteFunc(slices.Clone(addrs[1:]), inside)...)
 }
 
 // maxAttempts is far above the number of rounds in which hosts that all want

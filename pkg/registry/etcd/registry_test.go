@@ -242,6 +242,39 @@ func TestAddressInThePodNetworkIsRefused(t *testing.T) {
 	c.join(1).awaitError("its address 192.168.0.1 lies in the pods' network 192.168.0.0/16")
 }
 
+// A host announces what it is reached by in both families, in its own order, and
+// that order may change. Of old, hosts announced one address; such an entry is
+// read as it is, and its host tells the other address when it is updated.
+func TestHostAnnouncesBothFamilies(t *testing.T) {
+	c := startCluster(t, setup{})
+	c.put("/overlay-cni/config", "networks: [10.244.0.0/16, \"fd44::/48\"]")
+	addrs := func(texts ...string) []netip.Addr {
+		var all []netip.Addr
+		for _, text := range texts {
+			all = append(all, netip.MustParseAddr(text))
+		}
+		return all
+	}
+	a, b := c.join(1), c.join(2)
+	was := a.awaitNames("host-1 host-2").node("host-1").Subnets
+	for _, tt := range []struct {
+		name      string
+		set, want []netip.Addr
+	}{
+		{"IPv4 first", addrs("192.168.0.1", "fd77::1"), addrs("192.168.0.1", "fd77::1")},
+		{"IPv6 first", addrs("fd77::1", "192.168.0.1"), addrs("fd77::1", "192.168.0.1")},
+		{"IPv6 alone", addrs("fd77::1"), addrs("fd77::1")},
+		{"both again, of which one is inside the pods' network", addrs("192.168.0.1", "fd44::1"), addrs("192.168.0.1")},
+		{"as old ones do", addrs("192.168.0.1"), addrs("192.168.0.1")},
+	} {
+		a.SetAddresses(tt.set)
+		v := b.await(tt.name, func(v view) bool { return slices.Equal(v.node("host-1").Addresses, tt.want) })
+		if got := v.node("host-1").Subnets; v.err != nil || !slices.Equal(got, was) {
+			t.Errorf("%s: it has %v, and had %v; error %v", tt.name, got, was, v.err)
+		}
+	}
+}
+
 func TestHostWaitsForItsAddress(t *testing.T) {
 	c := startCluster(t, setup{})
 	c.put("/overlay-cni/config", config4)
