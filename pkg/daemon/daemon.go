@@ -56,8 +56,15 @@ type daemon struct {
 	sole net.Listener
 	// chosen is what the log said last of the underlay, and waits of the registry.
 	chosen, waits string
-	// tunnel is the interface index of the VXLAN device, for the monitor.
-	tunnel atomic.Int64
+	// families is what the log said last of nodes with one family alone.
+	families string
+	wishes   wishes
+	// settled is about the firewall's table.
+	settled settled
+	// read is when everything in the kernel was read last, which is due after
+	// resync.
+	read   time.Time
+	resync time.Duration
 	// chains is what iptables should have, for the monitor.
 	chains atomic.Pointer[iptables.State]
 }
@@ -97,25 +104,27 @@ func Run(ctx context.Context, settings Settings, nodes registry.Registry, log *s
 		}
 		tasks = append(tasks, func(ctx context.Context) error { return health.Serve(ctx, l, d.board.Handler()) })
 	}
-	d.run(ctx, c.Resync, tasks)
+	d.resync = c.Resync
+	d.run(ctx, tasks)
 	log.Info("overlayd ends, the data path stays")
 	return nil
 }
 
 // run runs the loops and what triggers them, and returns when all have ended.
-func (d *daemon) run(ctx context.Context, resync time.Duration, tasks []func(context.Context) error) {
+func (d *daemon) run(ctx context.Context, tasks []func(context.Context) error) {
 	network := reconcile.New(reconcile.Config{
-		What: partNetwork, Sync: d.syncNetwork, Resync: resync, Pause: pause, Log: d.log,
+		What: partNetwork, Sync: d.syncNetwork, Resync: d.resync, Pause: pause, Log: d.log,
 	})
 	pods := reconcile.New(reconcile.Config{
-		What: partPods, Sync: d.syncPods, Resync: resync, Pause: podsPause, Settle: podsSettle, Log: d.log,
+		What: partPods, Sync: d.syncPods, Resync: d.resync, Pause: podsPause, Settle: podsSettle, Log: d.log,
 	})
-	w := watch{log: d.log, resync: resync, network: network, pods: pods, tunnel: func() int { return int(d.tunnel.Load()) }}
+	w := watch{log: d.log, resync: d.resync, network: network, pods: pods}
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { forward(ctx, d.registry.Changed(), network) })
 	wg.Go(func() { forward(ctx, d.settings.Changed(), network) })
 	wg.Go(func() { w.routes(ctx) })
+	wg.Go(func() { w.keep(ctx, func() error { return d.vxlan.Watch(ctx, network.Trigger) }) })
 	wg.Go(func() { w.rules(ctx) })
 	wg.Go(func() { w.iptables(ctx, d.fingerprint) })
 	wg.Go(func() { pods.Run(ctx) })

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
 	"github.com/overlay-cni/overlay-cni/pkg/cnifiles"
@@ -40,16 +42,41 @@ type desired struct {
 	runtime cnifiles.Config
 }
 
+// wishes compute the desired state. What they remember saves work and never
+// makes a difference: the result follows from the input alone.
+type wishes struct {
+	tunnel   vxlan.Goal
+	rules    lastRules
+	families lastFamilies
+}
+
+// lastFamilies are what was said last of the nodes' address families.
+type lastFamilies struct {
+	own   registry.Node
+	nodes []registry.Node
+	known bool
+	apart error
+	note  string
+}
+
+func (l *lastFamilies) of(own registry.Node, nodes []registry.Node) (note string, err error) {
+	if !l.known || !own.Equal(l.own) || !registry.SameSubnets(nodes, l.nodes) {
+		l.apart, l.note = apart(own, nodes), oneFamily(nodes)
+	}
+	l.own, l.nodes, l.known = own, nodes, true
+	return l.note, l.apart
+}
+
 // desire computes the desired state. An error beside a state that is not the
 // zero value is about peers that are left out.
-func desire(in input) (desired, error) {
-	tunnel, peers := vxlan.Desired(vxlan.Input{
+func (w *wishes) desire(in input) (desired, error) {
+	tunnel, peers := w.tunnel.Set(vxlan.Input{
 		Config: tunnelConfig(in), Underlay: in.underlay, Own: in.own, Nodes: in.nodes,
 	})
 	if tunnel.Device.Name == "" {
 		return desired{}, peers
 	}
-	rules, err := rulesOf(in)
+	rules, err := w.rules.of(in)
 	if err != nil {
 		return desired{}, err
 	}
@@ -104,18 +131,19 @@ func bridgeOf(name string, subnets []netip.Prefix, mtu int) bridge.Spec {
 	return s
 }
 
-// ownNode finds this host in the registry.
+// ownNode finds this host among the nodes, which are sorted by name.
 func ownNode(name string, nodes []registry.Node) (registry.Node, error) {
-	var names []string
-	for _, n := range nodes {
-		if n.Name == name {
-			return n, nil
-		}
-		names = append(names, n.Name)
+	i, found := slices.BinarySearchFunc(nodes, name, func(n registry.Node, name string) int { return strings.Compare(n.Name, name) })
+	if found {
+		return nodes[i], nil
 	}
 	const shown = 10
-	if len(names) > shown {
-		names = append(names[:shown], "...")
+	var names []string
+	for _, n := range nodes[:min(shown, len(nodes))] {
+		names = append(names, n.Name)
+	}
+	if len(nodes) > shown {
+		names = append(names, "...")
 	}
 	return registry.Node{}, fmt.Errorf("node %q %w, which has %q: add it there, or set nodeName to one of these", name, errNotListed, names)
 }

@@ -77,7 +77,7 @@ func TestDesire(t *testing.T) {
 	for _, f := range families() {
 		t.Run(f.name, func(t *testing.T) {
 			in := f.input()
-			got, err := desire(in)
+			got, err := new(wishes).desire(in)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -148,7 +148,7 @@ func TestDesireFollowsTheConfiguration(t *testing.T) {
 			t.Run(f.name+"/"+tt.name, func(t *testing.T) {
 				in := f.input()
 				tt.change(&in)
-				if got, err := desire(in); err != nil || !tt.check(got) {
+				if got, err := new(wishes).desire(in); err != nil || !tt.check(got) {
 					t.Errorf("%v: %+v", err, got)
 				}
 			})
@@ -176,7 +176,7 @@ func TestDesireOfWhatCantBe(t *testing.T) {
 				in := f.input()
 				in.nodes = slices.Clone(in.nodes)
 				tt.change(&in)
-				got, err := desire(in)
+				got, err := new(wishes).desire(in)
 				if (err != nil) != (tt.want != "") || !strings.Contains(fmt.Sprint(err), tt.want) {
 					t.Errorf("got %v", err)
 				}

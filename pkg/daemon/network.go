@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/overlay-cni/overlay-cni/internal/sysctl"
 	"github.com/overlay-cni/overlay-cni/pkg/cnifiles"
@@ -65,11 +65,11 @@ func (d *daemon) announce(c config.Config) error {
 	if !ok {
 		return nil
 	}
-	carrier, err := underlay.Find(d.links, underlay.Spec{Want: c.Underlay, Ours: []string{c.Bridge, c.VXLAN.Device}})
+	carrier, err := underlay.Find(d.links, underlay.Spec{Want: c.Underlay, Family: c.UnderlayFamily, Ours: []string{c.Bridge, c.VXLAN.Device}})
 	if err != nil {
 		return err
 	}
-	r.SetAddresses([]netip.Addr{carrier.Address})
+	r.SetAddresses(carrier.Addresses)
 	return nil
 }
 
@@ -84,7 +84,7 @@ func (d *daemon) syncWith(c config.Config, nodes []registry.Node) health.Finding
 		return down(errors.Join(err, nodestate.Remove(d.runDir)))
 	}
 	carrier, err := underlay.Find(d.links, underlay.Spec{
-		Want: c.Underlay, NodeAddrs: own.Addresses, Ours: []string{c.Bridge, c.VXLAN.Device},
+		Want: c.Underlay, Family: c.UnderlayFamily, NodeAddrs: own.Addresses, Ours: []string{c.Bridge, c.VXLAN.Device},
 		OnLink: c.DirectRouting,
 	})
 	if err != nil {
@@ -95,7 +95,7 @@ func (d *daemon) syncWith(c config.Config, nodes []registry.Node) health.Finding
 	if err := d.movedBridge(c, published); err != nil {
 		return down(err)
 	}
-	want, peers := desire(input{
+	want, peers := d.wishes.desire(input{
 		config: c, nodes: nodes, own: own, underlay: carrier,
 		// An earlier run of this host had the VXLAN device of that name: then
 		// the name is ours, whatever became of it.
@@ -105,7 +105,10 @@ func (d *daemon) syncWith(c config.Config, nodes []registry.Node) health.Finding
 		return down(peers)
 	}
 	found := d.apply(want)
-	found.Degraded = errors.Join(peers, found.Degraded)
+	note, apart := d.wishes.families.of(own, nodes)
+	found.Degraded = errors.Join(peers, apart, found.Degraded)
+	found.Note = note
+	d.tellFamilies(found.Note)
 	return found
 }
 
@@ -143,19 +146,20 @@ func (d *daemon) movedBridge(c config.Config, published nodestate.State) error {
 // another one, the kernel refuses the route to it as long as the bridge still
 // has the addresses.
 func (d *daemon) apply(want desired) health.Finding {
+	d.doubt()
 	bridged := d.note("the bridge")(d.bridge.Sync(want.bridge))
-	tunnel := d.syncTunnel(want.vxlan)
+	tunnel := d.syncTunnel()
 	var peers error
 	if errors.Is(tunnel, vxlan.ErrPeers) {
 		peers, tunnel = tunnel, nil // no reason to keep this host's pods out
 	}
 	devices := errors.Join(bridged, tunnel)
-	var routers []string
+	var wanted []sysctl.Parameter
 	if devices == nil { // else a name may be that of somebody else's device
-		routers = want.routers
+		wanted = append(switches(want.routers), deaf(want.vxlan.Device.Name)...)
 	}
 	err := errors.Join(devices,
-		d.note("switches")(sysctl.Ensure(switches(routers))),
+		d.note("switches")(sysctl.Ensure(wanted)),
 		d.syncRules(want.rules))
 	if err == nil {
 		err = d.publish(want.publish)
@@ -168,6 +172,16 @@ func (d *daemon) apply(want desired) health.Finding {
 		shadowed, err = err, nil // this host's network is in order
 	}
 	return health.Finding{Down: err, Degraded: errors.Join(peers, shadowed)}
+}
+
+// doubt has everything read, once in a resync, that is otherwise believed to be
+// as it was as long as the kernel tells of no change.
+func (d *daemon) doubt() {
+	if now := time.Now(); now.Sub(d.read) >= d.resync {
+		d.vxlan.Distrust()
+		d.settled = settled{}
+		d.read = now
+	}
 }
 
 // admit lets pods in: without the file, kubelet gives the host none.
@@ -186,14 +200,11 @@ func (d *daemon) publish(s nodestate.State) error {
 	return wrap("publish for the plugin", err)
 }
 
-// syncTunnel also tells the monitor which neighbours concern us.
-func (d *daemon) syncTunnel(want vxlan.State) error {
-	changes, err := d.vxlan.Sync(want)
+// syncTunnel makes the tunnel as was computed last.
+func (d *daemon) syncTunnel() error {
+	changes, err := d.vxlan.Keep(&d.wishes.tunnel)
 	if len(changes) > 0 {
 		d.log.Info("changed the tunnel", "changes", changes.String())
-	}
-	if link, err := d.links.Link(want.Device.Name); err == nil {
-		d.tunnel.Store(int64(link.Index))
 	}
 	return wrap("the tunnel", err)
 }

@@ -29,6 +29,17 @@ func switches(devices []string) []sysctl.Parameter {
 	return want
 }
 
+// deaf has a device heed no router advertisements: pods, and whoever else can
+// send through the tunnel, are no routers of this host. Nothing is to be done in
+// a kernel without IPv6.
+func deaf(device string) []sysctl.Parameter {
+	p := sysctl.Parameter{Path: "net/ipv6/conf/" + device + "/accept_ra", Value: "0"}
+	if _, err := sysctl.Get(p.Path); err != nil {
+		return nil
+	}
+	return []sysctl.Parameter{p}
+}
+
 // Values of rp_filter (Documentation/networking/ip-sysctl.rst). The larger one
 // of the host's and the interface's counts, so an interface can be looser than
 // a strict host, which is 1, but not without any filter.

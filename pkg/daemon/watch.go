@@ -11,6 +11,7 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/hostport"
 	"github.com/overlay-cni/overlay-cni/pkg/monitor"
 	"github.com/overlay-cni/overlay-cni/pkg/reconcile"
+	"github.com/overlay-cni/overlay-cni/pkg/vxlan"
 )
 
 // forward makes every change of the registry a trigger.
@@ -31,7 +32,6 @@ type watch struct {
 	resync  time.Duration
 	network *reconcile.Loop
 	pods    *reconcile.Loop
-	tunnel  func() int
 }
 
 func (w watch) changed(c monitor.Change) {
@@ -44,7 +44,7 @@ func (w watch) changed(c monitor.Change) {
 }
 
 func (w watch) routes(ctx context.Context) {
-	w.keep(ctx, func() error { return monitor.Watch(ctx, w.tunnel, w.changed) })
+	w.keep(ctx, func() error { return monitor.Watch(ctx, vxlan.OwnProtocol, w.changed) })
 }
 
 func (w watch) rules(ctx context.Context) {

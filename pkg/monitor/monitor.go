@@ -23,13 +23,14 @@ const (
 )
 
 // Watch calls changed when something may be different in the network namespace
-// of the calling thread, until ctx ends: links, addresses, routes, forwarding;
-// and neighbours of the one interface that tunnel names. It also calls it as
-// soon as it watches, since nobody saw what changed before.
-func Watch(ctx context.Context, tunnel func() int, changed func(Change)) error {
+// of the calling thread, until ctx ends: links, addresses, routes, forwarding.
+// It leaves out routes of the protocols that own is true for: who makes them
+// watches them himself, and knows which changes are his. It also calls changed
+// as soon as it watches, since nobody saw what changed before.
+func Watch(ctx context.Context, own func(protocol uint8) bool, changed func(Change)) error {
 	return follow(ctx, subscription{
 		name: "route", protocol: unix.NETLINK_ROUTE, groups: routeGroups,
-		concerns: func(typ uint16, payload []byte) Change { return routeConcerns(typ, payload, tunnel()) },
+		concerns: func(typ uint16, payload []byte) Change { return routeConcerns(typ, payload, own) },
 	}, changed)
 }
 

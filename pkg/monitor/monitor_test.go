@@ -86,8 +86,11 @@ func (h *host) watch() {
 // run starts a monitor that ends with the test or by stop.
 func (h *host) run(changed func(Change)) {
 	h.t.Helper()
-	h.start(func(ctx context.Context) error { return Watch(ctx, func() int { return h.tunnel }, changed) })
+	h.start(func(ctx context.Context) error { return Watch(ctx, own, changed) })
 }
+
+// own is a routing protocol that somebody else watches.
+func own(protocol uint8) bool { return protocol == 200 }
 
 // start runs a monitor in the namespace.
 func (h *host) start(watch func(context.Context) error) {
@@ -161,12 +164,6 @@ func changes() []struct {
 	route := func(h *host, dst string) *netlink.Route {
 		return &netlink.Route{LinkIndex: h.tunnel, Dst: ipNet(dst), Gw: via(dst), Flags: int(netlink.FLAG_ONLINK)}
 	}
-	neighbor := func(h *host, ip string) *netlink.Neigh {
-		return &netlink.Neigh{LinkIndex: h.tunnel, IP: net.ParseIP(ip), HardwareAddr: mac(), State: netlink.NUD_PERMANENT}
-	}
-	forward := func(h *host, ip string) *netlink.Neigh {
-		return &netlink.Neigh{LinkIndex: h.tunnel, Family: unix.AF_BRIDGE, Flags: netlink.NTF_SELF, IP: net.ParseIP(ip), HardwareAddr: mac(), State: netlink.NUD_PERMANENT}
-	}
 	address := func(prefix string) *netlink.Addr { return &netlink.Addr{IPNet: ipNet(prefix), Flags: unix.IFA_F_NODAD} }
 	return []struct {
 		name string
@@ -180,12 +177,6 @@ func changes() []struct {
 		{"an IPv4 route goes", func(h *host) error { return h.handle.RouteDel(route(h, "10.2.0.0/24")) }},
 		{"an IPv6 route comes", func(h *host) error { return h.handle.RouteAdd(route(h, "fd02::/64")) }},
 		{"an IPv6 route goes", func(h *host) error { return h.handle.RouteDel(route(h, "fd02::/64")) }},
-		{"an IPv4 neighbour comes", func(h *host) error { return h.handle.NeighSet(neighbor(h, "10.2.0.1")) }},
-		{"an IPv4 neighbour goes", func(h *host) error { return h.handle.NeighDel(neighbor(h, "10.2.0.1")) }},
-		{"an IPv6 neighbour comes", func(h *host) error { return h.handle.NeighSet(neighbor(h, "fd02::1")) }},
-		{"an IPv6 neighbour goes", func(h *host) error { return h.handle.NeighDel(neighbor(h, "fd02::1")) }},
-		{"a forwarding entry comes", func(h *host) error { return h.handle.NeighSet(forward(h, "192.0.2.1")) }},
-		{"a forwarding entry goes", func(h *host) error { return h.handle.NeighDel(forward(h, "192.0.2.1")) }},
 		{"IPv4 forwarding is turned on", turn("net/ipv4/ip_forward", "1")},
 		{"IPv4 forwarding is turned off", turn("net/ipv4/ip_forward", "0")},
 		{"IPv6 forwarding is turned on", turn("net/ipv6/conf/all/forwarding", "1")},
@@ -266,6 +257,10 @@ func TestEverydayTrafficIsNoChangeOfTheNetwork(t *testing.T) {
 			})
 		},
 		func() error { return h.handle.LinkDel(h.link("veth0123456789a")) },
+		func() error {
+			r := &netlink.Route{LinkIndex: h.tunnel, Dst: ipNet("10.2.0.0/24"), Protocol: 200}
+			return errors.Join(h.handle.RouteAdd(r), h.handle.RouteDel(r))
+		},
 	} {
 		h.must(do())
 	}
@@ -378,9 +373,8 @@ func sockets(t *testing.T) int {
 	return n
 }
 
-// routes are notifications for a tunnel with the index 1.
 func routes() subscription {
-	return subscription{concerns: func(typ uint16, payload []byte) Change { return routeConcerns(typ, payload, 1) }}
+	return subscription{concerns: func(typ uint16, payload []byte) Change { return routeConcerns(typ, payload, own) }}
 }
 
 func TestMalformedMessagesConcern(t *testing.T) {
@@ -404,7 +398,7 @@ func TestMalformedMessagesConcern(t *testing.T) {
 func FuzzConcerns(f *testing.F) {
 	f.Add([]byte{16, 0, 0, 0, unix.RTM_NEWLINK, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0})
 	f.Add([]byte{20, 0, 0, 0, unix.RTM_NEWNETCONF, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0})
-	f.Add([]byte{24, 0, 0, 0, unix.RTM_NEWNEIGH, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0})
+	f.Add([]byte{28, 0, 0, 0, unix.RTM_NEWROUTE, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 24, 0, 0, 254, 200, 0, 1, 0, 0, 0, 0})
 	f.Add([]byte{28, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 8, 0, 1, 0, 'o', 'v', 'e', 0})
 	f.Fuzz(func(_ *testing.T, in []byte) { // must not panic, must end
 		routes().all(in)

@@ -1,7 +1,6 @@
 package monitor
 
 import (
-	"encoding/binary"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -9,7 +8,7 @@ import (
 
 // routeGroups are the kinds of change that concern us (linux/rtnetlink.h).
 var routeGroups = []uint{
-	unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH,
+	unix.RTNLGRP_LINK,
 	unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
 	unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE,
 	unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF,
@@ -18,11 +17,8 @@ var routeGroups = []uint{
 // podPort is how the names of pods' ports begin.
 const podPort = "veth"
 
-func routeConcerns(typ uint16, payload []byte, tunnel int) Change {
+func routeConcerns(typ uint16, payload []byte, own func(protocol uint8) bool) Change {
 	switch typ {
-	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
-		// struct ndmsg: family, three bytes of padding, interface index
-		return networkIf(len(payload) >= 8 && int(binary.NativeEndian.Uint32(payload[4:])) == tunnel)
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
 		if strings.HasPrefix(linkName(payload), podPort) {
 			return Pods
@@ -32,8 +28,8 @@ func routeConcerns(typ uint16, payload []byte, tunnel int) Change {
 		return Network | Pods // the bridge may have another subnet
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
 		// Those of the local table are the kernel's own, and every pod's port
-		// brings one. (struct rtmsg: the table is its fifth byte)
-		return networkIf(len(payload) < unix.SizeofRtMsg || payload[4] != unix.RT_TABLE_LOCAL)
+		// brings one. (struct rtmsg: table and protocol are bytes 4 and 5)
+		return networkIf(len(payload) < unix.SizeofRtMsg || payload[4] != unix.RT_TABLE_LOCAL && !own(payload[5]))
 	case unix.RTM_NEWNETCONF, unix.RTM_DELNETCONF:
 		return networkIf(switchTurned(typ, payload))
 	}

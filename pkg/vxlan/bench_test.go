@@ -3,6 +3,7 @@ package vxlan
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/overlay-cni/overlay-cni/pkg/registry"
@@ -72,6 +73,35 @@ func BenchmarkIdleSync(b *testing.B) {
 			want, err := Desired(in)
 			h.must(err)
 			if changes := h.sync(want); len(changes) > 0 {
+				b.Fatal(changes)
+			}
+		}
+	})
+}
+
+// BenchmarkOneChange has one peer move, as often as it takes.
+func BenchmarkOneChange(b *testing.B) {
+	benchmark(b, func(b *testing.B, h *host, in Input) {
+		var goal Goal
+		keep := func() Changes {
+			_, err := goal.Set(in)
+			h.must(err)
+			changes, err := h.k.Keep(&goal)
+			h.must(err)
+			return changes
+		}
+		for len(keep()) > 0 {
+		}
+		elsewhere := netip.MustParseAddr("172.31.255.1")
+		b.ReportAllocs()
+		for i := 0; b.Loop(); i++ {
+			// As a registry does it: a new slice of the same nodes but one.
+			in.Nodes = slices.Clone(in.Nodes)
+			peer := &in.Nodes[i/2%len(in.Nodes)]
+			was := peer.Addresses[0]
+			peer.Addresses = []netip.Addr{elsewhere}
+			elsewhere = was
+			if changes := keep(); len(changes) != 1 {
 				b.Fatal(changes)
 			}
 		}

@@ -16,4 +16,12 @@
 // entry alone, so the device learns nothing and asks nobody. With direct routing
 // the route to a peer on the underlay's link leads over the underlay, by way of
 // the peer's own address.
+//
+// Sync reads everything each time. Keep does the same for a daemon with
+// thousands of peers, of which one changes: Goal computes the desired state anew
+// as far as it follows from what changed, and a mirror of what is on the device
+// is kept up to date by the kernel's notifications, which are there before the
+// answer to whoever made the change. What can't be followed for certain is read
+// again, all of it. So both sides are still states that are compared, and Keep
+// plans nothing that Sync wouldn't.
 package vxlan

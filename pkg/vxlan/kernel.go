@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -11,12 +12,18 @@ import (
 )
 
 // Kernel reads and changes the device in one network namespace. It is for one
-// goroutine at a time.
+// goroutine at a time, but for Watch.
 type Kernel struct {
 	conn *rtnl.Conn
 	// peers is how many there were when the kernel was last read: a hint for
 	// the size of the maps.
 	peers int
+
+	mu      sync.Mutex
+	notices *rtnl.Notices
+	// mirror is nil before the first Keep; goal is whose.
+	mirror *mirror
+	goal   *Goal
 }
 
 // Open works in the network namespace of the calling thread.
@@ -25,11 +32,15 @@ func Open() (*Kernel, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Kernel{conn: conn}, nil
+	notices, err := rtnl.Subscribe()
+	if err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return &Kernel{conn: conn, notices: notices}, nil
 }
 
-// Close frees the socket. It leaves everything in the kernel as it is.
-func (k *Kernel) Close() error { return k.conn.Close() }
+// Close frees the sockets. It leaves everything in the kernel as it is.
+func (k *Kernel) Close() error { return errors.Join(k.conn.Close(), k.notices.Close()) }
 
 // ErrPeers is for errors that are about peers alone: the device is in order.
 var ErrPeers = errors.New("peers are incomplete")
@@ -39,14 +50,30 @@ var ErrPeers = errors.New("peers are incomplete")
 // being tried; the error joins those of all. A device of somebody else is not
 // touched (ErrNotOurs).
 func (k *Kernel) Sync(want State) (Changes, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.sync(want, func(device State) ([]Op, error) {
+		k.mirror = nil
+		have, _, err := k.withEntries(device)
+		return planEntries(want, have), err
+	})
+}
+
+// sync makes first the device and then, by the plan, what is on it the desired
+// ones.
+func (k *Kernel) sync(want State, plan func(device State) ([]Op, error)) (Changes, error) {
 	if want.Device.Name == "" {
 		return nil, errors.New("sync the vxlan device: the desired state has none")
 	}
-	done, have, err := k.syncDevice(want)
-	if have.Device.Index == 0 {
+	done, device, err := k.syncDevice(want)
+	if device.Device.Index == 0 {
 		return done, err
 	}
-	entries, failed := k.apply(planEntries(want, have), have.Device.Index)
+	ops, unread := plan(device)
+	if unread != nil {
+		return done, errors.Join(err, unread)
+	}
+	entries, failed := k.apply(ops, device.Device.Index)
 	if failed != nil {
 		err = errors.Join(err, fmt.Errorf("sync vxlan device %q: %w: %w", want.Device.Name, ErrPeers, failed))
 	}
@@ -59,13 +86,13 @@ func (k *Kernel) Sync(want State) (Changes, error) {
 const deviceRounds = 6
 
 // syncDevice brings the device itself and its addresses into shape and returns
-// what is on it then. It looks again after every change, because that changes
+// them as they are then. It looks again after every change, because that changes
 // what is on the device: the kernel flushes it when it gets another MAC
 // address, say.
 func (k *Kernel) syncDevice(want State) (Changes, State, error) {
 	var done Changes
 	for range deviceRounds {
-		have, err := k.Read(want.Device.Name)
+		have, err := k.readDevice(want.Device.Name)
 		if err == nil {
 			err = refuse(want.Device, have.Device)
 		}
@@ -78,6 +105,9 @@ func (k *Kernel) syncDevice(want State) (Changes, State, error) {
 		}
 		if len(ops) == 0 {
 			return done, have, nil
+		}
+		if err := permit(want.Device.Name, ops); err != nil {
+			return done, have, err
 		}
 		changed, err := k.apply(ops, have.Device.Index)
 		if len(changed) == 0 {
@@ -126,6 +156,8 @@ func (k *Kernel) rivals(want Device) ([]Device, error) {
 // Delete makes the device absent, with everything on it, and the direct routes.
 // A device that does not carry our alias is left alone (ErrNotOurs).
 func (k *Kernel) Delete(name string) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	have, err := k.Read(name)
 	if err != nil {
 		return err
@@ -158,11 +190,15 @@ func (k *Kernel) apply(ops []Op, index int) (Changes, error) {
 	}
 	results, err := k.exec(ops, index)
 	if err != nil {
+		k.distrust()
 		return nil, err
 	}
 	done := ops[:0] // in place: there can be thousands
 	var failed []error
 	for i, err := range results {
+		if err != nil {
+			k.distrust() // the kernel is not as it was thought to be
+		}
 		if err != nil && !ops[i].settled(err) {
 			failed = append(failed, ops[i].explain(err))
 			continue
@@ -189,7 +225,7 @@ func (k *Kernel) exec(ops []Op, index int) ([]error, error) {
 			results = slices.Insert(results, i, k.conn.SetTxChecksum(d.Name, d.TxChecksum))
 		}
 	}
-	return results, nil
+	return results, k.setByWay(ops, results, index)
 }
 
 // explain adds what an operator has to know to an error.

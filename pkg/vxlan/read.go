@@ -18,24 +18,60 @@ const readAttempts = 10
 // Read returns the actual state of the device of that name, with everything on
 // it but what the kernel itself puts there.
 func (k *Kernel) Read(name string) (State, error) {
+	s, _, err := k.readAll(name)
+	return s, err
+}
+
+// readAll also tells of rivals, see readRoutes.
+func (k *Kernel) readAll(name string) (s State, rivals bool, err error) {
+	s, err = k.readDevice(name)
+	if err != nil {
+		return State{}, false, err
+	}
+	return k.withEntries(s)
+}
+
+// readDevice reads the device itself and its addresses, and finds strays.
+func (k *Kernel) readDevice(name string) (State, error) {
 	var s State
+	err := retry(name, func() (err error) {
+		s, err = k.device(name)
+		return err
+	})
+	return s, err
+}
+
+// withEntries adds what is on the device that was read, and our routes
+// elsewhere.
+func (k *Kernel) withEntries(device State) (s State, rivals bool, err error) {
+	err = retry(device.Device.Name, func() (err error) {
+		s = newState(k.peers)
+		s.Device, s.Addresses, s.Strays = device.Device, device.Addresses, device.Strays
+		rivals, err = k.readEntries(&s)
+		return err
+	})
+	k.peers = len(s.Routes)
+	return s, rivals, err
+}
+
+// retry has something read again that changed meanwhile.
+func retry(name string, read func() error) error {
 	var err error
 	for range readAttempts {
-		s, err = k.read(name)
+		err = read()
 		// A device that goes while it is read is as good as changed.
 		if !errors.Is(err, rtnl.ErrInterrupted) && !errors.Is(err, unix.ENODEV) {
 			break
 		}
 	}
 	if err != nil {
-		return State{}, fmt.Errorf("read vxlan device %q: %w", name, err)
+		return fmt.Errorf("read vxlan device %q: %w", name, err)
 	}
-	k.peers = len(s.Routes)
-	return s, nil
+	return nil
 }
 
-func (k *Kernel) read(name string) (State, error) {
-	s := newState(k.peers)
+func (k *Kernel) device(name string) (State, error) {
+	s := newState(0)
 	err := k.eachDevice(func(d Device) {
 		switch {
 		case d.Name == name:
@@ -49,16 +85,14 @@ func (k *Kernel) read(name string) (State, error) {
 	}
 	slices.Sort(s.Strays)
 	if s.Device.Name == "" {
-		if s.Device, err = k.otherKind(name); err != nil {
-			return s, err
-		}
-		return s, k.readRoutes(&s)
+		s.Device, err = k.otherKind(name)
+		return s, err
 	}
 	s.Device.TxChecksum, err = k.conn.TxChecksum(name)
 	if err != nil {
 		return s, err
 	}
-	return s, k.readEntries(&s)
+	return s, k.conn.EachAddr(s.Device.Index, s.addAddr)
 }
 
 // eachDevice lists the VXLAN devices.
@@ -88,30 +122,43 @@ func (k *Kernel) otherKind(name string) (Device, error) {
 	return Device{Name: name, Kind: link.Kind, Index: link.Index}, nil
 }
 
-// readEntries lists what is on the device, and our routes elsewhere.
-func (k *Kernel) readEntries(s *State) error {
-	if err := k.readRoutes(s); err != nil {
-		return err
-	}
+// readEntries lists what is on the device, if it is one, and our routes
+// elsewhere.
+func (k *Kernel) readEntries(s *State) (rivals bool, err error) {
+	rivals, err = k.readRoutes(s)
 	index := s.Device.Index
-	if err := k.conn.EachAddr(index, s.addAddr); err != nil {
-		return err
+	if err != nil || s.Device.Kind != kindVXLAN {
+		return rivals, err
 	}
 	if err := k.conn.EachNeighbor(unix.AF_UNSPEC, index, s.addNeighbor); err != nil {
-		return err
+		return rivals, err
 	}
-	return k.conn.EachNeighbor(unix.AF_BRIDGE, index, s.addForward)
+	return rivals, k.conn.EachNeighbor(unix.AF_BRIDGE, index, s.addForward)
 }
 
 // readRoutes lists the routes of all interfaces: ours may be on one that was the
-// underlay once.
-func (k *Kernel) readRoutes(s *State) error {
+// underlay once. A rival is another's route to a destination of ours, in the
+// place that only one of them should have: the kernel replaces the first. It
+// lists routes to one destination together.
+func (k *Kernel) readRoutes(s *State) (rivals bool, err error) {
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		if err := k.conn.EachRoute(family, 0, s.addRoute); err != nil {
-			return err
+		var other netip.Prefix // destination of the last route of others
+		err := k.conn.EachRoute(family, 0, func(r rtnl.RouteEntry) {
+			_, concerns := s.over(&r)
+			if concerns {
+				s.addRoute(r)
+			} else if r.Table == unix.RT_TABLE_MAIN && r.Metric == defaultMetric(r.Dst) {
+				other = r.Dst
+			}
+			if _, ours := s.Routes[r.Dst]; ours && other == r.Dst {
+				rivals = true
+			}
+		})
+		if err != nil {
+			return false, err
 		}
 	}
-	return nil
+	return rivals, nil
 }
 
 func (s *State) addAddr(a rtnl.AddrEntry) {
@@ -136,11 +183,16 @@ func (s *State) addRoute(r rtnl.RouteEntry) {
 		s.Foreign = append(s.Foreign, *oddRoute(r))
 		return
 	}
-	route := Route{Via: r.Via, Over: over}
-	if !r.Onlink || !ours(r.Dst, r.Protocol) || r.More != "" {
+	route, plain := plainRoute(&r, over)
+	if !plain {
 		route.Odd = oddRoute(r)
 	}
 	s.Routes[r.Dst] = route
+}
+
+// plainRoute says whether a route is of the kind that Desired makes.
+func plainRoute(r *rtnl.RouteEntry, over int) (Route, bool) {
+	return Route{Via: r.Via, Over: over}, replaceable(*r) && r.Onlink && ours(r.Dst, r.Protocol) && r.More == ""
 }
 
 // over says whether a route concerns us, and over which interface it leads, as
@@ -182,34 +234,45 @@ func oddRoute(r rtnl.RouteEntry) *Odd {
 // addNeighbor leaves out the kernel's own: entries of multicast addresses, and
 // attempts to find out a MAC address, which have none and expire.
 func (s *State) addNeighbor(n rtnl.NeighborEntry) {
-	const resolving = unix.NUD_INCOMPLETE | unix.NUD_FAILED | unix.NUD_NONE
-	if n.IP.IsMulticast() || n.State&^resolving == 0 {
+	if n.IP.IsMulticast() || resolving(&n) {
 		return
 	}
 	if n.Family != unix.AF_INET && n.Family != unix.AF_INET6 {
 		return
 	}
 	neighbor := Neighbor{MAC: macOf(n.MAC)}
-	if n.State != unix.NUD_PERMANENT || n.More != "" {
+	if !plainNeighbor(&n) {
 		neighbor.Odd = oddNeighbor("neighbour", n)
 	}
 	s.Neighbors[n.IP] = neighbor
 }
 
+// resolving says that the kernel is finding out a MAC address, or gave up.
+func resolving(n *rtnl.NeighborEntry) bool {
+	return n.State&^(unix.NUD_INCOMPLETE|unix.NUD_FAILED|unix.NUD_NONE) == 0
+}
+
+// plainNeighbor says whether a neighbour or forwarding entry is of the kind that
+// Desired makes.
+func plainNeighbor(n *rtnl.NeighborEntry) bool { return n.State == unix.NUD_PERMANENT && n.More == "" }
+
 // addForward takes an entry of a unicast MAC address for one that is replaced:
 // it has just one host. Others can have several.
 func (s *State) addForward(n rtnl.NeighborEntry) {
-	mac := macOf(n.MAC)
-	unicast := mac != MAC{} && mac[0]&1 == 0
-	if !unicast || !n.IP.IsValid() {
+	if !unicast(&n) {
 		s.Foreign = append(s.Foreign, *oddNeighbor("forwarding entry", n))
 		return
 	}
 	forward := Forward{Host: n.IP}
-	if n.State != unix.NUD_PERMANENT || n.More != "" {
+	if !plainNeighbor(&n) {
 		forward.Odd = oddNeighbor("forwarding entry", n)
 	}
-	s.Forwards[mac] = forward
+	s.Forwards[macOf(n.MAC)] = forward
+}
+
+func unicast(n *rtnl.NeighborEntry) bool {
+	mac := macOf(n.MAC)
+	return mac != MAC{} && mac[0]&1 == 0 && n.IP.IsValid()
 }
 
 func oddNeighbor(what string, n rtnl.NeighborEntry) *Odd {

@@ -167,10 +167,13 @@ func (o *Odd) or(text string) string {
 	return o.Text
 }
 
-// ours says that a route has the protocol that we would give it.
-func ours(dst netip.Prefix, proto uint8) bool {
-	return proto >= firstProtocol && proto < firstProtocol+protocols && proto == protocol(dst)
+// OwnProtocol says that a routing protocol is one that we give routes.
+func OwnProtocol(proto uint8) bool {
+	return proto >= firstProtocol && proto < firstProtocol+protocols
 }
+
+// ours says that a route has the protocol that we would give it.
+func ours(dst netip.Prefix, proto uint8) bool { return OwnProtocol(proto) && proto == protocol(dst) }
 
 // Config is the part of the daemon's configuration that describes the tunnel.
 // The zero value of everything from MTU on is the default.

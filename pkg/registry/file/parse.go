@@ -2,6 +2,7 @@ package file
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -17,6 +18,14 @@ import (
 
 // Read returns the nodes of a file, sorted by name and validated.
 func Read(path string) ([]registry.Node, error) {
+	data, err := content(path)
+	if err != nil {
+		return nil, err
+	}
+	return parse(path, data)
+}
+
+func content(path string) ([]byte, error) {
 	// Opening a pipe would wait for its other end.
 	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("read the nodes file: %s is not a regular file", path)
@@ -25,7 +34,29 @@ func Read(path string) ([]registry.Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the nodes file: %w", err)
 	}
-	return parse(path, data)
+	return data, nil
+}
+
+// reader is Read for a file that is read again and again. The same content is
+// not parsed again, which takes many times as long as reading and summing it.
+type reader struct {
+	path  string
+	known bool
+	sum   [sha256.Size]byte
+	nodes []registry.Node
+	err   error
+}
+
+func (r *reader) read() ([]registry.Node, error) {
+	data, err := content(r.path)
+	if err != nil {
+		return nil, err
+	}
+	if sum := sha256.Sum256(data); !r.known || sum != r.sum {
+		r.nodes, r.err = parse(r.path, data)
+		r.known, r.sum = true, sum
+	}
+	return r.nodes, r.err
 }
 
 // parse reads the content of the file called name. Its error joins all

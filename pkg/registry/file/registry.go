@@ -13,7 +13,7 @@ type Registry struct {
 // New reads the file and begins to watch it. A file that is missing or wrong
 // is an error here, and only here: later it leaves the last good set.
 func New(path string) (*Registry, error) {
-	nodes, err := filewatch.Open(path, func() ([]registry.Node, error) { return Read(path) })
+	nodes, err := filewatch.Open(path, (&reader{path: path}).read)
 	if err != nil {
 		return nil, err
 	}

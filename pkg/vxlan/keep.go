@@ -1,0 +1,122 @@
+package vxlan
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/overlay-cni/overlay-cni/internal/rtnl"
+)
+
+// Keep is Sync for a goal that is kept for long, at the cost of what changed:
+// in the goal, and in the kernel by its own notifications. The device itself
+// and its addresses are read each time, what is on it only where that can't be
+// followed (see mirror), and after Distrust.
+func (k *Kernel) Keep(g *Goal) (Changes, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.sync(g.state, func(device State) ([]Op, error) { return k.planKept(g, device) })
+}
+
+// Distrust has the next Keep read everything, as is due every so often, since
+// nobody knows what the kernel doesn't tell.
+func (k *Kernel) Distrust() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.distrust()
+}
+
+func (k *Kernel) distrust() {
+	if k.mirror != nil {
+		k.mirror.usable = false
+	}
+}
+
+// planKept leaves what it planned for marked as open, until the next time shows
+// that it is done. Its operations are not yet in the mirror: they come in as
+// notifications, like those of others.
+func (k *Kernel) planKept(g *Goal, device State) ([]Op, error) {
+	changed := g.changed
+	if k.goal != g {
+		changed = keys{all: true}
+	}
+	_, _ = k.hear() // what can't be heard makes the mirror void
+	if !k.follows(device.Device.Index) {
+		if err := k.look(device); err != nil {
+			return nil, err
+		}
+		changed = keys{all: true}
+	}
+	ops := k.mirror.plan(g.state, changed)
+	k.mirror.expect(ops, g.state)
+	k.goal, g.changed = g, keys{}
+	return ops, nil
+}
+
+func (k *Kernel) follows(index int) bool {
+	return k.mirror != nil && k.mirror.usable && k.mirror.base.Device.Index == index
+}
+
+// look reads everything and begins to follow it. What happens meanwhile is heard
+// of at once; where that can't be followed it has to be read again.
+func (k *Kernel) look(device State) error {
+	for range readAttempts {
+		_, _ = k.hear() // old news
+		have, rivals, err := k.withEntries(device)
+		if err != nil {
+			return err
+		}
+		k.mirror = mirrorOf(have, rivals)
+		if news, _ := k.hear(); !news || k.mirror.usable {
+			return nil
+		}
+	}
+	return fmt.Errorf("read vxlan device %q: %w", device.Device.Name, rtnl.ErrInterrupted)
+}
+
+// hear takes over all notifications that there are. After an error, which is
+// news too, the mirror is void.
+func (k *Kernel) hear() (news bool, err error) {
+	err = k.notices.Drain(func(n rtnl.Notice) {
+		if k.mirror != nil && k.mirror.take(n) {
+			news = true
+		}
+	})
+	if err != nil && k.mirror != nil {
+		news = k.mirror.void()
+	}
+	return news, err
+}
+
+// Watch calls changed when something that Keep keeps is no longer as it left
+// it, until ctx ends. What Keep itself does is no news.
+func (k *Kernel) Watch(ctx context.Context, changed func()) error {
+	k.notices.Resume()
+	defer context.AfterFunc(ctx, k.notices.Interrupt)()
+	for {
+		err := k.notices.Wait()
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		news, err := k.listen()
+		if news {
+			changed()
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (k *Kernel) listen() (news bool, err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	news, err = k.hear()
+	if errors.Is(err, rtnl.ErrLost) {
+		err = nil // that is news, and no more
+	}
+	return news, err
+}

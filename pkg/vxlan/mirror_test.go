@@ -1,0 +1,650 @@
+package vxlan
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"github.com/overlay-cni/overlay-cni/internal/rtnl"
+)
+
+// kept is a host of which the device is kept, and looked at by a door of its
+// own that follows nothing.
+type kept struct {
+	scene
+	input Input
+	goal  *Goal
+	look  *Kernel
+	r     *rand.Rand
+	trail []string // what was done
+	// ofLinks says that the last news were of links or their addresses.
+	ofLinks bool
+	// told says that there were news since the last Keep.
+	told bool
+}
+
+func newKept(t *testing.T, f family, seed uint64) *kept {
+	h := newHost(t).withUnderlay("192.168.77.1/24", "fd77::1/64")
+	h.withoutLinkLocal("eth0", "far")
+	s := &kept{scene: scene{host: h, f: f}, goal: new(Goal), r: rand.New(rand.NewPCG(seed, 0))}
+	s.input = Input{Config: testConfig(), Underlay: h.underlayOf(f.underlay), Own: f.node(1), Nodes: f.nodes(1, 2, 3, 4, 5)}
+	s.input.Config.DirectRouting = s.r.IntN(2) == 0
+	s.input.Config.Claimed = true
+	s.input.Underlay.OnLink = []netip.Prefix{netip.MustParsePrefix("192.168.77.0/30"), netip.MustParsePrefix("fd77::/126")}
+	h.in(func() (err error) { s.look, err = Open(); return err })
+	t.Cleanup(func() { s.look.Close() })
+	return s
+}
+
+// withoutLinkLocal takes away addresses that the kernel would tell of later,
+// when it has looked for duplicates of them.
+func (h *host) withoutLinkLocal(names ...string) {
+	for _, name := range names {
+		l := h.link(name)
+		h.must(h.nl.LinkSetIP6AddrGenMode(l, 1)) // IN6_ADDR_GEN_MODE_NONE
+		addrs, err := h.nl.AddrList(l, unix.AF_INET6)
+		h.must(err)
+		for _, a := range addrs {
+			if a.IP.IsLinkLocalUnicast() {
+				h.must(h.nl.AddrDel(l, &a))
+			}
+		}
+	}
+}
+
+// keep takes over the input and returns what was changed.
+func (s *kept) keep() (Changes, error) {
+	want, err := s.goal.Set(s.input)
+	s.must(err)
+	s.want, s.told = want, false
+	return s.k.Keep(s.goal)
+}
+
+// settle keeps until there is nothing to do.
+func (s *kept) settle() {
+	s.t.Helper()
+	for range 10 {
+		changes, err := s.keep()
+		if err != nil {
+			s.tidy() // what others did is in the way
+		} else if len(changes) == 0 {
+			return
+		}
+	}
+	s.fatal("the device does not come to rest")
+}
+
+func (s *kept) fatal(format string, args ...any) {
+	s.t.Helper()
+	s.t.Fatalf(format+"\nafter: %s", append(args, strings.Join(s.trail, "; "))...)
+}
+
+func (s *kept) read() State {
+	s.t.Helper()
+	have, err := s.look.Read("overlay0")
+	s.must(err)
+	return have
+}
+
+// mirrored is what the mirror says there is.
+func (s *kept) mirrored() State {
+	return State{Routes: s.k.mirror.base.Routes, Neighbors: s.k.mirror.base.Neighbors, Forwards: s.k.mirror.base.Forwards}
+}
+
+func entries(s State) State {
+	return State{Routes: s.Routes, Neighbors: s.Neighbors, Forwards: s.Forwards, Foreign: s.Foreign}
+}
+
+// subnet is that of a peer, or of nobody.
+func (s *kept) anySubnet() netip.Prefix {
+	subnets := s.f.node(2 + s.r.IntN(5)).Subnets
+	return subnets[s.r.IntN(len(subnets))]
+}
+
+func (s *kept) anyHost() netip.Addr {
+	for _, a := range s.f.node(2 + s.r.IntN(8)).Addresses {
+		if a.Is4() == s.want.Device.Tunnel.Local.Is4() {
+			return a
+		}
+	}
+	return s.otherHost()
+}
+
+// one of some values, as a rule the first.
+func one[T any](s *kept, usual T, others ...T) T {
+	if len(others) == 0 || s.r.IntN(5) > 0 {
+		return usual
+	}
+	return others[s.r.IntN(len(others))]
+}
+
+// anyRoute is mostly like one of ours.
+func (s *kept) anyRoute() *netlink.Route {
+	dst := s.anySubnet()
+	r := s.route(dst, one(s, via(dst), s.other()))
+	r.LinkIndex = one(s, r.LinkIndex, s.index("eth0"), s.index("far"))
+	r.Protocol = one(s, r.Protocol, unix.RTPROT_STATIC)
+	r.Priority = one(s, 0, 5)
+	r.Table = one(s, unix.RT_TABLE_MAIN, 100, unix.RT_TABLE_LOCAL)
+	if s.r.IntN(10) == 0 {
+		r.Flags, r.Gw, r.Scope = 0, nil, netlink.SCOPE_LINK
+		if dst.Addr().Is6() {
+			r.Scope = 0
+		}
+	}
+	if s.r.IntN(20) == 0 && r.Gw != nil {
+		multipath(r)
+	}
+	return r
+}
+
+// deed is something that anybody may do. That the kernel refuses it is no
+// matter.
+type deed struct {
+	name string
+	do   func(*kept) error
+}
+
+func deeds() []deed {
+	state := func(s *kept) int {
+		return one(s, netlink.NUD_PERMANENT, netlink.NUD_STALE, netlink.NUD_NOARP, netlink.NUD_REACHABLE, netlink.NUD_FAILED)
+	}
+	neigh := func(s *kept) *netlink.Neigh {
+		n := s.neigh(via(s.anySubnet()), one(s, s.mac(), strangeMAC))
+		n.State = state(s)
+		return n
+	}
+	fdb := func(s *kept) *netlink.Neigh {
+		n := s.fdb(one(s, vtepMAC(s.f.node(2+s.r.IntN(5))), MAC{}, MAC{1, 0, 0x5e, 0, 0, 1}, strangeMAC), s.anyHost())
+		n.State = one(s, netlink.NUD_PERMANENT, netlink.NUD_REACHABLE)
+		return n
+	}
+	return []deed{
+		{"route add", func(s *kept) error { return s.nl.RouteAdd(s.anyRoute()) }},
+		{"route append", func(s *kept) error { return s.nl.RouteAppend(s.anyRoute()) }},
+		{"route replace", func(s *kept) error { return s.nl.RouteReplace(s.anyRoute()) }},
+		{"route change", func(s *kept) error { return s.nl.RouteChange(s.anyRoute()) }},
+		{"route del", func(s *kept) error { return s.nl.RouteDel(s.anyRoute()) }},
+		{"route del of any kind", func(s *kept) error { return s.nl.RouteDel(&netlink.Route{Dst: ipNet(s.anySubnet().String())}) }},
+		{"neigh replace", func(s *kept) error { return s.nl.NeighSet(neigh(s)) }},
+		{"neigh add", func(s *kept) error { return s.nl.NeighAdd(neigh(s)) }},
+		{"neigh del", func(s *kept) error { return s.nl.NeighDel(neigh(s)) }},
+		{"neigh add proxy", func(s *kept) error {
+			n := neigh(s)
+			n.Flags, n.HardwareAddr = netlink.NTF_PROXY, nil
+			return s.nl.NeighAdd(n)
+		}},
+		{"neigh del proxy", func(s *kept) error {
+			n := neigh(s)
+			n.Flags, n.HardwareAddr = netlink.NTF_PROXY, nil
+			return s.nl.NeighDel(n)
+		}},
+		{"fdb replace", func(s *kept) error { return s.nl.NeighSet(fdb(s)) }},
+		{"fdb add", func(s *kept) error { return s.nl.NeighAdd(fdb(s)) }},
+		{"fdb append", func(s *kept) error { return s.nl.NeighAppend(fdb(s)) }},
+		{"fdb del", func(s *kept) error { return s.nl.NeighDel(fdb(s)) }},
+		{"a peer changes", func(s *kept) error { s.change(); return nil }},
+		{"keep", func(s *kept) error { _, err := s.keep(); return err }},
+	}
+}
+
+// upheavals are what changes much, and seldom happens.
+func upheavals() []deed {
+	link := func(name string, do func(s *kept, l netlink.Link) error) func(*kept) error {
+		return func(s *kept) error { return do(s, s.link(name)) }
+	}
+	down := func(s *kept, l netlink.Link) error { return s.nl.LinkSetDown(l) }
+	up := func(s *kept, l netlink.Link) error { return s.nl.LinkSetUp(l) }
+	return []deed{
+		{"fdb flush", func(s *kept) error { return s.flushForwards() }},
+		{"route flush", func(s *kept) error {
+			for p, r := range s.want.Routes {
+				_ = s.nl.RouteDel(s.route(p, r.Via))
+			}
+			return nil
+		}},
+		{"overlay0 down", link("overlay0", down)},
+		{"overlay0 up", link("overlay0", up)},
+		{"overlay0 deleted", link("overlay0", func(s *kept, l netlink.Link) error { return s.nl.LinkDel(l) })},
+		{"overlay0 gets another MTU", link("overlay0", func(s *kept, l netlink.Link) error { return s.nl.LinkSetMTU(l, 1300) })},
+		{"overlay0 gets another MAC", link("overlay0", func(s *kept, l netlink.Link) error { return s.nl.LinkSetHardwareAddr(l, strangeMAC[:]) })},
+		{"overlay0 loses its addresses", link("overlay0", func(s *kept, l netlink.Link) error {
+			for p := range s.want.Addresses {
+				_ = s.nl.AddrDel(l, &netlink.Addr{IPNet: ipNet(p.String())})
+			}
+			return nil
+		})},
+		{"overlay0 loses IPv6", func(s *kept) error { return s.setIPv6("overlay0", "1") }},
+		{"overlay0 has IPv6", func(s *kept) error { return s.setIPv6("overlay0", "0") }},
+		{"eth0 down", link("eth0", down)},
+		{"eth0 up", link("eth0", up)},
+		{"eth0 loses its addresses", link("eth0", func(s *kept, l netlink.Link) error {
+			return s.nl.AddrDel(l, &netlink.Addr{IPNet: ipNet("192.168.77.1/24")})
+		})},
+		{"eth0 gets its addresses", link("eth0", func(s *kept, l netlink.Link) error {
+			return s.nl.AddrAdd(l, &netlink.Addr{IPNet: ipNet("192.168.77.1/24")})
+		})},
+		{"far down", link("far", down)},
+		{"far up", link("far", up)},
+		{"far gets a peer's address", link("far", func(s *kept, l netlink.Link) error {
+			p := s.anySubnet()
+			return s.nl.AddrAdd(l, &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(p.Addr().Next(), p.Bits()).String())})
+		})},
+		{"far loses its addresses", link("far", func(s *kept, l netlink.Link) error { return s.withoutAddresses(l) })},
+	}
+}
+
+func (s *kept) setIPv6(name, disabled string) error {
+	s.in(func() error {
+		_ = os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/disable_ipv6", []byte(disabled), 0o644)
+		return nil
+	})
+	return nil
+}
+
+func (s *kept) withoutAddresses(l netlink.Link) error {
+	addrs, err := s.nl.AddrList(l, unix.AF_UNSPEC)
+	for _, a := range addrs {
+		_ = s.nl.AddrDel(l, &a)
+	}
+	return err
+}
+
+// flushForwards is "bridge fdb flush dev overlay0".
+func (s *kept) flushForwards() error {
+	const bulk = 0x200 // NLM_F_BULK
+	req := nl.NewNetlinkRequest(unix.RTM_DELNEIGH, unix.NLM_F_ACK|bulk)
+	req.AddData(&netlink.Ndmsg{Family: unix.AF_BRIDGE, Index: uint32(s.index("overlay0")), Flags: unix.NTF_SELF})
+	var err error
+	s.in(func() error {
+		_, err = req.Execute(unix.NETLINK_ROUTE, 0)
+		return nil
+	})
+	return err
+}
+
+// change moves a peer, takes it away or brings it back.
+func (s *kept) change() {
+	var nodes = s.f.nodes(1)
+	for i := 2; i <= 5; i++ {
+		if s.r.IntN(6) == 0 {
+			continue
+		}
+		n := s.f.node(i)
+		if s.r.IntN(3) == 0 {
+			n.Addresses = s.f.node(10 + i + s.r.IntN(3)).Addresses
+		}
+		nodes = append(nodes, n)
+	}
+	s.input.Nodes = nodes
+}
+
+// tidy removes what keeps the device from being set up, and is none of our
+// business.
+func (s *kept) tidy() {
+	s.trail = append(s.trail, "tidy")
+	_ = s.setIPv6("overlay0", "0")
+	_ = s.withoutAddresses(s.link("far"))
+	for _, name := range []string{"eth0", "far"} {
+		s.must(s.nl.LinkSetUp(s.link(name)))
+	}
+	_ = s.nl.AddrAdd(s.link("eth0"), &netlink.Addr{IPNet: ipNet("192.168.77.1/24")})
+	_ = s.nl.AddrAdd(s.link("eth0"), &netlink.Addr{IPNet: ipNet("fd77::1/64"), Flags: unix.IFA_F_NODAD})
+	routes, err := s.nl.RouteList(nil, unix.AF_UNSPEC)
+	s.must(err)
+	for _, r := range routes {
+		if r.Protocol != unix.RTPROT_KERNEL {
+			_ = s.nl.RouteDel(&r)
+		}
+	}
+}
+
+// After whatever anybody does the mirror holds what reading gives, or says that
+// it doesn't; what is not as it was left is news; and the next Keep mends it.
+func TestMirrorIsWhatReadingGives(t *testing.T) {
+	const seeds = 8 // of each family; hundreds were tried
+	followed, all := 0, 0
+	for _, f := range families() {
+		for seed := range uint64(seeds) {
+			t.Run(fmt.Sprintf("%s/%d", f.name, seed), func(t *testing.T) {
+				s := newKept(t, f, seed)
+				s.settle()
+				for range 60 {
+					followed += s.step()
+					all++
+				}
+				s.tidy()
+				s.settle()
+				if diff := diffStates(s.want, s.read()); diff != "" {
+					s.fatal("at the end (-want +have):\n%s", diff)
+				}
+			})
+		}
+	}
+	t.Logf("%d of %d deeds could be followed", followed, all)
+	if followed < all/3 {
+		t.Error("that is too few to show anything")
+	}
+}
+
+// step does something, and says whether it could be followed.
+func (s *kept) step() (followed int) {
+	s.t.Helper()
+	list := deeds()
+	if s.r.IntN(12) == 0 {
+		list = upheavals()
+	}
+	deed := list[s.r.IntN(len(list))]
+	before := s.read()
+	if before.Device.Index == 0 || !s.k.mirror.usable {
+		s.mend() // else what is done next would show nothing
+		before = s.read()
+	}
+	s.trail = append(s.trail, deed.name)
+	refused := deed.do(s)
+	news := s.news()
+	after := s.read()
+	if s.k.mirror.usable {
+		followed = 1
+		if diff := diffStates(entries(after), s.mirrored()); diff != "" {
+			s.fatal("the mirror is wrong (-read +mirror), refused %v:\n%s", refused, diff)
+		}
+	}
+	s.told = s.told || news
+	if deed.name != "keep" && !s.told && diffStates(entries(before), entries(after)) != "" {
+		s.fatal("%s is no news", deed.name)
+	}
+	if s.r.IntN(3) == 0 {
+		s.mend()
+	}
+	return followed
+}
+
+// mend keeps, and compares if nothing of others was in the way.
+func (s *kept) mend() {
+	s.t.Helper()
+	s.trail = append(s.trail, "keep")
+	s.settle() // of several routes the kernel may delete another one than was meant
+	if diff := diffStates(s.want, s.read()); diff != "" {
+		s.fatal("after keeping (-want +have):\n%s", diff)
+	}
+}
+
+// Whatever Goal was before, it is as if it were computed anew.
+func TestGoalIsWhatDesiredComputes(t *testing.T) {
+	for _, f := range families() {
+		r := rand.New(rand.NewPCG(1, 0))
+		var goal Goal
+		have := newState(0) // by what the goal says that changed
+		for range 2000 {
+			in := randomInput(r, f)
+			want, wantErr := Desired(in)
+			got, err := goal.Set(in)
+			if fmt.Sprint(err) != fmt.Sprint(wantErr) {
+				t.Fatalf("error is %v, want %v", err, wantErr)
+			}
+			if diff := diffStates(want, got); diff != "" {
+				t.Fatalf("%s: -want +got:\n%s", f.name, diff)
+			}
+			m := mirrorOf(have, false)
+			have = apply(have, m.plan(got, goal.changed))
+			goal.changed = keys{}
+			if diff := diffStates(entries(want), entries(have)); diff != "" {
+				t.Fatalf("%s: not all was said to have changed (-want +have):\n%s", f.name, diff)
+			}
+		}
+	}
+}
+
+// randomInput has some of eight peers, which trade subnets and addresses.
+func randomInput(r *rand.Rand, f family) Input {
+	in := input(f)
+	in.Config.DirectRouting = r.IntN(100) < 95
+	in.Underlay.OnLink = []netip.Prefix{netip.MustParsePrefix("192.168.77.0/29"), netip.MustParsePrefix("fd77::/125")}
+	in.Nodes = f.nodes(1)
+	shift := r.IntN(2)
+	for i := 2; i < 10; i++ {
+		if r.IntN(4) == 0 {
+			continue
+		}
+		n := f.node(i)
+		n.Name = fmt.Sprintf("host-%d", 2+(i+shift)%8)
+		if r.IntN(4) == 0 {
+			n.Addresses = f.node(10 + i).Addresses
+		}
+		if r.IntN(100) == 0 {
+			n.Addresses = nil
+		}
+		in.Nodes = append(in.Nodes, n)
+	}
+	return in
+}
+
+// patience bounds every wait.
+const patience = 20 * time.Second
+
+// watched is a kept host, and what is told of it.
+func watched(t *testing.T, f family) (*kept, <-chan struct{}) {
+	s := newKept(t, f, 1)
+	s.settle()
+	ctx, cancel := context.WithCancel(context.Background())
+	told, ended := make(chan struct{}, 1), make(chan error, 1)
+	go func() {
+		ended <- s.k.Watch(ctx, func() {
+			select {
+			case told <- struct{}{}:
+			default:
+			}
+		})
+	}()
+	t.Cleanup(func() {
+		cancel()
+		select {
+		case err := <-ended:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(patience):
+			t.Error("watching does not end")
+		}
+	})
+	return s, told
+}
+
+// Everything that is mended is news, and mended by the next Keep; but what Keep
+// does itself is no news.
+func TestOnlyOthersMakeNews(t *testing.T) {
+	for _, f := range families() {
+		t.Run(f.name, func(t *testing.T) {
+			s := newKept(t, f, 1)
+			s.settle()
+			for _, fault := range slices.Concat(routeFaults(), neighborFaults(), forwardFaults()) {
+				s.trail = []string{fault.name}
+				fault.do(s.scene)
+				if !s.news() {
+					s.fatal("it is no news")
+				}
+				s.mend()
+				for s.worksUnheard() {
+				}
+			}
+		})
+	}
+}
+
+// worksUnheard has some peers leave and join. It asks for another try where the
+// kernel told of the device itself meanwhile, as it does a while after that went
+// up.
+func (s *kept) worksUnheard() (again bool) {
+	s.t.Helper()
+	s.news()
+	s.settle()
+	for _, nodes := range [][]int{{1, 2}, {1, 2, 3, 4, 5}} {
+		s.input.Nodes = s.f.nodes(nodes...)
+		if changes, err := s.keep(); err != nil || len(changes) < 9 {
+			s.fatal("keep: %v, %v", changes, err)
+		}
+		news := s.news()
+		if s.ofLinks {
+			return true
+		}
+		if news || !s.k.mirror.usable {
+			s.fatal("own work is news")
+		}
+	}
+	return false
+}
+
+func (s *kept) news() (news bool) {
+	s.t.Helper()
+	s.ofLinks = false
+	s.must(s.k.notices.Drain(func(n rtnl.Notice) {
+		if s.k.mirror.take(n) {
+			news = true
+			s.ofLinks = s.ofLinks || n.Link != 0
+			s.trail = append(s.trail, fmt.Sprintf("(news: %+v)", n))
+		}
+	}))
+	return news
+}
+
+func TestWatchTells(t *testing.T) {
+	s, told := watched(t, families()[0])
+	for range 10 {
+		s.must(s.nl.NeighDel(s.fdb(s.mac(), s.want.Forwards[s.mac()].Host)))
+		select {
+		case <-told:
+		case <-time.After(patience):
+			t.Fatal("nothing was told")
+		}
+		s.mend()
+	}
+}
+
+// More than there is room for is lost, and then everything is read.
+func TestLostNotificationsAreMended(t *testing.T) {
+	s, told := watched(t, families()[0])
+	s.k.mu.Lock()
+	dst := netip.MustParsePrefix("10.99.0.0/24")
+	for range 15_000 {
+		s.must(s.nl.RouteAdd(s.route(dst, via(dst))))
+		s.must(s.nl.RouteDel(s.route(dst, via(dst))))
+	}
+	s.must(s.nl.NeighDel(s.fdb(s.mac(), s.want.Forwards[s.mac()].Host)))
+	s.k.mu.Unlock()
+	select {
+	case <-told:
+	case <-time.After(patience):
+		t.Fatal("nothing was told")
+	}
+	s.k.mu.Lock()
+	usable := s.k.mirror.usable
+	s.k.mu.Unlock()
+	if usable {
+		t.Error("the mirror is still believed")
+	}
+	s.mend()
+}
+
+// What the kernel refuses shows that it is not as the mirror has it.
+func TestRefusedOperationsReadAgain(t *testing.T) {
+	for _, f := range families() {
+		s := newKept(t, f, 1)
+		s.input.Config.DirectRouting = false
+		s.settle()
+		peer := s.f.node(9)
+		rival := s.route(peer.Subnets[0], s.otherHost())
+		rival.LinkIndex, rival.Gw, rival.Flags, rival.Protocol = s.index("far"), nil, 0, unix.RTPROT_STATIC
+		s.must(s.nl.RouteAdd(rival))
+		s.input.Nodes = append(s.input.Nodes, peer)
+		if _, err := s.keep(); !errors.Is(err, ErrPeers) || s.k.mirror.usable {
+			t.Errorf("%s: error is %v, usable %t", f.name, err, s.k.mirror.usable)
+		}
+		s.must(s.nl.RouteDel(rival))
+		s.settle()
+		if diff := diffStates(s.want, s.read()); diff != "" {
+			t.Errorf("%s: -want +have:\n%s", f.name, diff)
+		}
+	}
+}
+
+// Beside another's route in front of ours the kernel replaces that one: nothing
+// can be followed then.
+func TestRivalsAreNotFollowed(t *testing.T) {
+	s := newKept(t, families()[0], 1)
+	s.input.Config.DirectRouting = false
+	s.settle()
+	dst := s.subnet()
+	ours, rival := s.route(dst, via(dst)), s.route(dst, via(dst))
+	rival.LinkIndex, rival.Gw, rival.Flags, rival.Protocol = s.index("far"), nil, 0, unix.RTPROT_STATIC
+	s.must(s.nl.RouteReplace(rival))
+	s.must(s.nl.RouteAppend(ours))
+	s.settle()
+	if s.k.mirror.usable {
+		t.Error("it is followed")
+	}
+	// In the place of the rival, which leaves ours where it is.
+	s.must(s.nl.RouteReplace(s.route(dst, s.other())))
+	if !s.news() {
+		t.Error("it is no news")
+	}
+	s.settle()
+	if diff := diffStates(s.want, s.read()); diff != "" {
+		t.Errorf("-want +have:\n%s", diff)
+	}
+}
+
+// A change costs what changed: nobody looks at the rest, not even in the mirror.
+func TestKeepPlansWhatChanged(t *testing.T) {
+	s := newKept(t, families()[0], 1)
+	s.settle()
+	delete(s.k.mirror.base.Forwards, vtepMAC(s.f.node(3)))
+	s.input.Nodes = s.f.nodes(1, 2, 3, 4, 5)
+	s.input.Nodes[1].Addresses = s.f.node(9).Addresses
+	changes, err := s.keep()
+	s.must(err)
+	for _, c := range changes {
+		if c.MAC != s.mac() && c.Subnet != s.subnet() {
+			t.Errorf("changed: %s", c)
+		}
+	}
+	if len(changes) == 0 {
+		t.Error("the change was not made")
+	}
+}
+
+// A kernel that doesn't say that it did what it was asked to do is asked again.
+func TestUnansweredOperationsAreRepeated(t *testing.T) {
+	s := newKept(t, families()[0], 1)
+	s.settle()
+	s.input.Nodes = s.f.nodes(1, 2)
+	first, err := s.keep()
+	s.must(err)
+	s.must(s.k.notices.Drain(func(rtnl.Notice) {}))
+	if again, _ := s.keep(); len(again) != len(first) {
+		t.Errorf("did %s, and then %s", first, again)
+	}
+}
+
+func TestDistrustReadsAgain(t *testing.T) {
+	s := newKept(t, families()[0], 1)
+	s.settle()
+	delete(s.k.mirror.base.Forwards, s.mac())
+	s.k.Distrust()
+	s.settle()
+	if diff := cmp.Diff(s.want.Forwards, s.k.mirror.base.Forwards, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+		t.Errorf("-want +mirror:\n%s", diff)
+	}
+}
