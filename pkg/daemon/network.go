@@ -97,9 +97,9 @@ func (d *daemon) syncWith(c config.Config, nodes []registry.Node) health.Finding
 	}
 	want, peers := d.wishes.desire(input{
 		config: c, nodes: nodes, own: own, underlay: carrier,
-		// An earlier run of this host had the VXLAN device of that name: then
-		// the name is ours, whatever became of it.
-		claimed: published.Device == c.VXLAN.Device,
+		// An earlier run of this host, or an earlier round, had the VXLAN device of
+		// that name: then the name is ours, whatever became of it.
+		claimed: slices.Contains([]string{published.Device, d.device}, c.VXLAN.Device),
 	})
 	if want.publish.Node == "" {
 		return down(peers)
@@ -162,6 +162,7 @@ func (d *daemon) apply(want desired) health.Finding {
 		d.note("switches")(sysctl.Ensure(wanted)),
 		d.syncRules(want.rules))
 	if err == nil {
+		d.device = want.vxlan.Device.Name
 		err = d.publish(want.publish)
 	}
 	var shadowed error

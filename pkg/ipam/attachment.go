@@ -9,8 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
-
-	"golang.org/x/sys/unix"
+	"time"
 )
 
 // Attachment is the file of one attachment, locked by this process.
@@ -25,10 +24,11 @@ type Attachment struct {
 }
 
 // Lock makes the file of an attachment and locks it. If it is there already,
-// it waits for the process that works on it, if any; see Fresh.
+// it waits for the process that works on it, if any, but not for ever (ErrBusy);
+// see Fresh.
 func (s *Store) Lock(k Key) (*Attachment, error) {
 	for {
-		a, err := s.open(k, os.O_RDWR|os.O_CREATE|os.O_EXCL, unix.LOCK_EX)
+		a, err := s.open(k, os.O_RDWR|os.O_CREATE|os.O_EXCL, s.patience)
 		if errors.Is(err, fs.ErrNotExist) {
 			if err := s.makeDirs(); err != nil {
 				return nil, err
@@ -49,24 +49,18 @@ func (s *Store) Lock(k Key) (*Attachment, error) {
 // fs.ErrNotExist if it isn't.
 func (s *Store) LockExisting(k Key) (*Attachment, error) {
 	for {
-		a, err := s.open(k, os.O_RDWR, unix.LOCK_EX)
+		a, err := s.open(k, os.O_RDWR, s.patience)
 		if !errors.Is(err, errGone) {
 			return a, err
 		}
 	}
 }
 
-// ErrBusy says that another process works on an attachment.
-var ErrBusy = errors.New("another process works on the attachment")
-
 // TryLock is LockExisting, but where another process has the lock, which means
 // that it works on the attachment, it doesn't wait: the error is ErrBusy.
 func (s *Store) TryLock(k Key) (*Attachment, error) {
-	a, err := s.open(k, os.O_RDWR, unix.LOCK_EX|unix.LOCK_NB)
-	switch {
-	case errors.Is(err, unix.EWOULDBLOCK):
-		return nil, ErrBusy
-	case errors.Is(err, errGone):
+	a, err := s.open(k, os.O_RDWR, 0)
+	if errors.Is(err, errGone) {
 		return nil, fs.ErrNotExist
 	}
 	return a, err
@@ -89,15 +83,13 @@ func (s *Store) LockForRemoval(k Key) (*Attachment, error) {
 	return a, err
 }
 
-// errGone says that the file was removed while its lock was waited for.
-var errGone = errors.New("the attachment was removed")
-
-func (s *Store) open(k Key, flags, lock int) (*Attachment, error) {
+// open opens the file and locks it, which it may have to wait for.
+func (s *Store) open(k Key, flags int, wait time.Duration) (*Attachment, error) {
 	f, err := openFile(s.attachmentPath(k), flags)
 	if err != nil {
 		return nil, err
 	}
-	if err := lockFile(f, lock); err != nil {
+	if err := s.lock(f, wait); err != nil {
 		_ = f.Close()
 		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
 	}
@@ -107,28 +99,6 @@ func (s *Store) open(k Key, flags, lock int) (*Attachment, error) {
 // Fresh tells that the attachment wasn't there before. If it was, it belongs
 // to an ADD that came to its end, or to one that was killed on its way.
 func (a *Attachment) Fresh() bool { return a.fresh }
-
-// lockFile locks f, and then looks whether it is still there: whoever had the
-// lock before may have removed it.
-func lockFile(f *os.File, how int) error {
-	for {
-		err := unix.Flock(int(f.Fd()), how)
-		if err == nil {
-			break
-		}
-		if !errors.Is(err, unix.EINTR) {
-			return err
-		}
-	}
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return err
-	}
-	if st.Nlink == 0 {
-		return errGone
-	}
-	return nil
-}
 
 // Record reads what is written about the attachment. If nothing is, because it
 // is new or was given up early, the second value is false.

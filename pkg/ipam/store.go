@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -27,11 +28,12 @@ var ErrTaken = errors.New("address is taken")
 // Store is the run directory. Its methods may be called by any number of
 // processes at once.
 type Store struct {
-	dir string
+	dir      string
+	patience time.Duration // with a lock that another process has
 }
 
 // Open returns the store in a run directory, which need not exist yet.
-func Open(dir string) *Store { return &Store{dir: dir} }
+func Open(dir string) *Store { return &Store{dir: dir, patience: lockPatience} }
 
 func (s *Store) addressPath(a netip.Addr) string {
 	return filepath.Join(s.dir, addressesDir, a.String())

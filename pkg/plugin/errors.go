@@ -34,6 +34,7 @@ var codes = []struct {
 	{bridge.ErrIfNameTaken, CodeIfNameTaken},
 	{bridge.ErrForeign, CodeForeignDevice},
 	{bridge.ErrBridgeFull, CodeBridgeFull},
+	{ipam.ErrBusy, types.ErrTryAgainLater},
 }
 
 // toCNI is an error as the specification wants it, with its code.

@@ -1,0 +1,75 @@
+package ipam
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+// A lock that nobody gives back is told, with who has it; and once it is given
+// back, what gave up waiting doesn't hold it.
+func TestLockIsNotWaitedForForEver(t *testing.T) {
+	s := Open(t.TempDir())
+	k := Owner{"c", "eth0"}.Key()
+	holding, err := s.Lock(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.patience = time.Millisecond
+	_, err = s.LockForRemoval(k)
+	want := []string{s.attachmentPath(k), "for 1ms", fmt.Sprintf("process %d,", os.Getpid())}
+	for _, w := range want {
+		if err == nil || !strings.Contains(err.Error(), w) {
+			t.Errorf("%v does not tell %q", err, w)
+		}
+	}
+	if !errors.Is(err, ErrBusy) {
+		t.Errorf("%v is not ErrBusy", err)
+	}
+	if err := holding.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s.patience = lockPatience
+	again, err := s.LockExisting(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := again.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Who waits gets the lock when it is given back, and has it then.
+func TestLockIsWaitedFor(t *testing.T) {
+	s := Open(t.TempDir())
+	k := Owner{"c", "eth0"}.Key()
+	holding, err := s.Lock(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan error, 1)
+	var waiting *Attachment
+	go func() {
+		var err error
+		waiting, err = s.LockExisting(k)
+		got <- err
+	}()
+	if _, err := s.TryLock(k); !errors.Is(err, ErrBusy) {
+		t.Errorf("got %v for a lock that is taken", err)
+	}
+	if err := holding.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-got; err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.TryLock(k); !errors.Is(err, ErrBusy) {
+		t.Errorf("got %v for a lock that was waited for", err)
+	}
+	if err := waiting.Close(); err != nil {
+		t.Error(err)
+	}
+}
