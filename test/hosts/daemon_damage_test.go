@@ -15,8 +15,24 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/firewall"
 )
 
-func damages() []damage {
-	return slices.Concat(tunnelDamages(), entryDamages(), podDamages())
+func damages() []damage { return damagesIn(modes[2]) }
+
+// damagesIn are those of a mode: what is done to an entry of one family needs
+// that family.
+func damagesIn(m mode) []damage {
+	return slices.Concat(tunnelDamages(), entryDamages(m), podDamages())
+}
+
+// families are a mode's, by the kernel's number of them.
+func (m mode) families() map[int]string {
+	all := map[int]string{}
+	if m.hasIPv4() {
+		all[netlink.FAMILY_V4] = "IPv4"
+	}
+	if m.hasIPv6() {
+		all[netlink.FAMILY_V6] = "IPv6"
+	}
+	return all
 }
 
 func tunnelDamages() []damage {
@@ -50,7 +66,7 @@ func tunnelDamages() []damage {
 }
 
 // entryDamages are done to what is on the tunnel: to one entry, or to all.
-func entryDamages() []damage {
+func entryDamages(m mode) []damage {
 	first := func(h *netlink.Handle, l netlink.Link, family int, change func(n *netlink.Neigh) error) error {
 		neighs, err := h.NeighList(l.Attrs().Index, family)
 		if err != nil {
@@ -83,12 +99,16 @@ func entryDamages() []damage {
 		})},
 		{"a forwarding entry is added", onLink(tunnel, func(h *netlink.Handle, l netlink.Link) error {
 			return h.NeighAdd(&netlink.Neigh{
-				LinkIndex: l.Attrs().Index, Family: unix.AF_BRIDGE, Flags: netlink.NTF_SELF, IP: net.IPv4(192, 0, 2, 1),
+				LinkIndex: l.Attrs().Index, Family: unix.AF_BRIDGE, Flags: netlink.NTF_SELF, IP: m.stranger(),
 				HardwareAddr: strangeMAC(), State: netlink.NUD_PERMANENT,
 			})
 		})},
 	}
-	for family, name := range map[int]string{netlink.FAMILY_V4: "IPv4 neighbour", netlink.FAMILY_V6: "IPv6 neighbour", unix.AF_BRIDGE: "forwarding entry"} {
+	kinds := map[int]string{unix.AF_BRIDGE: "forwarding entry"}
+	for family, name := range m.families() {
+		kinds[family] = name + " neighbour"
+	}
+	for family, name := range kinds {
 		all = append(all,
 			damage{"one " + name + " is deleted", onLink(tunnel, func(h *netlink.Handle, l netlink.Link) error {
 				return first(h, l, family, h.NeighDel)
@@ -97,7 +117,7 @@ func entryDamages() []damage {
 				return first(h, l, family, func(n *netlink.Neigh) error {
 					if family == unix.AF_BRIDGE {
 						return errors.Join(h.NeighDel(n), h.NeighAdd(&netlink.Neigh{
-							LinkIndex: n.LinkIndex, Family: n.Family, Flags: n.Flags, State: n.State, HardwareAddr: n.HardwareAddr, IP: net.IPv4(192, 0, 2, 1),
+							LinkIndex: n.LinkIndex, Family: n.Family, Flags: n.Flags, State: n.State, HardwareAddr: n.HardwareAddr, IP: m.stranger(),
 						}))
 					}
 					n.HardwareAddr = strangeMAC()
@@ -105,7 +125,7 @@ func entryDamages() []damage {
 				})
 			})})
 	}
-	for family, name := range map[int]string{netlink.FAMILY_V4: "IPv4", netlink.FAMILY_V6: "IPv6"} {
+	for family, name := range m.families() {
 		all = append(all,
 			damage{"one " + name + " route is deleted", onRoute(family, (*netlink.Handle).RouteDel)},
 			damage{"one " + name + " route leads elsewhere", onRoute(family, func(h *netlink.Handle, r *netlink.Route) error {
@@ -115,6 +135,14 @@ func entryDamages() []damage {
 			})})
 	}
 	return all
+}
+
+// stranger is an address of the tunnel's family that no host has.
+func (m mode) stranger() net.IP {
+	if m.hasIPv4() {
+		return net.IPv4(192, 0, 2, 1)
+	}
+	return net.ParseIP("2001:db8::bad")
 }
 
 func strangeMAC() net.HardwareAddr { return net.HardwareAddr{2, 0, 0, 0, 0, 9} }

@@ -14,7 +14,7 @@ import (
 // TestDaemonLeavesOthersRoutes has a peer whose pod subnet a device of the host
 // has already: the route stays, the peer is reported, and other peers work.
 func TestDaemonLeavesOthersRoutes(t *testing.T) {
-	f := newIdleFleet(t, 2, nil)
+	f := newIdleFleet(t, 2)
 	h, ctx := f.hosts[0], withPatience(t)
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = "docker0"
@@ -41,7 +41,7 @@ func TestDaemonLeavesOthersRoutes(t *testing.T) {
 }
 
 func TestSecondDaemonOnAHostRefusesToStart(t *testing.T) {
-	f := newFleet(t, 1, nil)
+	f := newFleet(t, 1)
 	h, ctx := f.hosts[0], withPatience(t)
 	first := h.Daemon()
 	second, err := h.LaunchDaemon("--vxlan-device", "overlay9")
@@ -53,7 +53,7 @@ func TestSecondDaemonOnAHostRefusesToStart(t *testing.T) {
 }
 
 func TestDaemonRefusesAnotherBridgeWhileTheOldOneIsThere(t *testing.T) {
-	f := newFleet(t, 2, nil)
+	f := newFleet(t, 2)
 	h, ctx := f.hosts[0], withPatience(t)
 	a, b := f.addPod(ctx, h, "a"), f.addPod(ctx, f.hosts[1], "b")
 	f.ping(ctx, a, b)

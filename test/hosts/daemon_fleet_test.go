@@ -39,10 +39,10 @@ type fleet struct {
 	pods  []*lab.Pod
 }
 
-// newFleet is dual stack. What change sets is different.
-func newFleet(t *testing.T, size int, change func(*lab.Config)) *fleet {
+// newFleet is dual stack. What the changes set is different.
+func newFleet(t *testing.T, size int, changes ...func(*lab.Config)) *fleet {
 	t.Helper()
-	f := newIdleFleet(t, size, change)
+	f := newIdleFleet(t, size, changes...)
 	ctx := withPatience(t)
 	for _, h := range f.hosts {
 		f.start(ctx, h)
@@ -57,13 +57,13 @@ func newFleet(t *testing.T, size int, change func(*lab.Config)) *fleet {
 }
 
 // newIdleFleet is registered but runs nothing.
-func newIdleFleet(t *testing.T, size int, change func(*lab.Config)) *fleet {
+func newIdleFleet(t *testing.T, size int, changes ...func(*lab.Config)) *fleet {
 	t.Helper()
 	f := &fleet{t: t, lab: newLab(t, func(c *lab.Config) {
 		c.PodNetworks = []netip.Prefix{netip.MustParsePrefix(podNet4), netip.MustParsePrefix(podNet6)}
 		// The log tells when a daemon has found nothing to do.
 		c.DaemonArgs = []string{"--log-level", "debug"}
-		if change != nil {
+		for _, change := range changes {
 			change(c)
 		}
 	})}

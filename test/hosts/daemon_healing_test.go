@@ -84,57 +84,73 @@ func deleteNeighbors(families ...int) func(*netlink.Handle, netlink.Link) error 
 }
 
 func TestDaemonHeals(t *testing.T) {
-	f := newFleet(t, 2, noResync)
-	f.quiet(withPatience(t))
-	want := asNew(f.state(f.hosts[0]))
-	for _, d := range damages() {
-		t.Run(d.name, func(t *testing.T) {
-			f, ctx := f.sub(t), withPatience(t)
-			f.must(d.do(f.hosts[0].Handle()))
-			f.healed(ctx, want)
-		})
+	eachMode(t, func(t *testing.T, m mode) {
+		f := newFleet(t, 2, m.set, noResync)
+		f.quiet(withPatience(t))
+		want := asNew(f.state(f.hosts[0]))
+		for _, d := range damagesIn(m) {
+			t.Run(d.name, func(t *testing.T) {
+				f, ctx := f.sub(t), withPatience(t)
+				f.must(d.do(f.hosts[0].Handle()))
+				f.healed(ctx, want)
+			})
+		}
+		for name, change := range ruleDamages() {
+			t.Run(name, func(t *testing.T) {
+				f, ctx := f.sub(t), withPatience(t)
+				f.nftables(change)
+				f.healed(ctx, want)
+			})
+		}
+		for _, path := range m.switches() {
+			t.Run(path+" is turned off", func(t *testing.T) {
+				f, ctx := f.sub(t), withPatience(t)
+				f.setSysctl(f.hosts[0], path, "0")
+				f.healed(ctx, want)
+			})
+		}
+	})
+}
+
+// switches are those that nobody's traffic passes without.
+func (m mode) switches() []string {
+	var paths []string
+	if m.hasIPv4() {
+		paths = append(paths, "net/ipv4/ip_forward", "net/ipv4/conf/cni0/forwarding", "net/ipv4/conf/overlay0/forwarding")
 	}
-	for name, change := range ruleDamages() {
-		t.Run(name, func(t *testing.T) {
-			f, ctx := f.sub(t), withPatience(t)
-			f.nftables(change)
-			f.healed(ctx, want)
-		})
+	if m.hasIPv6() {
+		paths = append(paths, "net/ipv6/conf/all/forwarding")
 	}
-	for _, path := range []string{
-		"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding",
-		"net/ipv4/conf/cni0/forwarding", "net/ipv4/conf/overlay0/forwarding",
-	} {
-		t.Run(path+" is turned off", func(t *testing.T) {
-			f, ctx := f.sub(t), withPatience(t)
-			f.setSysctl(f.hosts[0], path, "0")
-			f.healed(ctx, want)
-		})
-	}
+	return paths
 }
 
 // A strict host drops what comes in another way than it would be answered:
 // what another host's programs send to pods with their host's own address.
 func TestDaemonKeepsItsDevicesLoose(t *testing.T) {
-	f := newFleet(t, 2, noResync)
-	for _, path := range []string{
-		"net/ipv4/conf/all/rp_filter", "net/ipv4/conf/cni0/rp_filter", "net/ipv4/conf/overlay0/rp_filter",
-	} {
-		t.Run(path, func(t *testing.T) {
-			f, ctx := f.sub(t), withPatience(t)
-			a, b := f.hosts[0], f.hosts[1]
-			f.setSysctl(a, path, "1")
-			f.eventually(ctx, func(ctx context.Context) error {
-				for _, device := range []string{"cni0", tunnel} {
-					if v := f.sysctl(a, "net/ipv4/conf/"+device+"/rp_filter"); path == "net/ipv4/conf/all/rp_filter" && v != "2" || v == "1" {
-						return fmt.Errorf("rp_filter of %s is %s", device, v)
+	eachMode(t, func(t *testing.T, m mode) {
+		if !m.hasIPv4() {
+			return // IPv6 has no such filter
+		}
+		f := newFleet(t, 2, m.set, noResync)
+		for _, path := range []string{
+			"net/ipv4/conf/all/rp_filter", "net/ipv4/conf/cni0/rp_filter", "net/ipv4/conf/overlay0/rp_filter",
+		} {
+			t.Run(path, func(t *testing.T) {
+				f, ctx := f.sub(t), withPatience(t)
+				a, b := f.hosts[0], f.hosts[1]
+				f.setSysctl(a, path, "1")
+				f.eventually(ctx, func(ctx context.Context) error {
+					for _, device := range []string{"cni0", tunnel} {
+						if v := f.sysctl(a, "net/ipv4/conf/"+device+"/rp_filter"); path == "net/ipv4/conf/all/rp_filter" && v != "2" || v == "1" {
+							return fmt.Errorf("rp_filter of %s is %s", device, v)
+						}
 					}
-				}
-				_, err := probe.PingFrom(ctx, b.Netns(), b.Addresses()[0], f.pods[0].Addresses[0])
-				return err
+					_, err := probe.PingFrom(ctx, b.Netns(), b.Addresses()[0], f.pods[0].Addresses[0])
+					return err
+				})
 			})
-		})
-	}
+		}
+	})
 }
 
 func (f *fleet) sysctl(h *lab.Host, path string) string {
@@ -169,77 +185,102 @@ func (f *fleet) healed(ctx context.Context, want []string) {
 
 // The host forwards already, but what is made new on it does not.
 func TestDaemonForwardsOnNewDevices(t *testing.T) {
-	f, ctx := newIdleFleet(t, 2, nil), withPatience(t)
-	for _, h := range f.hosts {
-		f.setSysctl(h, "net/ipv4/ip_forward", "1")
-		f.setSysctl(h, "net/ipv4/conf/default/forwarding", "0")
-		f.start(ctx, h)
-		f.pods = append(f.pods, f.addPod(ctx, h, "pod"))
-	}
-	f.ping(ctx, f.pods[0], f.pods[1])
+	eachMode(t, func(t *testing.T, m mode) {
+		f, ctx := newIdleFleet(t, 2, m.set), withPatience(t)
+		for _, h := range f.hosts {
+			f.setSysctl(h, "net/ipv4/ip_forward", "1")
+			f.setSysctl(h, "net/ipv4/conf/default/forwarding", "0")
+			f.setSysctl(h, "net/ipv6/conf/all/forwarding", "1")
+			f.setSysctl(h, "net/ipv6/conf/default/forwarding", "0")
+			f.start(ctx, h)
+			f.pods = append(f.pods, f.addPod(ctx, h, "pod"))
+		}
+		f.ping(ctx, f.pods[0], f.pods[1])
+	})
 }
 
 // What nobody is notified of is found by the resync.
 func TestDaemonResyncHeals(t *testing.T) {
-	f, ctx := newFleet(t, 1, nil), withPatience(t)
-	h := f.hosts[0]
-	f.quiet(ctx)
-	want := asNew(f.state(h))
-	f.stop(ctx, h)
-	f.start(ctx, h, "--resync", "1s")
-	f.must(firewall.New(firewall.InNetns(h.Netns().FD())).Delete())
-	f.must(os.Remove(filepath.Join(h.RunDir(), "node.json")))
-	f.eventually(ctx, func(context.Context) error {
-		if _, err := os.Stat(filepath.Join(h.RunDir(), "node.json")); err != nil {
-			return err
-		}
-		if diff := cmp.Diff(want, asNew(f.state(h))); diff != "" {
-			return fmt.Errorf("not healed (-want +have):\n%s", diff)
-		}
-		return nil
+	eachMode(t, func(t *testing.T, m mode) {
+		f, ctx := newFleet(t, 1, m.set), withPatience(t)
+		h := f.hosts[0]
+		f.quiet(ctx)
+		want := asNew(f.state(h))
+		f.stop(ctx, h)
+		f.start(ctx, h, "--resync", "1s")
+		f.must(firewall.New(firewall.InNetns(h.Netns().FD())).Delete())
+		f.must(os.Remove(filepath.Join(h.RunDir(), "node.json")))
+		f.eventually(ctx, func(context.Context) error {
+			if _, err := os.Stat(filepath.Join(h.RunDir(), "node.json")); err != nil {
+				return err
+			}
+			if diff := cmp.Diff(want, asNew(f.state(h))); diff != "" {
+				return fmt.Errorf("not healed (-want +have):\n%s", diff)
+			}
+			return nil
+		})
 	})
 }
 
 func TestDaemonUnderlayComesBack(t *testing.T) {
-	f := newFleet(t, 2, noResync)
-	host := f.hosts[0].Handle()
-	for _, tt := range []struct {
-		name     string
-		leave    func(*fleet)
-		log      string
-		comeBack func(*fleet)
-	}{{
-		"set down and up",
-		func(f *fleet) { f.must(onLink("eth0", (*netlink.Handle).LinkSetDown)(host)) },
-		`interface \"eth0\" is down: set it up`,
-		func(f *fleet) {
-			f.must(onLink("eth0", (*netlink.Handle).LinkSetUp)(host))
-			f.must(host.RouteReplace(f.defaultRoute()))
-		},
-	}, {
-		// The kernel deletes the tunnel together with its underlay.
-		"deleted and made anew",
-		func(f *fleet) { f.must(onLink("eth0", (*netlink.Handle).LinkDel)(host)) },
-		"there is no default route, and no interface has an address by which the registry knows this host (192.168.77.1)",
-		(*fleet).plugInAnew,
-	}} {
-		t.Run(tt.name, func(t *testing.T) {
-			f, ctx := f.sub(t), withPatience(t)
-			tt.leave(f)
-			f.must(f.hosts[0].Daemon().Log.Wait(ctx, tt.log))
-			tt.comeBack(f)
-			f.eventually(ctx, func(ctx context.Context) error {
-				return errors.Join(ping(ctx, f.pods[0], f.pods[1]), ping(ctx, f.pods[1], f.pods[0]))
+	eachMode(t, func(t *testing.T, m mode) {
+		f := newFleet(t, 2, m.set, noResync)
+		host := f.hosts[0].Handle()
+		nowhere := "there is no default route, and no interface has an address by which the registry knows this host (" + joined(f.hosts[0].Addresses(), ", ") + ")"
+		down := `interface \"eth0\" is down: set it up`
+		if !m.hasIPv4() {
+			down = nowhere // IPv6 addresses go when an interface is set down
+		}
+		for _, tt := range []struct {
+			name     string
+			leave    func(*fleet)
+			log      string
+			comeBack func(*fleet)
+		}{{
+			"set down and up",
+			func(f *fleet) { f.must(onLink("eth0", (*netlink.Handle).LinkSetDown)(host)) },
+			down,
+			func(f *fleet) {
+				f.must(onLink("eth0", (*netlink.Handle).LinkSetUp)(host))
+				f.configureUplink()
+			},
+		}, {
+			// The kernel deletes the tunnel together with its underlay.
+			"deleted and made anew",
+			func(f *fleet) { f.must(onLink("eth0", (*netlink.Handle).LinkDel)(host)) },
+			nowhere,
+			(*fleet).plugInAnew,
+		}} {
+			t.Run(tt.name, func(t *testing.T) {
+				f, ctx := f.sub(t), withPatience(t)
+				tt.leave(f)
+				f.must(f.hosts[0].Daemon().Log.Wait(ctx, tt.log))
+				tt.comeBack(f)
+				f.eventually(ctx, func(ctx context.Context) error {
+					return errors.Join(ping(ctx, f.pods[0], f.pods[1]), ping(ctx, f.pods[1], f.pods[0]))
+				})
 			})
-		})
-	}
+		}
+	})
 }
 
-func (f *fleet) defaultRoute() *netlink.Route {
+// configureUplink gives the first host's interface what it had before. IPv6
+// addresses go when an interface is set down, and routes of both families.
+func (f *fleet) configureUplink() {
 	f.t.Helper()
-	l, err := f.hosts[0].Handle().LinkByName("eth0")
-	f.must(err)
-	return &netlink.Route{LinkIndex: l.Attrs().Index, Gw: net.IPv4(192, 168, 77, 254)}
+	f.must(onLink("eth0", func(h *netlink.Handle, l netlink.Link) error {
+		var errs []error
+		for _, a := range f.hosts[0].Addresses() {
+			bits, router := 24, net.IPv4(192, 168, 77, 254)
+			if a.Is6() {
+				bits, router = 64, net.ParseIP("fd77::ffff")
+			}
+			errs = append(errs,
+				h.AddrReplace(l, &netlink.Addr{IPNet: ipNetOf(netip.PrefixFrom(a, bits)), Flags: unix.IFA_F_NODAD}),
+				h.RouteReplace(&netlink.Route{LinkIndex: l.Attrs().Index, Gw: router}))
+		}
+		return errors.Join(errs...)
+	})(f.hosts[0].Handle()))
 }
 
 // plugInAnew gives the first host an interface as it had before.
@@ -256,9 +297,6 @@ func (f *fleet) plugInAnew() {
 		PeerName:  "eth0", PeerNamespace: netlink.NsFd(h.Netns().FD()), PeerMTU: 1500,
 	}))
 	f.must(onLink(h.Name, (*netlink.Handle).LinkSetUp)(wire))
-	f.must(onLink("eth0", func(handle *netlink.Handle, l netlink.Link) error {
-		address := netip.PrefixFrom(h.Addresses()[0], 24)
-		return errors.Join(handle.AddrAdd(l, &netlink.Addr{IPNet: ipNetOf(address)}), handle.LinkSetUp(l))
-	})(h.Handle()))
-	f.must(h.Handle().RouteAdd(f.defaultRoute()))
+	f.must(onLink("eth0", (*netlink.Handle).LinkSetUp)(h.Handle()))
+	f.configureUplink()
 }

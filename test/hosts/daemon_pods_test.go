@@ -61,87 +61,104 @@ func (f *fleet) eventuallyAttached(ctx context.Context, h *lab.Host, want []stri
 }
 
 func TestDaemonRemovesWhatPodsLeft(t *testing.T) {
-	f := newFleet(t, 1, noResync)
-	h := f.hosts[0]
-	before := f.attached(h)
-	run := func(name ...string) string { return filepath.Join(append([]string{h.RunDir()}, name...)...) }
-	for name, leave := range map[string]func(f *fleet, ctx context.Context){
-		"a pod vanishes": func(f *fleet, ctx context.Context) {
-			f.must(f.webPod(ctx, h, "vanishing").Vanish())
-		},
-		"a pod's port is deleted": func(f *fleet, ctx context.Context) {
-			f.webPod(ctx, h, "unplugged")
-			f.must(onPort(func(handle *netlink.Handle, l netlink.Link) error {
-				if l.Attrs().Alias != "lab/unplugged" {
-					return errNext
-				}
-				return handle.LinkDel(l)
-			})(h.Handle()))
-		},
-		"an ADD was killed at its beginning": func(f *fleet, ctx context.Context) {
-			f.must(os.WriteFile(run("attachments", "killed@eth0.json"), nil, 0o600))
-			f.must(os.Symlink("../attachments/killed@eth0.json", run("addresses", "10.244.1.77")))
-			f.must(f.webPod(ctx, h, "short").Delete(ctx)) // whose coming and going is what is noticed
-		},
-		"somebody removed an attachment's file": func(f *fleet, ctx context.Context) {
-			f.must(os.Symlink("../attachments/gone@eth0.json", run("addresses", "10.244.1.78")))
-			f.must(f.webPod(ctx, h, "shorter").Delete(ctx))
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			f, ctx := f.sub(t), withPatience(t)
-			leave(f, ctx)
-			f.eventuallyAttached(ctx, h, before)
-		})
-	}
+	eachMode(t, func(t *testing.T, m mode) {
+		f := newFleet(t, 1, m.set, noResync)
+		h := f.hosts[0]
+		before := f.attached(h)
+		run := func(name ...string) string { return filepath.Join(append([]string{h.RunDir()}, name...)...) }
+		for name, leave := range map[string]func(f *fleet, ctx context.Context){
+			"a pod vanishes": func(f *fleet, ctx context.Context) {
+				f.must(f.webPod(ctx, h, "vanishing").Vanish())
+			},
+			"a pod's port is deleted": func(f *fleet, ctx context.Context) {
+				f.webPod(ctx, h, "unplugged")
+				f.must(onPort(func(handle *netlink.Handle, l netlink.Link) error {
+					if l.Attrs().Alias != "lab/unplugged" {
+						return errNext
+					}
+					return handle.LinkDel(l)
+				})(h.Handle()))
+			},
+			"an ADD was killed at its beginning": func(f *fleet, ctx context.Context) {
+				f.must(os.WriteFile(run("attachments", "killed@eth0.json"), nil, 0o600))
+				f.must(os.Symlink("../attachments/killed@eth0.json", run("addresses", nthOf(h, 77))))
+				f.must(f.webPod(ctx, h, "short").Delete(ctx)) // whose coming and going is what is noticed
+			},
+			"somebody removed an attachment's file": func(f *fleet, ctx context.Context) {
+				f.must(os.Symlink("../attachments/gone@eth0.json", run("addresses", nthOf(h, 78))))
+				f.must(f.webPod(ctx, h, "shorter").Delete(ctx))
+			},
+		} {
+			t.Run(name, func(t *testing.T) {
+				f, ctx := f.sub(t), withPatience(t)
+				leave(f, ctx)
+				f.eventuallyAttached(ctx, h, before)
+			})
+		}
+	})
+}
+
+// nthOf is a late address of a host's first pod subnet.
+func nthOf(h *lab.Host, n byte) string {
+	b := h.Subnets()[0].Addr().AsSlice()
+	b[len(b)-1] = n
+	a, _ := netip.AddrFromSlice(b)
+	return a.String()
 }
 
 func TestDaemonHealsHostPorts(t *testing.T) {
-	f := newFleet(t, 2, noResync)
-	h, client := f.hosts[0], f.hosts[1]
-	web := f.webPod(withPatience(t), h, "web")
-	server, err := probe.ServeMirror(web.Netns(), netip.AddrPortFrom(web.Addresses[0], 80))
-	f.must(err)
-	t.Cleanup(func() { server.Close() })
-	before := f.attached(h)
-	table := &nftables.Table{Name: hostport.TableName, Family: nftables.TableFamilyINet}
-	for name, change := range map[string]func(*nftables.Conn) error{
-		"the table is deleted": func(c *nftables.Conn) error {
-			c.DelTable(table)
-			return nil
-		},
-		"all rules of the host are deleted": func(c *nftables.Conn) error {
-			c.FlushRuleset()
-			return nil
-		},
-		"the ports are closed": func(c *nftables.Conn) error {
-			set, err := c.GetSetByName(table, "ports4")
-			c.FlushSet(set)
-			return err
-		},
-		"a port is opened for nobody": func(c *nftables.Conn) error {
-			set, err := c.GetSetByName(table, "ports4")
-			if err != nil {
-				return err
-			}
-			elements, err := c.GetSetElements(set)
-			if err != nil || len(elements) != 1 {
-				return errors.Join(err, fmt.Errorf("%d elements", len(elements)))
-			}
-			other := elements[0]
-			other.Key = slices.Clone(other.Key)
-			other.Key[len(other.Key)-3]++
-			return c.SetAddElements(set, []nftables.SetElement{other})
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			f, ctx := f.sub(t), withPatience(t)
-			f.nftables(change)
-			f.eventuallyAttached(ctx, h, before)
-			_, err := probe.TCP(ctx, client.Netns(), netip.AddrPortFrom(h.Addresses()[0], 8080))
+	eachMode(t, func(t *testing.T, m mode) {
+		f := newFleet(t, 2, m.set, noResync)
+		h, client := f.hosts[0], f.hosts[1]
+		web := f.webPod(withPatience(t), h, "web")
+		for _, a := range web.Addresses {
+			server, err := probe.ServeMirror(web.Netns(), netip.AddrPortFrom(a, 80))
 			f.must(err)
-		})
-	}
+			t.Cleanup(func() { server.Close() })
+		}
+		ports := map[bool]string{true: "ports4", false: "ports6"}[m.hasIPv4()]
+		before := f.attached(h)
+		table := &nftables.Table{Name: hostport.TableName, Family: nftables.TableFamilyINet}
+		for name, change := range map[string]func(*nftables.Conn) error{
+			"the table is deleted": func(c *nftables.Conn) error {
+				c.DelTable(table)
+				return nil
+			},
+			"all rules of the host are deleted": func(c *nftables.Conn) error {
+				c.FlushRuleset()
+				return nil
+			},
+			"the ports are closed": func(c *nftables.Conn) error {
+				set, err := c.GetSetByName(table, ports)
+				c.FlushSet(set)
+				return err
+			},
+			"a port is opened for nobody": func(c *nftables.Conn) error {
+				set, err := c.GetSetByName(table, ports)
+				if err != nil {
+					return err
+				}
+				elements, err := c.GetSetElements(set)
+				if err != nil || len(elements) != 1 {
+					return errors.Join(err, fmt.Errorf("%d elements", len(elements)))
+				}
+				other := elements[0]
+				other.Key = slices.Clone(other.Key)
+				other.Key[len(other.Key)-3]++
+				return c.SetAddElements(set, []nftables.SetElement{other})
+			},
+		} {
+			t.Run(name, func(t *testing.T) {
+				f, ctx := f.sub(t), withPatience(t)
+				f.nftables(change)
+				f.eventuallyAttached(ctx, h, before)
+				for _, a := range h.Addresses() {
+					_, err := probe.TCP(ctx, client.Netns(), netip.AddrPortFrom(a, 8080))
+					f.must(err)
+				}
+			})
+		}
+	})
 }
 
 // What can't be understood is left as it is: the record may be of a newer

@@ -19,7 +19,7 @@ import (
 // After a boot the runtime may be faster than the daemon. The pod then waits,
 // and no longer than it has to.
 func TestDaemonComesAfterThePlugin(t *testing.T) {
-	f, ctx := newIdleFleet(t, 1, nil), withPatience(t)
+	f, ctx := newIdleFleet(t, 1), withPatience(t)
 	h := f.hosts[0]
 	type added struct {
 		pod *lab.Pod
@@ -76,7 +76,7 @@ func pluginWaits() error {
 }
 
 func TestDaemonNeverComes(t *testing.T) {
-	f, ctx := newIdleFleet(t, 1, nil), withPatience(t)
+	f, ctx := newIdleFleet(t, 1), withPatience(t)
 	h := f.hosts[0]
 	f.quiet(ctx)
 	before, netns := f.kernelState(h), f.namespaces()

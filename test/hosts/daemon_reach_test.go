@@ -21,23 +21,25 @@ import (
 )
 
 func TestDaemonPodsReachEachOther(t *testing.T) {
-	f := newFleet(t, 3, nil)
-	ctx := withPatience(t)
-	f.pods = append(f.pods, f.addPod(ctx, f.hosts[0], "second"))
-	for _, from := range f.pods {
-		for _, to := range f.pods {
-			if from != to {
-				f.reach(ctx, from, to)
+	eachMode(t, func(t *testing.T, m mode) {
+		f := newFleet(t, 3, m.set)
+		ctx := withPatience(t)
+		f.pods = append(f.pods, f.addPod(ctx, f.hosts[0], "second"))
+		for _, from := range f.pods {
+			for _, to := range f.pods {
+				if from != to {
+					f.reach(ctx, from, to)
+				}
+			}
+			f.pingAll(ctx, from.Netns(), f.hosts[0].Addresses())
+			f.pingAll(ctx, from.Netns(), f.hosts[1].Addresses())
+		}
+		for _, h := range f.hosts {
+			for _, p := range f.pods {
+				f.pingAll(ctx, h.Netns(), p.Addresses)
 			}
 		}
-		f.pingAll(ctx, from.Netns(), f.hosts[0].Addresses())
-		f.pingAll(ctx, from.Netns(), f.hosts[1].Addresses())
-	}
-	for _, h := range f.hosts {
-		for _, p := range f.pods {
-			f.pingAll(ctx, h.Netns(), p.Addresses)
-		}
-	}
+	})
 }
 
 func (f *fleet) pingAll(ctx context.Context, from *sandbox.Netns, to []netip.Addr) {
@@ -83,34 +85,32 @@ func (f *fleet) seenBy(ctx context.Context, server *sandbox.Netns, at netip.Addr
 }
 
 func TestDaemonMasquerades(t *testing.T) {
-	dual := func(c *lab.Config) {
-		c.Segments = append(c.Segments, netip.MustParsePrefix("fd77::ffff/64"))
-		c.Outside = append(c.Outside, netip.MustParseAddr("2001:db8::1"))
-	}
-	f := newFleet(t, 1, dual)
-	host, pod := f.hosts[0], f.pods[0]
-	f.routeBack(host)
-	for _, tt := range []struct {
-		name string
-		args []string
-		want []netip.Addr // by family
-	}{
-		{"by default", nil, host.Addresses()},
-		{"turned off", []string{"--masquerade=false"}, pod.Addresses},
-		{"not to the outside", []string{"--no-masquerade-to", "203.0.113.0/24,2001:db8::/32"}, pod.Addresses},
-		{"not to somewhere else", []string{"--no-masquerade-to", "198.51.100.0/24"}, host.Addresses()},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			f, ctx := f.sub(t), withPatience(t)
-			f.stop(ctx, host)
-			f.start(ctx, host, tt.args...)
-			for i, world := range f.lab.Outside() {
-				if source := f.seenBy(ctx, f.lab.Switch(), world, pod); source != tt.want[i] {
-					t.Errorf("%s sees the pod as %s, not as %s", world, source, tt.want[i])
+	eachMode(t, func(t *testing.T, m mode) {
+		f := newFleet(t, 1, m.set)
+		host, pod := f.hosts[0], f.pods[0]
+		f.routeBack(host)
+		for _, tt := range []struct {
+			name string
+			args []string
+			want []netip.Addr // by family
+		}{
+			{"by default", nil, host.Addresses()},
+			{"turned off", []string{"--masquerade=false"}, pod.Addresses},
+			{"not to the outside", []string{"--no-masquerade-to", "203.0.113.0/24,2001:db8::/32"}, pod.Addresses},
+			{"not to somewhere else", []string{"--no-masquerade-to", "198.51.100.0/24"}, host.Addresses()},
+		} {
+			t.Run(tt.name, func(t *testing.T) {
+				f, ctx := f.sub(t), withPatience(t)
+				f.stop(ctx, host)
+				f.start(ctx, host, tt.args...)
+				for i, world := range f.lab.Outside() {
+					if source := f.seenBy(ctx, f.lab.Switch(), world, pod); source != tt.want[i] {
+						t.Errorf("%s sees the pod as %s, not as %s", world, source, tt.want[i])
+					}
 				}
-			}
-		})
-	}
+			})
+		}
+	})
 }
 
 // routeBack lets the world answer pods, as it does where pod addresses are
@@ -132,17 +132,21 @@ func ipNetOf(p netip.Prefix) *net.IPNet {
 // The packet that just fits has to go through whole, and the pod has to learn
 // at home, from its own interface, that a larger one does not.
 func TestDaemonMTU(t *testing.T) {
-	ipv4, ipv6 := netip.MustParsePrefix("192.168.77.254/24"), netip.MustParsePrefix("fd77::ffff/64")
+	four, six, both := modes[0], modes[1], modes[2]
 	for _, tt := range []struct {
+		mode     mode
 		underlay int
-		segment  netip.Prefix
+		args     []string
 		want     int
 	}{
-		{1500, ipv4, 1450}, {9000, ipv4, 8950}, {1400, ipv4, 1350}, {1500, ipv6, 1430},
+		{four, 1500, nil, 1450}, {four, 9000, nil, 8950}, {four, 1400, nil, 1350},
+		{six, 1500, nil, 1430}, {six, 9000, nil, 8930}, {six, 1350, nil, 1280},
+		{both, 1500, nil, 1450}, {both, 1500, []string{"--underlay-family", "ipv6"}, 1430},
 	} {
-		t.Run(fmt.Sprintf("%d over %s", tt.underlay, tt.segment.Addr()), func(t *testing.T) {
-			f := newFleet(t, 2, func(c *lab.Config) {
-				c.MTU, c.Segments, c.Outside = tt.underlay, []netip.Prefix{tt.segment}, nil
+		t.Run(fmt.Sprint(tt.mode.name, tt.underlay, tt.args), func(t *testing.T) {
+			t.Parallel()
+			f := newFleet(t, 2, tt.mode.set, func(c *lab.Config) {
+				c.MTU, c.DaemonArgs = tt.underlay, append(c.DaemonArgs, tt.args...)
 			})
 			f.checkMTU(withPatience(t), tt.want)
 		})

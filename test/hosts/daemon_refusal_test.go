@@ -16,7 +16,7 @@ import (
 )
 
 func TestDaemonRefusesToStart(t *testing.T) {
-	f := newIdleFleet(t, 2, nil)
+	f := newIdleFleet(t, 2)
 	h := f.hosts[0]
 	config := f.configure("vxlan:\n  vnii: 3\nmtu: 9\n")
 	f.quiet(withPatience(t))
@@ -84,7 +84,7 @@ func (f *fleet) badRegistry(spoil func([]entry)) string {
 }
 
 func overlap(nodes []entry) {
-	nodes[1].subnets = []netip.Prefix{netip.MustParsePrefix("10.244.1.128/25")}
+	nodes[1].subnets = []netip.Prefix{likeOf(nodes[0].subnets[0], "10.244.1.128/25", "fd44:0:0:1:8000::/65")}
 }
 
 func sameAddress(nodes []entry) { nodes[1].addresses = nodes[0].addresses }
@@ -92,44 +92,47 @@ func sameAddress(nodes []entry) { nodes[1].addresses = nodes[0].addresses }
 // A mistaken edit is an error in the log and nothing else: the daemons go on
 // with what they had, mend what breaks meanwhile, and take the next edit.
 func TestDaemonKeepsTheLastGoodRegistry(t *testing.T) {
-	f := newFleet(t, 2, noResync)
-	f.quiet(withPatience(t))
-	a, b := f.hosts[0], f.hosts[1]
-	before := f.state(a)
-	streams := f.talk(withPatience(t), f.pods[0], f.pods[1])
-	for _, tt := range []struct {
-		name string
-		edit func(*fleet) error
-		log  string
-	}{
-		{"overlapping subnets", f.writes(f.badRegistry(overlap)), "overlaps pod subnet 10.244.1.0/24"},
-		{"an address twice", f.writes(f.badRegistry(sameAddress)), `address 192.168.77.1 is that of node \"host-a\", too`},
-		{"malformed YAML", f.writes(malformed), "nodes.yaml:2: malformed YAML"},
-		{"an empty file", f.writes(""), "nodes: is missing"},
-		{"no file", func(f *fleet) error { return os.Remove(f.lab.RegistryFile()) }, "nodes.yaml: no such file"},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			f, ctx := f.sub(t), withPatience(t)
-			f.must(tt.edit(f))
-			for _, h := range f.hosts {
-				f.must(h.Daemon().Log.Wait(ctx, "the registry: "))
-				f.must(h.Daemon().Log.Wait(ctx, tt.log))
-			}
-			f.sameState(before, f.state(a))
-		})
-	}
-	ctx := withPatience(t)
-	f.end(ctx, streams)
-	f.must(onLink(tunnel, deleteRoutes)(b.Handle()))
-	f.eventually(ctx, func(context.Context) error { return knows(b, entries(a)) })
-	streams = f.talk(ctx, f.pods[0], f.pods[1])
-	c := entry{"host-c", []netip.Addr{netip.MustParseAddr("192.168.77.3")}, []netip.Prefix{netip.MustParsePrefix("10.244.3.0/24")}}
-	f.register(append(entries(a, b), c))
-	for _, h := range f.hosts {
-		f.must(h.Daemon().Log.Wait(ctx, "all is well again"))
-		f.must(h.Daemon().Log.Wait(ctx, "set route 10.244.3.0/24"))
-	}
-	f.end(ctx, streams)
+	eachMode(t, func(t *testing.T, m mode) {
+		f := newFleet(t, 2, m.set, noResync)
+		f.quiet(withPatience(t))
+		a, b := f.hosts[0], f.hosts[1]
+		before := f.state(a)
+		streams := f.talk(withPatience(t), f.pods[0], f.pods[1])
+		for _, tt := range []struct {
+			name string
+			edit func(*fleet) error
+			log  string
+		}{
+			{"overlapping subnets", f.writes(f.badRegistry(overlap)), "overlaps pod subnet " + a.Subnets()[0].String()},
+			{"an address twice", f.writes(f.badRegistry(sameAddress)), "address " + a.Addresses()[0].String() + ` is that of node \"host-a\", too`},
+			{"malformed YAML", f.writes(malformed), "nodes.yaml:2: malformed YAML"},
+			{"an empty file", f.writes(""), "nodes: is missing"},
+			{"no file", func(f *fleet) error { return os.Remove(f.lab.RegistryFile()) }, "nodes.yaml: no such file"},
+		} {
+			t.Run(tt.name, func(t *testing.T) {
+				f, ctx := f.sub(t), withPatience(t)
+				f.must(tt.edit(f))
+				for _, h := range f.hosts {
+					f.must(h.Daemon().Log.Wait(ctx, "the registry: "))
+					f.must(h.Daemon().Log.Wait(ctx, tt.log))
+				}
+				f.sameState(before, f.state(a))
+			})
+		}
+		ctx := withPatience(t)
+		f.end(ctx, streams)
+		f.must(onLink(tunnel, deleteRoutes)(b.Handle()))
+		f.eventually(ctx, func(context.Context) error { return knows(b, entries(a)) })
+		streams = f.talk(ctx, f.pods[0], f.pods[1])
+		third := likeOf(a.Subnets()[0], "10.244.3.0/24", "fd44:0:0:3::/64")
+		c := entry{"host-c", []netip.Addr{likeOf(a.Subnets()[0], "192.168.77.3/32", "fd77::3/128").Addr()}, []netip.Prefix{third}}
+		f.register(append(entries(a, b), c))
+		for _, h := range f.hosts {
+			f.must(h.Daemon().Log.Wait(ctx, "all is well again"))
+			f.must(h.Daemon().Log.Wait(ctx, "set route "+third.String()))
+		}
+		f.end(ctx, streams)
+	})
 }
 
 func (f *fleet) writes(text string) func(*fleet) error {

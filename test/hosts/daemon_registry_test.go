@@ -2,8 +2,12 @@ package hosts
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -19,33 +23,35 @@ import (
 // While the registry is edited and edited again, the pods of hosts that have
 // no part in it lose nothing.
 func TestDaemonRegistryEdits(t *testing.T) {
-	f := newFleet(t, 4, nil)
-	f.quiet(withPatience(t))
-	uninvolved := f.hosts[2]
-	before := asNew(f.state(uninvolved))
-	streams := f.talk(withPatience(t), f.pods[2], f.pods[3])
-	for _, tt := range []struct {
-		name string
-		edit func(*fleet, context.Context)
-	}{
-		{"a node joins", (*fleet).join},
-		{"a node leaves while a daemon is down", (*fleet).leaveUnnoticed},
-		{"a node leaves", (*fleet).leave},
-		{"a node has another address", (*fleet).moveAddress},
-		{"a node has another subnet", (*fleet).moveSubnet},
-		{"two nodes swap their subnets", (*fleet).swapSubnets},
-	} {
-		if !t.Run(tt.name, func(t *testing.T) { tt.edit(f.sub(t), withPatience(t)) }) {
-			return // the others begin where it ends
+	eachMode(t, func(t *testing.T, m mode) {
+		f := newFleet(t, 4, m.set)
+		f.quiet(withPatience(t))
+		uninvolved := f.hosts[2]
+		before := asNew(f.state(uninvolved))
+		streams := f.talk(withPatience(t), f.pods[2], f.pods[3])
+		for _, tt := range []struct {
+			name string
+			edit func(*fleet, context.Context)
+		}{
+			{"a node joins", (*fleet).join},
+			{"a node leaves while a daemon is down", (*fleet).leaveUnnoticed},
+			{"a node leaves", (*fleet).leave},
+			{"a node has another address", (*fleet).moveAddress},
+			{"a node has another subnet", (*fleet).moveSubnet},
+			{"two nodes swap their subnets", (*fleet).swapSubnets},
+		} {
+			if !t.Run(tt.name, func(t *testing.T) { tt.edit(f.sub(t), withPatience(t)) }) {
+				return // the others begin where it ends
+			}
 		}
-	}
-	f.noErrorsButLeaving()
-	ctx := withPatience(t)
-	f.must(f.lab.Register(f.hosts...))
-	f.eventually(ctx, func(context.Context) error { return knows(f.hosts[0], entries(f.hosts[1:]...)) })
-	f.end(ctx, streams)
-	f.eventually(ctx, func(context.Context) error { return knows(uninvolved, entries(f.hosts[0], f.hosts[1], f.hosts[3])) })
-	f.sameState(before, asNew(f.state(uninvolved)))
+		f.noErrorsButLeaving()
+		ctx := withPatience(t)
+		f.must(f.lab.Register(f.hosts...))
+		f.eventually(ctx, func(context.Context) error { return knows(f.hosts[0], entries(f.hosts[1:]...)) })
+		f.end(ctx, streams)
+		f.eventually(ctx, func(context.Context) error { return knows(uninvolved, entries(f.hosts[0], f.hosts[1], f.hosts[3])) })
+		f.sameState(before, asNew(f.state(uninvolved)))
+	})
 }
 
 // peerEntries is all that is on a host's tunnel for its peers.
@@ -140,11 +146,14 @@ func (f *fleet) leave(ctx context.Context) {
 func (f *fleet) moveAddress(ctx context.Context) {
 	a, b := f.hosts[0], f.hosts[1]
 	address := netip.MustParsePrefix("192.168.77.102/24")
+	if b.Addresses()[0].Is6() {
+		address = netip.MustParsePrefix("fd77::102/64")
+	}
 	link, err := b.Handle().LinkByName("eth0")
 	f.must(err)
-	f.must(b.Handle().AddrAdd(link, &netlink.Addr{IPNet: ipNetOf(address)}))
+	f.must(b.Handle().AddrAdd(link, &netlink.Addr{IPNet: ipNetOf(address), Flags: unix.IFA_F_NODAD}))
 	nodes := entries(f.hosts...)
-	nodes[1].addresses = []netip.Addr{address.Addr()}
+	nodes[1].addresses = append([]netip.Addr{address.Addr()}, nodes[1].addresses[1:]...)
 	f.register(nodes)
 	f.eventually(ctx, func(context.Context) error { return knows(a, nodes[1:]) })
 	f.eventually(ctx, func(context.Context) error { return sendsFrom(b, address.Addr()) })
@@ -167,8 +176,19 @@ func sendsFrom(h *lab.Host, want netip.Addr) error {
 
 func (f *fleet) moveSubnet(ctx context.Context) {
 	nodes := entries(f.hosts...)
-	nodes[1].subnets = []netip.Prefix{netip.MustParsePrefix("10.244.102.0/24"), netip.MustParsePrefix("fd44:0:0:102::/64")}
+	nodes[1].subnets = nil
+	for _, s := range f.hosts[1].Subnets() {
+		nodes[1].subnets = append(nodes[1].subnets, likeOf(s, "10.244.102.0/24", "fd44:0:0:102::/64"))
+	}
 	f.moveTo(ctx, nodes)
+}
+
+// likeOf is the one of two constants that is of the same family.
+func likeOf(p netip.Prefix, ipv4, ipv6 string) netip.Prefix {
+	if p.Addr().Is4() {
+		return netip.MustParsePrefix(ipv4)
+	}
+	return netip.MustParsePrefix(ipv6)
 }
 
 func (f *fleet) swapSubnets(ctx context.Context) {
@@ -213,13 +233,15 @@ func (f *fleet) moveTo(ctx context.Context, nodes []entry) {
 // Pods outlive their node's subnet in Kubernetes, when the Node was deleted and
 // came back at once.
 func TestDaemonTellsOfPodsThatAreCutOff(t *testing.T) {
-	f, ctx := newFleet(t, 1, noResync), withPatience(t)
-	nodes := entries(f.hosts...)
-	nodes[0].subnets = []netip.Prefix{netip.MustParsePrefix("10.244.102.0/24"), netip.MustParsePrefix("fd44:0:0:102::/64")}
-	f.register(nodes)
-	f.must(f.hosts[0].Daemon().Log.Wait(ctx, "2 addresses of pods are of no subnet that this node has now"))
-	f.must(f.pods[0].Delete(ctx))
-	f.must(f.hosts[0].Daemon().Log.Wait(ctx, "all is well again"))
+	eachMode(t, func(t *testing.T, m mode) {
+		f, ctx := newFleet(t, 1, m.set, noResync), withPatience(t)
+		nodes := entries(f.hosts...)
+		nodes[0].subnets = m.prefixes("10.244.102.0/24", "fd44:0:0:102::/64")
+		f.register(nodes)
+		f.must(f.hosts[0].Daemon().Log.Wait(ctx, fmt.Sprintf("%d addresses of pods are of no subnet that this node has now", len(m.subnets))))
+		f.must(f.pods[0].Delete(ctx))
+		f.must(f.hosts[0].Daemon().Log.Wait(ctx, "all is well again"))
+	})
 }
 
 func (f *fleet) join(ctx context.Context) {
@@ -231,11 +253,33 @@ func (f *fleet) join(ctx context.Context) {
 	for i, h := range f.hosts {
 		f.eventually(ctx, func(ctx context.Context) error { return ping(ctx, pod, f.pods[i]) })
 		f.ping(ctx, f.pods[i], pod)
-		if log := h.Daemon().Log.String(); !regexp.MustCompile(`changed the tunnel.*10\.244\.5\.0/24`).MatchString(log) {
+		if log := h.Daemon().Log.String(); !regexp.MustCompile(`changed the tunnel.*` + regexp.QuoteMeta(e.Subnets()[0].String())).MatchString(log) {
 			f.t.Errorf("%s does not log the new peer:\n%s", h.Name, log)
 		}
 	}
 	f.must(f.lab.Register(f.hosts...))
 	f.eventually(ctx, func(context.Context) error { return knows(f.hosts[0], entries(f.hosts[1:]...)) })
 	f.must(e.Remove())
+}
+
+// What is done to the tunnel while the registry doesn't list the host is mended
+// when it does again: the device's name is still known for our own.
+func TestDaemonKnowsItsTunnelAfterLeaving(t *testing.T) {
+	f := newFleet(t, 2)
+	ctx := withPatience(t)
+	h, other := f.hosts[0], f.hosts[1]
+	f.must(f.lab.Register(other))
+	f.eventually(ctx, func(context.Context) error {
+		if _, err := os.Stat(filepath.Join(h.RunDir(), "node.json")); !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("it is published still: %w", err)
+		}
+		return nil
+	})
+	f.must(onLink(tunnel, func(handle *netlink.Handle, l netlink.Link) error {
+		strange := *l.(*netlink.Vxlan)
+		strange.VxlanId, strange.Index, strange.Alias = 99, 0, ""
+		return errors.Join(handle.LinkDel(l), handle.LinkAdd(&strange))
+	})(h.Handle()))
+	f.must(f.lab.Register(f.hosts...))
+	f.eventually(ctx, func(ctx context.Context) error { return ping(ctx, f.pods[0], f.pods[1]) })
 }

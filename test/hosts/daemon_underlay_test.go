@@ -8,17 +8,21 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/overlay-cni/overlay-cni/internal/lab"
 )
 
 // second gives a host another interface, whose far end leads nowhere.
-func (f *fleet) second(h *lab.Host, name, prefix string) {
+func (f *fleet) second(h *lab.Host, name string, prefixes ...string) {
 	f.t.Helper()
 	f.must(h.Handle().LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name, MTU: 1400}, PeerName: name + "-far"}))
 	f.must(onLink(name, func(handle *netlink.Handle, l netlink.Link) error {
-		address := netip.MustParsePrefix(prefix)
-		return errors.Join(handle.AddrAdd(l, &netlink.Addr{IPNet: ipNetOf(address)}), handle.LinkSetUp(l))
+		errs := []error{handle.LinkSetUp(l)}
+		for _, p := range prefixesOf(prefixes...) {
+			errs = append(errs, handle.AddrAdd(l, &netlink.Addr{IPNet: ipNetOf(p), Flags: unix.IFA_F_NODAD}))
+		}
+		return errors.Join(errs...)
 	})(h.Handle()))
 }
 
@@ -49,26 +53,27 @@ type carrier struct {
 }
 
 func TestDaemonUnderlayChoice(t *testing.T) {
-	f := newIdleFleet(t, 1, nil)
+	f := newIdleFleet(t, 1, modes[2].set)
 	h := f.hosts[0]
-	f.second(h, "eth1", "192.168.88.1/24")
+	f.second(h, "eth1", "192.168.88.1/24", "fd88::1/64")
 	eth0, eth1 := carrier{"eth0", "192.168.77.1", 1450}, carrier{"eth1", "192.168.88.1", 1350}
+	six0, six1 := carrier{"eth0", "fd77::1", 1430}, carrier{"eth1", "fd88::1", 1330}
 	for _, tt := range []struct {
-		underlay string
-		want     carrier
+		underlay, family string
+		want             carrier
 	}{
-		{"auto", eth0},
-		{"eth1", eth1},
-		{"eth0", eth0},
-		{"192.168.88.1", eth1},
-		{"192.168.77.1", eth0},
-		{"to:192.168.88.9", eth1},
-		{"to:192.168.77.9", eth0},
-		{"to:198.51.100.1", eth0},
+		{"auto", "auto", eth0}, {"auto", "ipv4", eth0}, {"auto", "ipv6", six0},
+		{"eth1", "auto", eth1}, {"eth1", "ipv4", eth1}, {"eth1", "ipv6", six1},
+		{"eth0", "auto", eth0}, {"eth0", "ipv6", six0},
+		{"192.168.88.1", "auto", eth1}, {"fd88::1", "auto", six1}, {"fd88::1", "ipv6", six1},
+		{"192.168.77.1", "auto", eth0}, {"fd77::1", "auto", six0},
+		{"to:192.168.88.9", "auto", eth1}, {"to:fd88::9", "auto", six1},
+		{"to:192.168.77.9", "auto", eth0}, {"to:fd77::9", "ipv6", six0},
+		{"to:198.51.100.1", "auto", eth0}, {"to:2001:db8::9", "auto", six0},
 	} {
-		t.Run(tt.underlay, func(t *testing.T) {
+		t.Run(tt.underlay+" "+tt.family, func(t *testing.T) {
 			f, ctx := f.sub(t), withPatience(t)
-			f.start(ctx, h, "--underlay", tt.underlay)
+			f.start(ctx, h, "--underlay", tt.underlay, "--underlay-family", tt.family)
 			f.must(f.carries(h, tt.want))
 			f.stop(ctx, h)
 		})
@@ -94,21 +99,23 @@ func TestDaemonUnderlayChoice(t *testing.T) {
 }
 
 func TestDaemonFollowsTheUnderlaysMTU(t *testing.T) {
-	f, ctx := newFleet(t, 1, noResync), withPatience(t)
-	h := f.hosts[0]
-	for _, underlay := range []int{1400, 9000, 1500} {
-		f.must(onLink("eth0", func(handle *netlink.Handle, l netlink.Link) error { return handle.LinkSetMTU(l, underlay) })(h.Handle()))
-		f.eventually(ctx, func(context.Context) error {
-			return f.carries(h, carrier{"eth0", "192.168.77.1", underlay - 50})
-		})
-		pod := f.addPod(ctx, h, fmt.Sprint("mtu-", underlay))
-		handle, err := pod.Netns().Handle()
-		f.must(err)
-		if got := mtuOf(f, handle, "eth0"); got != underlay-50 {
-			t.Errorf("a pod over %d has MTU %d", underlay, got)
+	eachMode(t, func(t *testing.T, m mode) {
+		f, ctx := newFleet(t, 1, m.set, noResync), withPatience(t)
+		h := f.hosts[0]
+		for _, underlay := range []int{1400, 9000, 1500} {
+			f.must(onLink("eth0", func(handle *netlink.Handle, l netlink.Link) error { return handle.LinkSetMTU(l, underlay) })(h.Handle()))
+			f.eventually(ctx, func(context.Context) error {
+				return f.carries(h, carrier{"eth0", h.Addresses()[0].String(), underlay - m.overhead()})
+			})
+			pod := f.addPod(ctx, h, fmt.Sprint("mtu-", underlay))
+			handle, err := pod.Netns().Handle()
+			f.must(err)
+			if got := mtuOf(f, handle, "eth0"); got != underlay-m.overhead() {
+				t.Errorf("a pod over %d has MTU %d", underlay, got)
+			}
+			handle.Close()
 		}
-		handle.Close()
-	}
+	})
 }
 
 // A daemon that can't find its underlay says which one and what to do, lets no
@@ -127,6 +134,11 @@ func TestDaemonWrongUnderlay(t *testing.T) {
 		{[]string{"--underlay", "to:2001:db8::9"}, "no route leads to 2001:db8::9: add one, or set underlay to an interface"},
 		{[]string{"--underlay", "lo"}, `interface \"lo\" is a loopback, which reaches no other host: set underlay to another interface`},
 		{[]string{"--underlay", "eth2"}, `interface \"eth2\" is down: set it up with \"ip link set eth2 up\"`},
+		{[]string{"--underlay", "eth2", "--underlay-family", "ipv6"}, `interface \"eth2\" is down: set it up`},
+		{[]string{"--underlay", "eth0", "--underlay-family", "ipv6"},
+			`interface \"eth0\" has no global IPv6 address: add one, or set underlay to another interface, or underlayFamily (ipv6) to the other family, on all hosts`},
+		{[]string{"--underlay-family", "ipv6"},
+			"there is no IPv6 default route, and no interface has an address by which the registry knows this host (192.168.77.1)"},
 		{[]string{"--mtu", "1451"}, "mtu 1451 is too large for underlay eth0, which leaves 1450 of its 1500 to the pods: set mtu to 0 or at most 1450"},
 	} {
 		t.Run(fmt.Sprint(tt.args), func(t *testing.T) {

@@ -2,12 +2,16 @@ package hosts
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
+	"flag"
 	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -25,6 +29,9 @@ func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 // run builds the programs and runs the tests in a sandbox.
 func run(m *testing.M) int {
+	// The modes of a test run side by side, on however few cores: they wait more
+	// than they work. The command line has the last word.
+	_ = flag.Set("test.parallel", strconv.Itoa(len(modes)))
 	code := sandboxtest.MainAfter(m, func() (err error) {
 		programs, err = build()
 		return err
@@ -74,6 +81,7 @@ func newLab(t *testing.T, change func(*lab.Config)) *lab.Lab {
 	t.Helper()
 	c := lab.Config{
 		Dir:         t.TempDir(),
+		Prefix:      strings.ToLower(rand.Text()[:6]) + "-",
 		Segments:    []netip.Prefix{netip.MustParsePrefix("192.168.77.254/24")},
 		Outside:     []netip.Addr{netip.MustParseAddr("203.0.113.1")},
 		PodNetworks: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")},

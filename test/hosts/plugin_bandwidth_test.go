@@ -2,7 +2,6 @@ package hosts
 
 import (
 	"fmt"
-	"net/netip"
 	"strings"
 	"testing"
 
@@ -19,50 +18,54 @@ func (p *pluginHost) bandwidth(values map[string]uint64) []byte {
 }
 
 func TestBandwidth(t *testing.T) {
-	p := newPlugin(t, "10.244.1.0/24")
-	before := p.snapshot(t)
-	ns := sandboxtest.NewNetns(t)
-	call := invocation{command: "ADD", netns: ns.Path(), stdin: p.bandwidth(map[string]uint64{
-		"ingressRate": 8_000_000, "ingressBurst": 800_000, "egressRate": 16_000_000, "egressBurst": 1_600_000,
-	})}
-	if _, cniErr := p.run(t, call); cniErr != nil {
-		t.Fatal(cniErr)
-	}
-	// Each limit is in bytes a second at the one device that sends that way.
-	got := map[string]uint64{}
-	h := p.host.Handle()
-	qdiscs, err := h.QdiscList(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, q := range qdiscs {
-		tbf, ok := q.(*netlink.Tbf)
-		if !ok {
-			continue
+	eachMode(t, func(t *testing.T, m mode) {
+		p := newPlugin(t, m.subnets...)
+		before := p.snapshot(t)
+		ns := sandboxtest.NewNetns(t)
+		call := invocation{command: "ADD", netns: ns.Path(), stdin: p.bandwidth(map[string]uint64{
+			"ingressRate": 8_000_000, "ingressBurst": 800_000, "egressRate": 16_000_000, "egressBurst": 1_600_000,
+		})}
+		if _, cniErr := p.run(t, call); cniErr != nil {
+			t.Fatal(cniErr)
 		}
-		link, err := h.LinkByIndex(tbf.LinkIndex)
+		// Each limit is in bytes a second at the one device that sends that way.
+		got := map[string]uint64{}
+		h := p.host.Handle()
+		qdiscs, err := h.QdiscList(nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		got[link.Type()] = tbf.Rate
-	}
-	if want := fmt.Sprint(map[string]uint64{"veth": 1_000_000, "ifb": 2_000_000}); fmt.Sprint(got) != want {
-		t.Errorf("rates are %v, want %s", got, want)
-	}
-	if _, err := probe.Ping(withPatience(t), ns, netip.MustParseAddr("10.244.1.1")); err != nil {
-		t.Error(err)
-	}
-	shaper, err := h.LinkByName(ipam.Owner{ContainerID: "pod", IfName: "eth0"}.Key().ShaperName())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if shaper.Attrs().Statistics.TxPackets == 0 {
-		t.Error("what the pod sends doesn't go through its shaper")
-	}
-	p.del(t, "pod")
-	if after := p.snapshot(t); after != before {
-		t.Errorf("left behind:\n%s", after)
-	}
+		for _, q := range qdiscs {
+			tbf, ok := q.(*netlink.Tbf)
+			if !ok {
+				continue
+			}
+			link, err := h.LinkByIndex(tbf.LinkIndex)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got[link.Type()] = tbf.Rate
+		}
+		if want := fmt.Sprint(map[string]uint64{"veth": 1_000_000, "ifb": 2_000_000}); fmt.Sprint(got) != want {
+			t.Errorf("rates are %v, want %s", got, want)
+		}
+		for _, gateway := range m.gateways() {
+			if _, err := probe.Ping(withPatience(t), ns, gateway); err != nil {
+				t.Error(err)
+			}
+		}
+		shaper, err := h.LinkByName(ipam.Owner{ContainerID: "pod", IfName: "eth0"}.Key().ShaperName())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if shaper.Attrs().Statistics.TxPackets == 0 {
+			t.Error("what the pod sends doesn't go through its shaper")
+		}
+		p.del(t, "pod")
+		if after := p.snapshot(t); after != before {
+			t.Errorf("left behind:\n%s", after)
+		}
+	})
 }
 
 func TestBandwidthThatIsNone(t *testing.T) {

@@ -3,7 +3,6 @@ package hosts
 import (
 	"encoding/json"
 	"fmt"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -27,36 +26,40 @@ func (p *pluginHost) valid(ids ...string) []byte {
 }
 
 func TestGCRemovesAllButTheValid(t *testing.T) {
-	p := newPlugin(t, "10.244.1.0/24", "fd00:244:1::/64")
-	kept, _ := p.add(t, "kept")
-	want := p.snapshot(t)
-	p.add(t, "gone")
-	p.add(t, "lost-record")
-	p.add(t, "damaged")
-	p.add(t, "lost-all")
-	attachments := filepath.Join(p.host.RunDir(), "attachments")
-	for id, damage := range map[string]func(path string) error{
-		"lost-record": os.Remove,
-		"lost-all":    os.Remove,
-		"damaged":     func(path string) error { return os.Truncate(path, 0) },
-	} {
-		if err := damage(filepath.Join(attachments, id+"@eth0.json")); err != nil {
+	eachMode(t, func(t *testing.T, m mode) {
+		p := newPlugin(t, m.subnets...)
+		kept, _ := p.add(t, "kept")
+		want := p.snapshot(t)
+		p.add(t, "gone")
+		p.add(t, "lost-record")
+		p.add(t, "damaged")
+		p.add(t, "lost-all")
+		attachments := filepath.Join(p.host.RunDir(), "attachments")
+		for id, damage := range map[string]func(path string) error{
+			"lost-record": os.Remove,
+			"lost-all":    os.Remove,
+			"damaged":     func(path string) error { return os.Truncate(path, 0) },
+		} {
+			if err := damage(filepath.Join(attachments, id+"@eth0.json")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.Remove(filepath.Join(p.host.RunDir(), "addresses", m.gateways()[0].Next().Next().Next().Next().Next().String())); err != nil {
 			t.Fatal(err)
 		}
-	}
-	if err := os.Remove(filepath.Join(p.host.RunDir(), "addresses", "10.244.1.6")); err != nil {
-		t.Fatal(err)
-	}
-	out, cniErr := p.run(t, invocation{command: "GC", stdin: p.valid("kept", "never-seen")})
-	if cniErr != nil || out != "" {
-		t.Fatalf("%v, printed %q", cniErr, out)
-	}
-	if got := p.snapshot(t); got != want {
-		t.Errorf("left:\n%s\nwant:\n%s", got, want)
-	}
-	if _, err := probe.Ping(withPatience(t), kept, netip.MustParseAddr("10.244.1.1")); err != nil {
-		t.Error(err)
-	}
+		out, cniErr := p.run(t, invocation{command: "GC", stdin: p.valid("kept", "never-seen")})
+		if cniErr != nil || out != "" {
+			t.Fatalf("%v, printed %q", cniErr, out)
+		}
+		if got := p.snapshot(t); got != want {
+			t.Errorf("left:\n%s\nwant:\n%s", got, want)
+		}
+		for _, gateway := range m.gateways() {
+			if _, err := probe.Ping(withPatience(t), kept, gateway); err != nil {
+				t.Error(err)
+			}
+		}
+	})
 }
 
 func TestGCLeavesOtherNetworksAlone(t *testing.T) {

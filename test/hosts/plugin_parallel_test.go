@@ -16,7 +16,7 @@ import (
 
 const (
 	workers = 64
-	rounds  = 16
+	rounds  = 32
 )
 
 // addressOf is the one address of a result.

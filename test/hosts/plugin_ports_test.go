@@ -102,26 +102,30 @@ func TestHostPorts(t *testing.T) {
 
 // TestHostPortFromOutside connects from another machine to the host.
 func TestHostPortFromOutside(t *testing.T) {
-	l := newLab(t, nil)
-	h := addHost(t, l, "host")
-	p := newPluginOn(h, "10.244.1.0/24")
-	pod := sandboxtest.NewNetns(t)
-	call := invocation{command: "ADD", netns: pod.Path(), stdin: p.ports(map[string]any{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"})}
-	if _, cniErr := p.run(t, call); cniErr != nil {
-		t.Fatal(cniErr)
-	}
-	server, err := probe.ServeMirror(pod, netip.MustParseAddrPort("10.244.1.2:80"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer server.Close()
-	seen, err := probe.TCP(withPatience(t), l.Switch(), netip.AddrPortFrom(h.Addresses()[0], 8080))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if fmt.Sprint(seen) == "" {
-		t.Error("nothing was seen")
-	}
+	eachMode(t, func(t *testing.T, m mode) {
+		l := newLab(t, m.set)
+		h := addHost(t, l, "host")
+		p := newPluginOn(h, m.subnets...)
+		pod := sandboxtest.NewNetns(t)
+		call := invocation{command: "ADD", netns: pod.Path(), stdin: p.ports(map[string]any{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"})}
+		if _, cniErr := p.run(t, call); cniErr != nil {
+			t.Fatal(cniErr)
+		}
+		for i, gateway := range m.gateways() {
+			server, err := probe.ServeMirror(pod, netip.AddrPortFrom(gateway.Next(), 80))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer server.Close()
+			seen, err := probe.TCP(withPatience(t), l.Switch(), netip.AddrPortFrom(h.Addresses()[i], 8080))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if client := l.Segments()[i].Addr(); seen.Source.Addr() != client {
+				t.Errorf("the pod sees %s call, not %s", seen.Source, client)
+			}
+		}
+	})
 }
 
 func TestPortMappingsThatAreNone(t *testing.T) {

@@ -29,8 +29,9 @@ import (
 
 // pluginHost is a host on which the plugin runs alone: without a daemon.
 type pluginHost struct {
-	host *lab.Host
-	conf map[string]any
+	host    *lab.Host
+	subnets []netip.Prefix
+	conf    map[string]any
 }
 
 // newPlugin makes a host and a configuration with one range for each subnet.
@@ -44,10 +45,19 @@ func newPluginOn(h *lab.Host, subnets ...string) *pluginHost {
 	for _, s := range subnets {
 		ranges = append(ranges, []map[string]any{{"subnet": s}})
 	}
-	return &pluginHost{host: h, conf: map[string]any{
+	return &pluginHost{host: h, subnets: prefixesOf(subnets...), conf: map[string]any{
 		"cniVersion": "1.1.0", "name": "test", "type": "overlay-cni", "runDir": h.RunDir(),
 		"ipam": map[string]any{"ranges": ranges},
 	}}
+}
+
+// gateways are the bridge's addresses, each with its subnet's length.
+func (p *pluginHost) gateways() []netip.Prefix {
+	var all []netip.Prefix
+	for _, s := range p.subnets {
+		all = append(all, netip.PrefixFrom(s.Addr().Next(), s.Bits()))
+	}
+	return all
 }
 
 // with is the configuration with keys replaced; a nil value removes the key.

@@ -20,18 +20,6 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/plugin"
 )
 
-type mode struct {
-	name    string
-	subnets []string
-}
-
-// modes are the address families that the plugin is tested with.
-var modes = []mode{
-	{"IPv4", []string{"10.244.1.0/24"}},
-	{"IPv6", []string{"fd00:244:1::/64"}},
-	{"dual stack", []string{"10.244.1.0/24", "fd00:244:1::/64"}},
-}
-
 func TestPodsOfOneHostWithoutADaemon(t *testing.T) {
 	eachModeAndNetfilter(t, func(t *testing.T, m mode, n netfilter) {
 		p := newPlugin(t, m.subnets...)

@@ -10,6 +10,9 @@ import (
 // The race detector makes everything several times slower.
 const mended = 6 * time.Second
 
+// dearness is how many times dearer everything is.
+const dearness = 10
+
 // The daemon runs with the race detector where the tests do, and ends at a race,
 // which no test fails to notice.
 var daemonBuild = func() builder {

@@ -10,16 +10,18 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/overlay-cni/overlay-cni/internal/lab"
+	"github.com/overlay-cni/overlay-cni/internal/lab/probe"
 	"github.com/overlay-cni/overlay-cni/pkg/firewall"
 )
 
 var (
-	soakTime = flag.Duration("soak", 15*time.Second, "how long the soak test does things at random")
+	soakTime = flag.Duration("soak", 10*time.Second, "how long the soak test does things at random")
 	soakSeed = flag.Uint64("soak-seed", 0, "what the soak test's choices follow from; 0: the time")
 )
 
@@ -31,11 +33,37 @@ func TestSoak(t *testing.T) {
 	if seed == 0 {
 		seed = uint64(time.Now().UnixNano())
 	}
-	t.Logf("to have the same choices again: -soak-seed %d", seed)
+	registries := map[string]soakRegistry{"file": &soakFile{}, "etcd": &soakEtcd{}}
+	for _, name := range slices.Sorted(maps.Keys(registries)) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel() // they wait more than they work
+			t.Logf("to have the same choices again: -soak-seed %d", seed)
+			s := newSoak(t, seed, registries[name])
+			s.run(*soakTime)
+			s.settle(withPatience(t))
+			s.awaitPeers()
+			s.breakEntries()
+			s.awaitPeers()
+			s.compare(withPatience(t))
+		})
+	}
+}
+
+type soak struct {
+	*fleet
+	rng      *rand.Rand
+	registry soakRegistry
+	damages  []damage
+	wires    map[*lab.Host]*wire
+	ports    map[*lab.Pod]int // of the host, where the pod has one
+	made     int              // pods, ever
+}
+
+func newSoak(t *testing.T, seed uint64, r soakRegistry) *soak {
+	t.Helper()
 	s := &soak{
-		rng:      rand.New(rand.NewPCG(seed, seed)),
-		damages:  damages(),
-		original: map[string]entry{},
+		rng: rand.New(rand.NewPCG(seed, seed)), registry: r, damages: damages(),
+		wires: map[*lab.Host]*wire{}, ports: map[*lab.Pod]int{},
 		fleet: newIdleFleet(t, 4, func(c *lab.Config) {
 			noResync(c)
 			c.DaemonArgs = append(c.DaemonArgs, "--config", filepath.Join(c.Dir, configFile))
@@ -43,55 +71,55 @@ func TestSoak(t *testing.T) {
 	}
 	s.configure("")
 	for _, h := range s.hosts {
+		s.wires[h] = &wire{host: h, device: "eth0", address: h.Addresses()[0]}
+	}
+	r.begin(withPatience(t), s)
+	for _, h := range s.hosts {
 		ctx := withPatience(t)
-		s.start(ctx, h)
+		_, err := h.StartDaemon(ctx, r.args(h)...)
+		s.must(err)
 		s.pods = append(s.pods, s.addPod(ctx, h, "pod"))
 	}
-	for _, e := range entries(s.hosts...) {
-		s.nodes, s.original[e.name] = append(s.nodes, e), e
-	}
-	end := time.Now().Add(*soakTime)
-	steps := 0
-	for ; time.Now().Before(end) && !t.Failed(); steps++ {
-		s.step(withPatience(t))
-	}
-	t.Logf("%d steps", steps)
-	if steps < 20 {
-		t.Errorf("only %d steps: that is no soak", steps)
-	}
-	s.settle(withPatience(t))
-	s.compare(withPatience(t))
+	return s
 }
 
-type soak struct {
-	*fleet
-	rng      *rand.Rand
-	damages  []damage
-	nodes    []entry // what the registry has
-	original map[string]entry
-	made     int // pods, ever
+func (s *soak) run(long time.Duration) {
+	s.t.Helper()
+	end := time.Now().Add(long)
+	steps := 0
+	for ; time.Now().Before(end) && !s.t.Failed(); steps++ {
+		s.step(withPatience(s.t))
+	}
+	s.t.Logf("%d steps", steps)
+	if steps < 10 {
+		s.t.Errorf("only %d steps: that is no soak", steps)
+	}
 }
 
 // step does one thing.
 func (s *soak) step(ctx context.Context) {
 	h := s.hosts[s.rng.IntN(len(s.hosts))]
-	switch s.rng.IntN(12) {
+	switch s.rng.IntN(16) {
 	case 0, 1, 2, 3:
 		d := s.damages[s.rng.IntN(len(s.damages))]
 		s.tolerate(d.name, d.do(h.Handle()))
 	case 4:
 		s.breakRules(h)
 	case 5:
-		s.setSysctl(h, "net/ipv4/ip_forward", "0")
-	case 6, 7, 8:
+		s.breakIPTables(h)
+	case 6:
+		s.turnSwitch(h)
+	case 7, 8, 9:
 		s.changePods(ctx, h)
-	case 9:
-		s.editRegistry()
-	case 10:
-		s.configure([]string{"", "mtu: 1400", "vxlan: {vni: 9}", "masquerade: false"}[s.rng.IntN(4)] + "\n")
-	case 11:
+	case 10, 11:
+		s.registry.change(ctx, s)
+	case 12:
+		s.configure([]string{"", "mtu: 1400", "vxlan: {vni: 9}", "vxlan: {port: 8472}", "masquerade: false"}[s.rng.IntN(5)] + "\n")
+	case 13:
 		s.must(h.Daemon().Kill())
-		s.launch(h)
+		s.launch(h, s.registry.args(h)...)
+	case 14, 15:
+		s.breakUnderlay(h)
 	}
 	// Some of the next things meet the daemons at work, some at rest.
 	pause := time.NewTimer(time.Duration(s.rng.IntN(200)) * time.Millisecond)
@@ -107,20 +135,13 @@ func (s *soak) tolerate(what string, err error) {
 	}
 }
 
-func (s *soak) breakRules(h *lab.Host) {
-	all := ruleDamages()
-	names := slices.Sorted(maps.Keys(all))
-	name := names[s.rng.IntN(len(names))]
-	s.tolerate(name, changeRules(h, all[name]))
-}
-
 // changePods adds a pod or takes one away, with the runtime's DEL or without.
 func (s *soak) changePods(ctx context.Context, h *lab.Host) {
 	pods := h.Pods()
 	if len(pods) < 3 || s.rng.IntN(2) == 0 {
 		s.made++
-		_, err := h.AddPod(ctx, lab.PodSpec{Name: fmt.Sprint("pod-", s.made)})
-		s.tolerate("add a pod", err) // the daemon may be taking the bridge's place of somebody
+		// The daemon may be taking the bridge's place of somebody.
+		s.tolerate("add a pod", s.add(ctx, h, fmt.Sprint("pod-", s.made)))
 		return
 	}
 	p := pods[s.rng.IntN(len(pods))]
@@ -131,58 +152,113 @@ func (s *soak) changePods(ctx context.Context, h *lab.Host) {
 	s.tolerate("delete a pod", p.Delete(ctx))
 }
 
-// editRegistry has nodes leave, come back, and get a subnet more or less.
-func (s *soak) editRegistry() {
-	i := s.rng.IntN(len(s.hosts))
-	e := s.original[s.hosts[i].Name]
-	at := slices.IndexFunc(s.nodes, func(n entry) bool { return n.name == e.name })
-	switch {
-	case at < 0:
-		s.nodes = append(s.nodes, e)
-	case s.rng.IntN(2) == 0:
-		s.nodes = slices.Delete(slices.Clone(s.nodes), at, at+1)
-	default:
-		e.subnets = append(slices.Clone(e.subnets), netip.MustParsePrefix(fmt.Sprintf("10.244.%d.0/26", 200+i)))
-		s.nodes = slices.Clone(s.nodes)
-		s.nodes[at] = e
+// add makes a pod; every other one has a port of its host.
+func (s *soak) add(ctx context.Context, h *lab.Host, name string) error {
+	port, config := 0, map[string]any{"waitSeconds": 1} // the host may have left the registry
+	if s.made%2 == 0 {
+		port = 8000 + s.made
+		config["runtimeConfig"] = map[string]any{
+			"portMappings": []map[string]any{{"hostPort": port, "containerPort": 80, "protocol": "tcp"}},
+		}
 	}
-	s.register(s.nodes)
+	pod, err := h.AddPod(ctx, lab.PodSpec{Name: name, Config: h.PluginConfig(config)})
+	if err == nil {
+		s.ports[pod] = port
+	}
+	return err
 }
 
-// settle ends the accidents: registry and configuration are as in the beginning.
+// breakEntries does nothing but to single entries, so that no other fault has the
+// daemons look at all of them.
+func (s *soak) breakEntries() {
+	s.t.Helper()
+	const each = 5
+	all := entryDamages(modes[2])
+	for _, h := range s.hosts {
+		for range each {
+			d := all[s.rng.IntN(len(all))]
+			s.tolerate(d.name, d.do(h.Handle()))
+		}
+	}
+}
+
+// settle ends the accidents, and adds a last pod to each host, with a port. The
+// last that befalls a host is another address.
 func (s *soak) settle(ctx context.Context) {
 	s.configure("")
-	s.register(entries(s.hosts...))
+	for _, h := range s.hosts {
+		s.wires[h].address = s.otherAddress(h)
+		s.mendUnderlay(h)
+	}
+	s.registry.settle(ctx, s)
+	s.made += 2 - s.made%2 // another port than any pod has
 	for i, h := range s.hosts {
-		pod, err := h.AddPod(ctx, lab.PodSpec{Name: "last"})
-		for ; err != nil && ctx.Err() == nil; pod, err = h.AddPod(ctx, lab.PodSpec{Name: "last"}) {
+		err := s.add(ctx, h, "last")
+		for ; err != nil && ctx.Err() == nil; err = s.add(ctx, h, "last") {
 			s.t.Logf("%s: add the last pod: %v", h.Name, err)
 		}
 		s.must(err)
-		s.pods[i] = pod
+		at := slices.IndexFunc(h.Pods(), func(p *lab.Pod) bool { return p.Name == "last" })
+		s.pods[i] = h.Pods()[at]
 	}
 }
 
-// compare looks at each host: at all entries for peers, at the rules, and at
-// what is there of pods.
-func (s *soak) compare(ctx context.Context) {
-	nodes := entries(s.hosts...)
+// awaitPeers returns when each host has exactly the entries for the others that
+// it should have, with every device as it should be.
+func (s *soak) awaitPeers() {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), s.registry.patience())
+	defer cancel()
 	for i, h := range s.hosts {
-		peers := slices.Delete(slices.Clone(nodes), i, i+1)
-		s.eventually(ctx, func(context.Context) error {
-			return errors.Join(knows(h, peers), s.carries(h, carrier{"eth0", h.Addresses()[0].String(), 1450}), s.exactly(h))
-		})
+		s.must(probe.Eventually(ctx, func(context.Context) error {
+			nodes := s.registry.nodes(s)
+			peers := slices.Delete(slices.Clone(nodes), i, i+1)
+			w := s.wires[h]
+			return errors.Join(knows(h, peers), s.carries(h, carrier{w.device, w.address.String(), 1450}))
+		}))
 	}
-	for _, from := range s.hosts {
-		for _, to := range s.pods {
+}
+
+// compare looks at each host: at what is there of pods, at all ways between them,
+// and at the rules.
+func (s *soak) compare(ctx context.Context) {
+	for _, h := range s.hosts {
+		s.eventually(ctx, func(context.Context) error { return s.exactly(h) })
+	}
+	for i, from := range s.hosts {
+		for j, to := range s.pods {
 			for _, p := range from.Pods() {
 				if p != to {
 					s.eventually(ctx, func(ctx context.Context) error { return ping(ctx, p, to) })
 				}
 			}
+			s.knock(ctx, from, to)
+			if i != j {
+				s.unmasked(ctx, s.pods[i], to)
+			}
 		}
 	}
 	s.nothingToDo(ctx)
+}
+
+// knock opens the port that a pod has of its host.
+func (s *soak) knock(ctx context.Context, from *lab.Host, to *lab.Pod) {
+	s.t.Helper()
+	server, err := probe.ServeMirror(to.Netns(), netip.AddrPortFrom(to.Addresses[0], 80))
+	s.must(err)
+	defer server.Close()
+	_, err = probe.TCP(ctx, from.Netns(), netip.AddrPortFrom(s.wires[to.Host].address, uint16(s.ports[to])))
+	s.must(err)
+}
+
+// unmasked looks at the address that one pod sees of another.
+func (s *soak) unmasked(ctx context.Context, from, to *lab.Pod) {
+	s.t.Helper()
+	for i, a := range to.Addresses {
+		if seen := s.seenBy(ctx, to.Netns(), a, from); seen != from.Addresses[i] {
+			s.t.Errorf("%s sees %s as %s", a, from.Addresses[i], seen)
+		}
+	}
 }
 
 // exactly compares the pods of a host with what is there of pods.
@@ -190,11 +266,17 @@ func (s *soak) exactly(h *lab.Host) error {
 	var want, have []string
 	for _, p := range h.Pods() {
 		want = append(want, "pod "+p.Netns().Name())
+		if port := s.ports[p]; port != 0 {
+			want = append(want, fmt.Sprintf("ports4 %d", port), fmt.Sprintf("ports6 %d", port))
+		}
 		for _, a := range p.Addresses {
 			want = append(want, "address "+a.String())
 		}
 	}
 	for _, l := range s.attached(h) {
+		if port, ok := portOf(l); ok {
+			have = append(have, port)
+		}
 		path, isFile := strings.CutPrefix(l, "file "+h.RunDir()+"/")
 		switch kind, name, _ := strings.Cut(path, "/"); {
 		case isFile && kind == "addresses":
@@ -212,6 +294,18 @@ func (s *soak) exactly(h *lab.Host) error {
 	return nil
 }
 
+// portOf finds the port in what portLines writes: the last four bytes of a key
+// are the port and two bytes of padding.
+func portOf(line string) (string, bool) {
+	fields := strings.Fields(line)
+	if fields[0] != "port" || !strings.HasPrefix(fields[1], "ports") {
+		return "", false
+	}
+	key := fields[2]
+	port, err := strconv.ParseUint(key[len(key)-8:len(key)-4], 16, 16)
+	return fmt.Sprint(fields[1], " ", port), err == nil
+}
+
 // nothingToDo starts all daemons anew: those that find anything to change would
 // say so.
 func (s *soak) nothingToDo(ctx context.Context) {
@@ -221,9 +315,10 @@ func (s *soak) nothingToDo(ctx context.Context) {
 		if err != nil || !table.Present {
 			s.t.Errorf("%s: the firewall table: %+v, %v", h.Name, table, err)
 		}
-		d := s.start(ctx, h)
+		d := s.start(ctx, h, s.registry.args(h)...)
 		s.must(d.Log.Wait(ctx, "reconciled pods"))
-		if log := d.Log.String(); strings.Contains(log, "changed") || strings.Contains(log, "published") {
+		s.registry.awaitNodes(ctx, s, h)
+		if log := d.Log.String(); strings.Contains(log, `msg="changed `) || strings.Contains(log, "published this node") {
 			s.t.Errorf("%s: there was something left to change:\n%s", h.Name, log)
 		}
 	}

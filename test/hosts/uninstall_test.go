@@ -170,7 +170,7 @@ func (i installation) refuses(ctx context.Context, why string) {
 
 // A run directory that somebody removed hides no pod.
 func TestUninstallFindsPodsWithoutRecords(t *testing.T) {
-	f := newFleet(t, 1, nil)
+	f := newFleet(t, 1)
 	ctx, h := withPatience(t), f.hosts[0]
 	f.stop(ctx, h)
 	i := f.installation(h)
@@ -191,7 +191,7 @@ func (i installation) foreign(name, peer string) netlink.Link {
 
 // Names that ours would have, on things that are somebody else's.
 func TestUninstallLeavesOthersAlone(t *testing.T) {
-	f, ctx := newIdleFleet(t, 1, nil), withPatience(t)
+	f, ctx := newIdleFleet(t, 1), withPatience(t)
 	i := f.installation(f.hosts[0])
 	i.foreign(tunnel, "cni0")
 	f.must(os.RemoveAll(i.h.RunDir())) // which the lab made
@@ -204,7 +204,7 @@ func TestUninstallLeavesOthersAlone(t *testing.T) {
 
 // Of a bridge that another program uses too, only our ports go.
 func TestUninstallKeepsASharedBridge(t *testing.T) {
-	f := newFleet(t, 1, nil)
+	f := newFleet(t, 1)
 	ctx, h := withPatience(t), f.hosts[0]
 	f.stop(ctx, h)
 	i := f.installation(h)
@@ -221,7 +221,7 @@ func TestUninstallKeepsASharedBridge(t *testing.T) {
 }
 
 func TestInstallSaysWhatItDid(t *testing.T) {
-	f, ctx := newIdleFleet(t, 1, nil), withPatience(t)
+	f, ctx := newIdleFleet(t, 1), withPatience(t)
 	i := f.installation(f.hosts[0])
 	for _, want := range []string{"is installed", "is up to date"} {
 		if out, err := i.run(ctx, "install"); err != nil || !strings.HasPrefix(out, i.file("bin/overlay-cni")+" "+want) {

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -22,22 +23,29 @@ type dockerHost struct {
 	ns      *sandbox.Netns
 	program string
 	dir     string
-	kernel  *iptables.Kernel
-	want    iptables.State
+	// hidden: dockerd takes it that the host does not forward, and so sets the
+	// policy of FORWARD to DROP.
+	hidden bool
 }
 
 // newDockerHost makes one that does not forward yet. There dockerd turns it on,
 // and sets the policy of FORWARD to DROP.
 func newDockerHost(t *testing.T, kind string) *dockerHost {
 	t.Helper()
-	want, err := iptables.Forward(iptables.Pods{
-		Own: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")}, Bridge: "cni0", Tunnel: "overlay0",
-	})
-	check(t, err)
 	ns, err := sandbox.CreateNetns("docker-" + kind)
 	check(t, err)
 	t.Cleanup(func() { check(t, ns.Delete()) })
-	h := &dockerHost{ns: ns, program: "iptables-" + kind, dir: t.TempDir(), kernel: iptables.New(), want: want}
+	return dockerOn(t, ns, kind)
+}
+
+// dockerOn is Docker on a host that there is.
+func dockerOn(t *testing.T, ns *sandbox.Netns, kind string) *dockerHost {
+	t.Helper()
+	check(t, os.MkdirAll("/etc/docker", 0o755))
+	dir, err := os.MkdirTemp("", "docker") // short, for it has the path of a socket
+	check(t, err)
+	t.Cleanup(func() { check(t, os.RemoveAll(dir)) })
+	h := &dockerHost{ns: ns, program: "iptables-" + kind, dir: dir}
 	for _, name := range []string{"iptables", "ip6tables"} {
 		path, err := exec.LookPath(name + "-" + kind)
 		check(t, err)
@@ -52,24 +60,27 @@ func (h *dockerHost) start(t *testing.T) (end func()) {
 	t.Helper()
 	socket := "unix://" + h.dir + "/socket"
 	var log bytes.Buffer
-	cmd := exec.Command("dockerd", "--data-root", h.dir+"/data", "--exec-root", h.dir+"/exec",
-		"--host", socket, "--pidfile", h.dir+"/pid", "--storage-driver", "vfs")
+	args := []string{"dockerd", "--data-root", h.dir + "/data", "--exec-root", h.dir + "/exec",
+		"--host", socket, "--pidfile", h.dir + "/pid", "--storage-driver", "vfs"}
+	if h.hidden {
+		check(t, os.WriteFile(h.dir+"/ip_forward", []byte("0\n"), 0o644))
+		const hide = `mount --bind "$0/ip_forward" /proc/sys/net/ipv4/ip_forward && exec "$@"`
+		args = append([]string{"unshare", "--mount", "sh", "-c", hide, h.dir}, args...)
+	}
+	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Stdout, cmd.Stderr = &log, &log
 	check(t, h.ns.Start(cmd))
-	end = func() {
+	end = sync.OnceFunc(func() {
 		check(t, cmd.Process.Signal(syscall.SIGTERM))
 		_ = cmd.Wait() // how it ends is its own affair
 		if t.Failed() {
 			t.Logf("dockerd's log:\n%s", log.Bytes()[max(0, log.Len()-3000):])
 		}
-	}
+	})
+	t.Cleanup(end)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	err := probe.Eventually(ctx, func(context.Context) error { return exec.Command("docker", "--host", socket, "version").Run() })
-	if err != nil {
-		end()
-		t.Fatal(err)
-	}
+	check(t, probe.Eventually(ctx, func(context.Context) error { return exec.Command("docker", "--host", socket, "version").Run() }))
 	return end
 }
 
@@ -81,10 +92,13 @@ func (h *dockerHost) forward(t *testing.T) []string {
 
 // sync does what the daemon does when it notices a change.
 func (h *dockerHost) sync() error {
-	return h.ns.Do(func() error {
-		_, err := h.kernel.Sync(h.want)
-		return err
+	want, err := iptables.Forward(iptables.Pods{
+		Own: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")}, Bridge: "cni0", Tunnel: "overlay0",
 	})
+	return errors.Join(err, h.ns.Do(func() error {
+		_, err := iptables.New().Sync(want)
+		return err
+	}))
 }
 
 // check wants Docker's rules to be there, its policy, and our jump behind them.
@@ -106,7 +120,6 @@ func (h *dockerHost) check(t *testing.T) {
 // TestDockerd starts the real one. Whatever it does at a start, to its own
 // rules and the policy, our rules come to stand behind.
 func TestDockerd(t *testing.T) {
-	check(t, os.MkdirAll("/etc/docker", 0o755))
 	for _, kind := range []string{"nft", "legacy"} {
 		t.Run(kind, func(t *testing.T) {
 			h := newDockerHost(t, kind)
@@ -121,8 +134,7 @@ func TestDockerd(t *testing.T) {
 			}
 			check(t, h.ns.Do(flush))
 			check(t, h.sync())
-			end = h.start(t)
-			defer end()
+			h.start(t)
 			check(t, h.sync())
 			h.check(t)
 		})

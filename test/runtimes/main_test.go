@@ -78,7 +78,7 @@ func outside() error {
 // packages are the Debian packages that have the programs.
 var packages = map[string]string{
 	"containerd": "containerd", "ctr": "containerd", "runc": "runc", "podman": "podman", "conmon": "conmon",
-	"ip": "iproute2", "tc": "iproute2", "nft": "nftables", "dockerd": "docker.io", "docker": "docker.io", "iptables-nft": "iptables", "iptables-legacy": "iptables", "nsenter": "util-linux", "/usr/lib/cni/loopback": "containernetworking-plugins",
+	"ip": "iproute2", "tc": "iproute2", "nft": "nftables", "dockerd": "docker.io", "docker": "docker.io", "iptables-nft": "iptables", "iptables-legacy": "iptables", "nsenter": "util-linux", "unshare": "util-linux", "/usr/lib/cni/loopback": "containernetworking-plugins",
 }
 
 func requirePrograms() error {
@@ -100,18 +100,23 @@ func pluginPath() string {
 	return cmp.Or(os.Getenv("OVERLAY_CNI"), "../../bin/overlay-cni")
 }
 
+// daemonPath is where overlayd is: beside the plugin.
+func daemonPath() string { return filepath.Join(filepath.Dir(pluginPath()), "overlayd") }
+
 func requirePlugin() error {
-	if _, err := os.Stat(pluginPath()); err != nil {
-		return fmt.Errorf("%w: run make build first, or name the plugin in OVERLAY_CNI", err)
+	for _, path := range []string{pluginPath(), daemonPath()} {
+		if _, err := os.Stat(path); err != nil {
+			return fmt.Errorf("%w: run make build first, or name the plugin, beside which overlayd is, in OVERLAY_CNI", err)
+		}
 	}
 	return nil
 }
 
-// build makes the programs that no package has. The plugin is copied, so that
-// all tests have the same one, whatever happens to the original.
+// build makes the programs that no package has. Ours are copied, so that all
+// tests have the same ones, whatever happens to the originals.
 func build(dir string) error {
-	if out, err := exec.Command("cp", pluginPath(), dir).CombinedOutput(); err != nil {
-		return fmt.Errorf("copy the plugin: %w: %s", err, out)
+	if out, err := exec.Command("cp", pluginPath(), daemonPath(), dir).CombinedOutput(); err != nil {
+		return fmt.Errorf("copy the plugin and overlayd: %w: %s", err, out)
 	}
 	for name, pkg := range map[string]string{"pod": "./pod", "cnitool": "github.com/containernetworking/cni/cnitool"} {
 		cmd := exec.Command("go", "build", "-trimpath", "-o", filepath.Join(dir, name), pkg)
