@@ -26,6 +26,7 @@ var commands = map[string]command{
 	"shell":       {"run a program in the clients' network: shell curl http://192.168.88.11:30080", shell},
 	"reboot":      {"reboot a node: reboot worker1", reboot},
 	"conformance": {"run Kubernetes' own tests of the network, and print a table", conformance},
+	"test":        {"make one cluster after another, and run all tests on each", testAll},
 	"images":      {"build images.tar beside Kubernetes", buildImages},
 }
 

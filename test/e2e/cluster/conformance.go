@@ -19,54 +19,69 @@ import (
 	"github.com/overlay-cni/overlay-cni/test/e2e/internal/cluster"
 )
 
-// skipped are tests that need what is not here, or would disturb others.
-const skipped = `\[Serial\]|\[Disruptive\]|\[Flaky\]|\[Feature:`
+// suite is a choice among Kubernetes' own tests, by regular expressions.
+type suite struct {
+	focus, skip string
+}
 
-// conformance runs the tests from the clients' network.
+// unfit are tests that need what is not here, or would disturb others.
+const unfit = `\[Serial\]|\[Disruptive\]|\[Flaky\]|\[Slow\]`
+
+var (
+	conformanceTests = suite{focus: `\[sig-network\].*\[Conformance\]`, skip: unfit + `|\[Feature:`}
+	// dualStackTests are not among those, as clusters need not have both families.
+	dualStackTests = suite{focus: `\[sig-network\].*\[Feature:IPv6DualStack\]`, skip: unfit + `|\[Feature:SCTP`}
+)
+
 func conformance(ctx context.Context, o options) error {
 	c, err := cluster.Open(o.cluster())
 	if err != nil {
 		return err
 	}
+	_, err = runSuite(ctx, c, o, o.suite)
+	return err
+}
+
+// runSuite runs Kubernetes' tests from the clients' network.
+func runSuite(ctx context.Context, c *cluster.Cluster, o options, s suite) (outcome, error) {
 	dir := filepath.Join(o.dir, "conformance")
 	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o755)); err != nil {
-		return err
+		return outcome{}, err
 	}
 	log, err := os.Create(filepath.Join(dir, "log"))
 	if err != nil {
-		return err
+		return outcome{}, err
 	}
 	defer log.Close()
 	const report = "report.json"
 	cmd, err := c.Command(ctx, cluster.Switch, o.e2eBin("ginkgo"),
 		fmt.Sprintf("--procs=%d", o.procs), "--no-color", "--timeout=1h", "--json-report="+report, "--output-dir="+dir,
-		"--focus="+o.focus, "--skip="+skipped, o.e2eBin("e2e.test"), "--",
+		"--focus="+s.focus, "--skip="+s.skip, o.e2eBin("e2e.test"), "--",
 		"--provider=skeleton", "--kubeconfig="+c.Kubeconfig(), "--kubectl-path="+o.e2eBin("kubectl"),
 		"--num-nodes=2", "--node-os-distro=custom", "--disable-log-dump", "--allowed-not-ready-nodes=0",
 		"--non-blocking-taints=node-role.kubernetes.io/control-plane")
 	if err != nil {
-		return err
+		return outcome{}, err
 	}
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, log, log
+	endTogether(cmd)
 	failed := cmd.Run()
-	if err := printReport(os.Stdout, filepath.Join(dir, report)); err != nil {
-		return errors.Join(failed, err)
-	}
+	result, err := printReport(os.Stdout, filepath.Join(dir, report))
 	if failed != nil {
-		return fmt.Errorf("tests failed, see %s: %w", log.Name(), failed)
+		err = errors.Join(fmt.Errorf("tests failed, see %s: %w", log.Name(), failed), err)
 	}
-	return nil
+	return result, err
 }
 
 // printReport prints one line for each test that ran, and how many there were.
-func printReport(out io.Writer, path string) error {
+func printReport(out io.Writer, path string) (outcome, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return err
+		return outcome{}, err
 	}
 	var suites []types.Report
 	if err := json.Unmarshal(text, &suites); err != nil {
-		return fmt.Errorf("read %s: %w", path, err)
+		return outcome{}, fmt.Errorf("read %s: %w", path, err)
 	}
 	var ran types.SpecReports
 	for _, s := range suites {
@@ -79,8 +94,10 @@ func printReport(out io.Writer, path string) error {
 	for _, r := range ran {
 		fmt.Fprintf(w, "%s\t%.1f s\t%s\n", r.State, r.RunTime.Seconds(), r.FullText())
 	}
-	fmt.Fprintf(w, "%d tests, %d failed, %s\n", len(ran), ran.CountWithState(types.SpecStateFailureStates), total(suites))
-	return w.Flush()
+	result := outcome{failed: ran.CountWithState(types.SpecStateFailureStates)}
+	result.passed = len(ran) - result.failed
+	fmt.Fprintf(w, "%s, %s\n", result, total(suites))
+	return result, w.Flush()
 }
 
 func total(suites []types.Report) time.Duration {

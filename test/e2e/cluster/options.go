@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -19,11 +20,12 @@ type options struct {
 	args     []string
 	dir      string // the cluster's folder
 	bin      string // what make build made; Kubernetes is in e2e below it
-	conf     string // the product's configuration files
 	manifest string
 	images   []string
+	setup    cluster.Setup
+	modes    []string
 	timeout  time.Duration
-	focus    string
+	suite    suite
 	procs    int
 }
 
@@ -33,13 +35,16 @@ func parse(args []string) (options, error) {
 	f.SortFlags = false
 	f.SetInterspersed(false) // what follows the command may have flags of its own
 	f.StringVar(&o.dir, "dir", "/tmp/overlay-e2e", "folder for all of the cluster's files")
-	f.StringVar(&o.bin, "bin", "bin", "folder of overlayd and overlay-cni, and of Kubernetes in e2e below it")
-	f.StringVar(&o.conf, "conf", "conf", "folder of the product's configuration files")
-	f.StringVar(&o.manifest, "manifest", "", "file that installs the product; without it, overlayd runs outside of pods")
+	f.StringVar(&o.bin, "bin", "bin", "folder of what was built; Kubernetes is in e2e below it")
+	f.StringVar(&o.manifest, "manifest", "conf/kubernetes/overlay-cni.yaml", "file that installs the product")
 	f.StringArrayVar(&o.images, "image", nil, "archive with an image of the manifest, for all nodes")
+	f.StringSliceVar(&o.setup.Families, "families", []string{"ipv4"}, "IP versions of nodes, pods and Services, the first one preferred: ipv4, ipv6")
+	f.StringVar(&o.setup.Proxy, "proxy", "nftables", "mode of kube-proxy: nftables or iptables")
+	f.StringSliceVar(&o.modes, "modes", nil, "which clusters to test: "+strings.Join(modeNames(), ", ")+"; all by default")
 	f.DurationVar(&o.timeout, "timeout", 5*time.Minute, "how long up, down or reboot may take")
-	f.StringVar(&o.focus, "focus", `\[sig-network\].*\[Conformance\]`, "which of Kubernetes' tests to run")
-	f.IntVar(&o.procs, "procs", 4, "how many of Kubernetes' tests run at once")
+	f.StringVar(&o.suite.focus, "focus", conformanceTests.focus, "which of Kubernetes' tests to run")
+	f.StringVar(&o.suite.skip, "skip", conformanceTests.skip, "which of them not to run")
+	f.IntVar(&o.procs, "procs", 4, "how many tests run at once")
 	f.Usage = func() {
 		fmt.Fprintf(os.Stderr, "Usage: cluster [FLAGS] COMMAND [ARGUMENTS]\n\n%s\n%s", describe(), f.FlagUsages())
 	}
@@ -51,9 +56,12 @@ func parse(args []string) (options, error) {
 		return o, errors.New("a command is missing")
 	}
 	o.command, o.args = f.Arg(0), f.Args()[1:]
-	var err error
-	if o.bin, err = filepath.Abs(o.bin); err != nil {
-		return o, err
+	for _, path := range []*string{&o.dir, &o.bin, &o.manifest} {
+		absolute, err := filepath.Abs(*path)
+		if err != nil {
+			return o, err
+		}
+		*path = absolute
 	}
 	return o, nil
 }
@@ -63,14 +71,7 @@ func (o options) e2eBin(name string) string { return filepath.Join(o.bin, "e2e",
 
 func (o options) cluster() cluster.Options {
 	return cluster.Options{
-		Dir: o.dir, Bin: o.e2eBin(""), Images: []string{o.e2eBin("images.tar")},
-		CNI: cluster.CNI{
-			Manifest: o.manifest, Images: o.images,
-			Process: cluster.Process{
-				Daemon: filepath.Join(o.bin, "overlayd"), Plugin: filepath.Join(o.bin, "overlay-cni"),
-				Conflist: filepath.Join(o.conf, "10-overlay.conflist"), RBAC: filepath.Join(o.conf, "kubernetes", "rbac.yaml"),
-			},
-		},
+		Dir: o.dir, Bin: o.e2eBin(""), Images: append([]string{o.e2eBin("images.tar")}, o.images...), Manifest: o.manifest, Setup: o.setup,
 		Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	}
 }

@@ -7,5 +7,7 @@
 // program in a pod has printed. Servers are pods that Kubernetes has started.
 //
 // Invariant: a test leaves the cluster as it found it, whether it fails or not:
-// all nodes ready, no pods. So tests can be run alone and in any order.
+// all nodes ready, no pods. So tests can be run alone and in any order; and those
+// that do nothing to nodes run side by side, since most of their time they wait
+// for pods.
 package network

@@ -55,7 +55,7 @@ func (w *world) idle(name, node string) {
 	w.must(err)
 }
 
-// distinct: all pods have an address, and no two the same.
+// distinct: all pods have an address of each family, and no two the same.
 func (w *world) distinct(ctx context.Context) error {
 	pods, err := w.client.CoreV1().Pods(w.namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
@@ -63,13 +63,15 @@ func (w *world) distinct(ctx context.Context) error {
 	}
 	owner := map[string]string{}
 	for _, p := range pods.Items {
-		if p.Status.Phase != corev1.PodRunning || p.Status.PodIP == "" {
-			return fmt.Errorf("%s is %s", p.Name, p.Status.Phase)
+		if n := len(p.Status.PodIPs); p.Status.Phase != corev1.PodRunning || n != len(w.cluster.Families) {
+			return fmt.Errorf("%s is %s and has %d addresses", p.Name, p.Status.Phase, n)
 		}
-		if first, ok := owner[p.Status.PodIP]; ok {
-			w.Errorf("%s and %s have the address %s", first, p.Name, p.Status.PodIP)
+		for _, ip := range p.Status.PodIPs {
+			if first, ok := owner[ip.IP]; ok {
+				w.Errorf("%s and %s have the address %s", first, p.Name, ip.IP)
+			}
+			owner[ip.IP] = p.Name
 		}
-		owner[p.Status.PodIP] = p.Name
 	}
 	return nil
 }
@@ -82,7 +84,7 @@ func (w *world) none(ctx context.Context) error {
 	return err
 }
 
-// clean waits until each node has, for each of its pods, one address, one record
+// clean waits until each node has, for each of its pods, its addresses, one record
 // and one port on the bridge; and for nothing else.
 func (w *world) clean() {
 	w.Helper()
@@ -96,10 +98,14 @@ func (w *world) leaks(ctx context.Context, node string) error {
 	if err != nil {
 		return err
 	}
-	want := map[netip.Addr]bool{}
+	n, want := 0, map[netip.Addr]bool{}
 	for _, p := range pods.Items {
-		if !p.Spec.HostNetwork && p.Status.PodIP != "" {
-			want[netip.MustParseAddr(p.Status.PodIP)] = true
+		if p.Spec.HostNetwork || len(p.Status.PodIPs) == 0 {
+			continue
+		}
+		n++
+		for _, ip := range p.Status.PodIPs {
+			want[netip.MustParseAddr(ip.IP)] = true
 		}
 	}
 	got := w.reserved(node)
@@ -113,8 +119,8 @@ func (w *world) leaks(ctx context.Context, node string) error {
 	if err != nil {
 		return err
 	}
-	if n := len(want); len(got) != n || records != n || ports != n {
-		return fmt.Errorf("%d pods, but %d addresses, %d records, %d ports", n, len(got), records, ports)
+	if len(got) != len(want) || records != n || ports != n {
+		return fmt.Errorf("%d pods with %d addresses, but %d addresses reserved, %d records, %d ports", n, len(want), len(got), records, ports)
 	}
 	return nil
 }

@@ -2,20 +2,17 @@ package network
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/overlay-cni/overlay-cni/internal/lab/probe"
 	"github.com/overlay-cni/overlay-cni/internal/sandbox"
@@ -28,29 +25,36 @@ var now = metav1.DeleteOptions{GracePeriodSeconds: new(int64)}
 // warm is how many answers show that a stream runs.
 const warm = 100
 
-// streams are flows between pods, none of which may lose a packet.
-type streams struct {
-	w    *world
-	all  []*probe.Stream
-	pods []pod
+// flow is one from a pod to another.
+type flow struct {
+	*probe.Stream
+	from, to pod
 }
 
-// stream runs a flow from each pod to the next one: by their order, within nodes
-// and between nodes in turn. More flows would keep two cores so busy that the
-// tests' own sockets overflow.
+// streams are flows between pods, none of which may lose a packet.
+type streams struct {
+	w   *world
+	all []flow
+}
+
+// stream runs a flow from each pod to the next one, in each family: by the pods'
+// order, within nodes and between nodes in turn. More flows would keep two cores
+// so busy that the tests' own sockets overflow.
 func (w *world) stream(pods []pod) *streams {
 	w.Helper()
 	slices.SortFunc(pods, func(a, b pod) int { return strings.Compare(a.node+a.name, b.node+b.name) })
-	s := &streams{w: w, pods: pods}
+	s := &streams{w: w}
 	for i, from := range pods {
-		to := pods[(i+1)%len(pods)]
-		echo, err := probe.ServeEcho(to.netns, netip.AddrPortFrom(to.address, echoPort))
-		w.must(err)
-		w.Cleanup(func() { _ = echo.Close() })
-		one, err := probe.StartStream(from.netns, echo.Addr)
-		w.must(err)
-		w.Cleanup(func() { one.Stop() })
-		s.all = append(s.all, one)
+		for _, f := range w.cluster.Families {
+			to := pods[(i+1)%len(pods)]
+			echo, err := probe.ServeEcho(to.netns, to.at(f, echoPort))
+			w.must(err)
+			w.Cleanup(func() { _ = echo.Close() })
+			one, err := probe.StartStream(from.netns, echo.Addr)
+			w.must(err)
+			w.Cleanup(func() { one.Stop() })
+			s.all = append(s.all, flow{one, from, to})
+		}
 	}
 	s.run()
 	return s
@@ -71,13 +75,12 @@ func (s *streams) unharmed() {
 	s.w.Helper()
 	s.run()
 	sent := 0
-	for i, one := range s.all {
+	for _, one := range s.all {
 		counts := one.Stop()
 		sent += counts.Sent
 		if counts.Lost > 0 || counts.Duplicated > 0 {
-			from, to := s.pods[i], s.pods[(i+1)%len(s.pods)]
 			s.w.Errorf("%s to %s: %s, %d twice, longest gap %s; sockets there overflowed %d and %d times",
-				from, to, counts, counts.Duplicated, counts.Gap, overflows(from.netns), overflows(to.netns))
+				one.from, one.to, counts, counts.Duplicated, counts.Gap, overflows(one.from.netns), overflows(one.to.netns))
 		}
 	}
 	s.w.Logf("%d packets in %d flows, and as many answers", sent, len(s.all))
@@ -106,92 +109,6 @@ func overflows(ns *sandbox.Netns) (n int) {
 		names = fields
 	}
 	return n
-}
-
-func TestUpdateLosesNothing(t *testing.T) {
-	w := newWorld(t)
-	s := w.stream(append(w.onAllNodes("a"), w.onAllNodes("b")...))
-	w.must(w.update())
-	s.unharmed()
-}
-
-// Pods come and go while the daemons are replaced.
-func TestPodsDuringUpdate(t *testing.T) {
-	w := newWorld(t)
-	pods := w.onAllNodes("a")
-	updated := make(chan error)
-	go func() { updated <- w.update() }()
-	for i := 0; ; i++ {
-		node := w.cluster.Nodes[i%len(w.cluster.Nodes)].Name
-		p := w.onNode(fmt.Sprintf("new-%d", i), node, nil)
-		w.mesh([]pod{p, pods[0]})
-		select {
-		case err := <-updated:
-			w.must(err)
-			return
-		default:
-		}
-	}
-}
-
-// update replaces the daemons of all nodes, one after the other.
-func (w *world) update() error {
-	ctx, cancel := context.WithTimeout(w.Context(), patient)
-	defer cancel()
-	if os.Getenv(manifestEnv) != "" {
-		return w.updateDaemonSet(ctx)
-	}
-	for _, n := range w.cluster.Nodes {
-		err := errors.Join(w.endDaemon(ctx, n.Name), w.cluster.StartDaemon(n.Name), w.daemonReady(ctx, n.Name))
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (w *world) endDaemon(ctx context.Context, node string) error {
-	if err := w.cluster.Signal(node, cluster.Daemon, unix.SIGTERM); err != nil {
-		return err
-	}
-	return cluster.Poll(ctx, "the daemon's end", func(context.Context) error {
-		const looks = unix.Signal(0)
-		if err := w.cluster.Signal(node, cluster.Daemon, looks); err == nil {
-			return fmt.Errorf("the daemon of %s runs after SIGTERM", node)
-		}
-		return nil
-	})
-}
-
-func (w *world) daemonReady(ctx context.Context, node string) error {
-	ns, err := w.cluster.Netns(node)
-	if err != nil {
-		return err
-	}
-	defer ns.Close()
-	return cluster.Poll(ctx, "the daemon of "+node, func(ctx context.Context) error {
-		_, err := get(ctx, ns, netip.MustParseAddrPort("127.0.0.1:9479"), "/readyz")
-		return err
-	})
-}
-
-func (w *world) updateDaemonSet(ctx context.Context) error {
-	sets := w.client.AppsV1().DaemonSets("kube-system")
-	patch := fmt.Sprintf(`{"spec":{"template":{"metadata":{"annotations":{"e2e/update":"%s"}}}}}`, time.Now().Format(time.RFC3339Nano))
-	set, err := sets.Patch(ctx, "overlay-cni", types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{})
-	if err != nil {
-		return err
-	}
-	return cluster.Poll(ctx, "the update", func(ctx context.Context) error {
-		d, err := sets.Get(ctx, set.Name, metav1.GetOptions{})
-		if err != nil {
-			return err
-		}
-		if s := d.Status; s.ObservedGeneration < set.Generation || s.UpdatedNumberScheduled < s.DesiredNumberScheduled || s.NumberReady < s.DesiredNumberScheduled {
-			return fmt.Errorf("%d of %d pods are new, %d ready", s.UpdatedNumberScheduled, s.DesiredNumberScheduled, s.NumberReady)
-		}
-		return nil
-	})
 }
 
 // A node comes back: its pods get addresses again, and no other node's pods
@@ -225,7 +142,7 @@ func without(pods []pod, node string) []pod {
 // its kernel is of the old one; or it was switched off, and has nothing.
 func TestNodeLeavesAndReturns(t *testing.T) {
 	for name, comeBack := range map[string]func(*cluster.Cluster, context.Context, cluster.Node) error{
-		"kubelet starts again": func(c *cluster.Cluster, _ context.Context, n cluster.Node) error { return c.StartKubelet(n) },
+		"kubelet starts again": (*cluster.Cluster).StartKubelet,
 		"the node boots":       func(c *cluster.Cluster, ctx context.Context, n cluster.Node) error { return c.Reboot(ctx, n.Name) },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -236,7 +153,7 @@ func TestNodeLeavesAndReturns(t *testing.T) {
 			s := w.stream(without(pods, node.Name))
 			w.leave(node)
 			for _, p := range without(pods, node.Name) {
-				w.eventually(p.node+" to forget "+node.Name, func(context.Context) error { return w.forgets(p.node, node.Address) })
+				w.eventually(p.node+" to forget "+node.Name, func(context.Context) error { return w.forgets(p.node, node) })
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), patient)
 			defer cancel()
@@ -271,7 +188,7 @@ func (w *world) abandon(node string) {
 }
 
 // forgets says what a node's tunnel still has of another node.
-func (w *world) forgets(node string, gone netip.Addr) error {
+func (w *world) forgets(node string, gone cluster.Node) error {
 	ns, err := w.cluster.Netns(node)
 	if err != nil {
 		return err
@@ -291,15 +208,31 @@ func (w *world) forgets(node string, gone netip.Addr) error {
 		return err
 	}
 	for _, e := range entries {
-		if to, ok := netip.AddrFromSlice(e.IP); ok && to.Unmap() == gone {
+		if to, ok := netip.AddrFromSlice(e.IP); ok && slices.Contains(gone.Addresses, to.Unmap()) {
 			return fmt.Errorf("a forwarding entry leads there: %v", e)
 		}
 	}
-	routes, err := h.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{LinkIndex: link.Attrs().Index}, netlink.RT_FILTER_OIF)
-	if others := len(w.cluster.Nodes) - 2; err == nil && len(routes) != others {
-		err = fmt.Errorf("%d routes through the tunnel, want %d", len(routes), others)
+	return w.routesTo(h, link, len(w.cluster.Nodes)-2)
+}
+
+// routesTo: as many other nodes' pods are reached through the tunnel.
+func (w *world) routesTo(h *netlink.Handle, tunnel netlink.Link, others int) error {
+	routes, err := h.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{LinkIndex: tunnel.Attrs().Index}, netlink.RT_FILTER_OIF)
+	if err != nil {
+		return err
 	}
-	return err
+	for _, f := range w.cluster.Families {
+		n := 0
+		for _, r := range routes {
+			if to, ok := netip.AddrFromSlice(r.Dst.IP); ok && r.Gw != nil && f.Pods.Contains(to.Unmap()) {
+				n++
+			}
+		}
+		if n != others {
+			return fmt.Errorf("%d routes of %s through the tunnel, want %d", n, f.Name, others)
+		}
+	}
+	return nil
 }
 
 // While the API server is down, pods that kubelet knows of come and go.
@@ -316,26 +249,33 @@ func TestAPIServerDown(t *testing.T) {
 	})
 	before := w.addressesOn(node)
 	static := w.static(node)
-	var address netip.Addr
-	w.eventually("an address for a pod", func(context.Context) error {
+	var addresses []netip.Addr
+	w.eventually("addresses for a pod", func(context.Context) error {
+		addresses = nil
 		for a := range w.addressesOn(node) {
 			if !before[a] {
-				address = a
-				return nil
+				addresses = append(addresses, a)
 			}
 		}
-		return errors.New("no new one")
+		if len(addresses) != len(w.cluster.Families) {
+			return fmt.Errorf("there are %v", addresses)
+		}
+		return nil
 	})
 	for _, p := range pods {
-		w.eventually("its web server", func(ctx context.Context) error {
-			_, err := asked(ctx, p.netns, netip.AddrPortFrom(address, webPort))
-			return err
-		})
+		for _, a := range addresses {
+			w.eventually("its web server", func(ctx context.Context) error {
+				_, err := asked(ctx, p.netns, netip.AddrPortFrom(a, webPort))
+				return err
+			})
+		}
 	}
 	w.must(os.Remove(static))
-	w.eventually("the pod to go, and its address to be free", func(context.Context) error {
-		if w.addressesOn(node)[address] || w.reserved(node)[address] {
-			return fmt.Errorf("%s is still there", address)
+	w.eventually("the pod to go, and its addresses to be free", func(context.Context) error {
+		for _, a := range addresses {
+			if w.addressesOn(node)[a] || w.reserved(node)[a] {
+				return fmt.Errorf("%s is still there", a)
+			}
 		}
 		return nil
 	})

@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/overlay-cni/overlay-cni/internal/sandbox"
+	"github.com/overlay-cni/overlay-cni/test/e2e/internal/cluster"
 	"github.com/overlay-cni/overlay-cni/test/e2e/internal/images"
 )
 
@@ -26,15 +27,18 @@ const appLabel = "app"
 
 // pod is one that runs.
 type pod struct {
-	name    string
-	node    string
-	address netip.Addr
-	host    netip.Addr
-	netns   *sandbox.Netns
+	name      string
+	node      string
+	addresses []netip.Addr // one of each family
+	hosts     []netip.Addr // its node's
+	netns     *sandbox.Netns
 }
 
-func (p pod) web() netip.AddrPort { return netip.AddrPortFrom(p.address, webPort) }
-func (p pod) String() string      { return fmt.Sprintf("%s on %s", p.name, p.node) }
+func (p pod) at(f cluster.Family, port uint16) netip.AddrPort {
+	return netip.AddrPortFrom(f.Of(p.addresses), port)
+}
+
+func (p pod) String() string { return fmt.Sprintf("%s on %s", p.name, p.node) }
 
 // server is a pod with a web server that tells its name, and who asked.
 func server(app string) corev1.PodSpec {
@@ -98,10 +102,11 @@ func (w *world) ready(app string, n int) []pod {
 			if !isReady(p) {
 				return fmt.Errorf("%s on %s is %s: %v", p.Name, p.Spec.NodeName, p.Status.Phase, p.Status.Conditions)
 			}
-			found = append(found, pod{
-				name: p.Name, node: p.Spec.NodeName,
-				address: netip.MustParseAddr(p.Status.PodIP), host: netip.MustParseAddr(p.Status.HostIP),
-			})
+			one, err := w.pod(p)
+			if err != nil {
+				return err
+			}
+			found = append(found, one)
 		}
 		if len(found) != n {
 			return fmt.Errorf("there are %d pods", len(found))
@@ -111,11 +116,33 @@ func (w *world) ready(app string, n int) []pod {
 	return found
 }
 
+// pod: it and its node have one address of each family of the cluster.
+func (w *world) pod(p corev1.Pod) (pod, error) {
+	one := pod{name: p.Name, node: p.Spec.NodeName}
+	for _, ip := range p.Status.PodIPs {
+		one.addresses = append(one.addresses, netip.MustParseAddr(ip.IP))
+	}
+	for _, ip := range p.Status.HostIPs {
+		one.hosts = append(one.hosts, netip.MustParseAddr(ip.IP))
+	}
+	for _, all := range [][]netip.Addr{one.addresses, one.hosts} {
+		if len(all) != len(w.cluster.Families) {
+			return one, fmt.Errorf("%s has %v, want one of each of %v", one, all, w.cluster.Setup.Families)
+		}
+		for _, f := range w.cluster.Families {
+			if !f.Of(all).IsValid() {
+				return one, fmt.Errorf("%s has %v, and none of %s", one, all, f.Name)
+			}
+		}
+	}
+	return one, nil
+}
+
 // enter opens the pods' namespaces. After a reboot, what the API server says of
 // pods is old for a while: nobody has their addresses.
 func (w *world) enter(pods []pod) (err error) {
 	for i := range pods {
-		if pods[i].netns, err = w.podNetns(pods[i].node, pods[i].address); err != nil {
+		if pods[i].netns, err = w.podNetns(pods[i].node, pods[i].addresses); err != nil {
 			return err
 		}
 	}
@@ -134,21 +161,25 @@ func isReady(p corev1.Pod) bool {
 	return false
 }
 
-// podNetns is the namespace of a node that has the address: the kernel's answer,
-// not the runtime's or ours.
-func (w *world) podNetns(node string, address netip.Addr) (*sandbox.Netns, error) {
+// podNetns is the namespace of a node that has exactly these addresses: the
+// kernel's answer, not the runtime's or ours.
+func (w *world) podNetns(node string, addresses []netip.Addr) (*sandbox.Netns, error) {
 	for _, path := range w.hostFiles(node, "run/netns/cni-*") {
 		ns, err := sandbox.OpenNetns(path)
 		if err != nil {
 			continue // its pod has just ended
 		}
-		if slices.Contains(addressesIn(ns), address) {
+		if slices.Equal(sorted(addressesIn(ns)), sorted(addresses)) {
 			w.Cleanup(func() { _ = ns.Close() })
 			return ns, nil
 		}
 		_ = ns.Close()
 	}
-	return nil, fmt.Errorf("no network namespace on %s has the address %s", node, address)
+	return nil, fmt.Errorf("no network namespace on %s has the addresses %v", node, addresses)
+}
+
+func sorted(all []netip.Addr) []netip.Addr {
+	return slices.SortedFunc(slices.Values(all), netip.Addr.Compare)
 }
 
 // other is the first pod that is on another node.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/overlay-cni/overlay-cni/internal/lab/probe"
 	"github.com/overlay-cni/overlay-cni/internal/sandbox"
+	"github.com/overlay-cni/overlay-cni/test/e2e/internal/cluster"
 )
 
 func deadline(ctx context.Context) time.Time {
@@ -31,18 +32,26 @@ func deadline(ctx context.Context) time.Time {
 // node reaches every pod; and every pod every node.
 func (w *world) mesh(pods []pod) {
 	w.Helper()
-	for _, to := range pods {
-		for _, from := range pods {
-			w.seesSource(from.netns, to.web(), from.address)
-			w.pings(from.netns, to.address)
-			w.pings(from.netns, to.host)
+	for _, f := range w.cluster.Families {
+		for _, to := range pods {
+			w.reached(f, to, pods)
 		}
-		for _, n := range w.cluster.Nodes {
-			if _, err := asked(w.Context(), w.netns(n.Name), to.web()); err != nil {
-				w.Errorf("from node %s to %s: %v", n.Name, to, err)
-			}
-			w.pings(w.netns(n.Name), to.address)
+	}
+}
+
+func (w *world) reached(f cluster.Family, to pod, pods []pod) {
+	w.Helper()
+	address := f.Of(to.addresses)
+	for _, from := range pods {
+		w.seesSource(from.netns, to.at(f, webPort), f.Of(from.addresses))
+		w.pings(from.netns, address)
+		w.pings(from.netns, f.Of(to.hosts))
+	}
+	for _, n := range w.cluster.Nodes {
+		if _, err := asked(w.Context(), w.netns(n.Name), to.at(f, webPort)); err != nil {
+			w.Errorf("from node %s to %s: %v", n.Name, to, err)
 		}
+		w.pings(w.netns(n.Name), address)
 	}
 }
 
@@ -56,6 +65,7 @@ func (w *world) pings(from *sandbox.Netns, to netip.Addr) {
 }
 
 func TestPodsReachEachOther(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.mesh(append(w.onAllNodes("a"), w.onAllNodes("b")...))
 }
@@ -63,61 +73,93 @@ func TestPodsReachEachOther(t *testing.T) {
 // kubelet listens on its node's address; a pod reaches that of its own node and
 // of others.
 func TestPodsReachNodes(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
-	for _, p := range w.onAllNodes("client") {
-		for _, n := range w.cluster.Nodes {
-			conn, err := dialIn(p.netns)(t.Context(), "tcp", netip.AddrPortFrom(n.Address, 10250).String())
-			if err != nil {
-				t.Errorf("from %s to kubelet on %s: %v", p, n.Name, err)
-				continue
+	pods := w.onAllNodes("client")
+	w.each(func(w *world, f cluster.Family) {
+		for _, p := range pods {
+			for _, n := range w.cluster.Nodes {
+				conn, err := dialIn(p.netns)(w.Context(), "tcp", netip.AddrPortFrom(f.Of(n.Addresses), 10250).String())
+				if err != nil {
+					w.Errorf("from %s to kubelet on %s: %v", p, n.Name, err)
+					continue
+				}
+				_ = conn.Close()
 			}
-			_ = conn.Close()
 		}
-	}
+	})
 }
 
 func TestUDPBetweenPods(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	pods := append(w.onAllNodes("a"), w.onAllNodes("b")...)
-	for _, to := range pods {
-		for _, from := range pods {
-			w.datagram(from.netns, netip.AddrPortFrom(to.address, udpPort))
+	w.each(func(w *world, f cluster.Family) {
+		for _, to := range pods {
+			for _, from := range pods {
+				w.datagram(from.netns, to.at(f, udpPort))
+			}
 		}
+	})
+}
+
+// headers are the lengths of what is before a datagram's data.
+func headers(f cluster.Family) int {
+	const udp = 8
+	if f.Switch.Is4() {
+		return 20 + udp
 	}
+	return 40 + udp
+}
+
+// podMTU is what VXLAN leaves of Ethernet's 1500 bytes. Nodes send to each other
+// in the cluster's first family.
+func (w *world) podMTU() int {
+	const vxlan, ethernet = 8, 14
+	return 1500 - headers(w.cluster.Families[0]) - vxlan - ethernet
 }
 
 // A packet of the pods' MTU passes whole, in both directions and on all ways; one
 // byte more is refused at once, where it is sent.
 func TestMTUEdge(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	pods := append(w.onAllNodes("a"), w.onAllNodes("b")...)
-	const (
-		mtu     = 1500 - 50    // Ethernet's, less VXLAN's overhead over IPv4
-		payload = mtu - 20 - 8 // of a UDP datagram over IPv4
-	)
-	for _, to := range pods {
-		echo, err := probe.ServeEcho(to.netns, netip.AddrPortFrom(to.address, echoPort))
-		w.must(err)
-		for _, from := range pods {
-			if from.name == to.name {
-				continue
-			}
-			if err := whole(t.Context(), from.netns, echo.Addr, payload); err != nil {
-				t.Errorf("%d bytes from %s to %s: %v", payload, from, to, err)
-			}
-			if err := whole(t.Context(), from.netns, echo.Addr, payload+1); !errors.Is(err, unix.EMSGSIZE) {
-				t.Errorf("%d bytes from %s to %s: %v, want %v", payload+1, from, to, err, unix.EMSGSIZE)
-			}
+	w.each(func(w *world, f cluster.Family) {
+		for _, to := range pods {
+			w.takesWhole(f, to, pods)
 		}
-		w.must(echo.Close())
+	})
+}
+
+func (w *world) takesWhole(f cluster.Family, to pod, pods []pod) {
+	w.Helper()
+	payload := w.podMTU() - headers(f)
+	echo, err := probe.ServeEcho(to.netns, to.at(f, echoPort))
+	w.must(err)
+	for _, from := range pods {
+		if from.name == to.name {
+			continue
+		}
+		if err := whole(w.Context(), from.netns, echo.Addr, payload); err != nil {
+			w.Errorf("%d bytes from %s to %s: %v", payload, from, to, err)
+		}
+		if err := whole(w.Context(), from.netns, echo.Addr, payload+1); !errors.Is(err, unix.EMSGSIZE) {
+			w.Errorf("%d bytes from %s to %s: %v, want %v", payload+1, from, to, err, unix.EMSGSIZE)
+		}
 	}
+	w.must(echo.Close())
 }
 
 // whole sends a datagram that may not be fragmented to an echo server.
 func whole(ctx context.Context, from *sandbox.Netns, to netip.AddrPort, size int) error {
 	dialer := net.Dialer{Control: func(_, _ string, c syscall.RawConn) (err error) {
 		controlErr := c.Control(func(fd uintptr) {
-			err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DO)
+			level, option := unix.IPPROTO_IP, unix.IP_MTU_DISCOVER
+			if to.Addr().Is6() {
+				level, option = unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER
+			}
+			err = unix.SetsockoptInt(int(fd), level, option, unix.IP_PMTUDISC_DO) // the same number in both
 		})
 		return errors.Join(err, controlErr)
 	}}
@@ -146,6 +188,7 @@ func whole(ctx context.Context, from *sandbox.Netns, to netip.AddrPort, size int
 }
 
 func TestHostPorts(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	clients := w.onAllNodes("client")
 	const port = 18080
@@ -154,28 +197,36 @@ func TestHostPorts(t *testing.T) {
 			{ContainerPort: webPort, HostPort: port}, {ContainerPort: udpPort, HostPort: port, Protocol: corev1.ProtocolUDP},
 		}
 	})
-	to := netip.AddrPortFrom(p.host, port)
 	from := map[string]*sandbox.Netns{"outside": w.outside, "the pod itself": p.netns}
 	for _, c := range clients {
 		from["pod "+c.String()] = c.netns
 		from["node "+c.node] = w.netns(c.node)
 	}
-	for name, ns := range from {
-		t.Run(name, func(t *testing.T) {
-			if got, err := asked(t.Context(), ns, to); err != nil || got != p.name {
-				t.Errorf("%q answers (%v), want %s", got, err, p.name)
-			}
+	w.each(func(w *world, f cluster.Family) {
+		to := netip.AddrPortFrom(f.Of(p.hosts), port)
+		for name, ns := range from {
+			w.answers(name, ns, to, p)
 			w.datagram(ns, to)
-		})
-	}
-	if got, err := asked(t.Context(), w.netns(p.node), netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port)); err != nil || got != p.name {
-		t.Errorf("127.0.0.1 on the node: %q answers (%v), want %s", got, err, p.name)
-	}
-	w.must(w.client.CoreV1().Pods(w.namespace).Delete(t.Context(), p.name, now))
-	w.eventually("the host port to be closed", func(ctx context.Context) error {
-		if _, err := asked(ctx, w.outside, to); !errors.Is(err, unix.ECONNREFUSED) {
-			return fmt.Errorf("error %w, want %w", err, unix.ECONNREFUSED)
 		}
-		return nil
+		if f.Switch.Is4() { // to ::1 of a node no host port can be
+			w.answers("the node itself", w.netns(p.node), netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port), p)
+		}
 	})
+	w.must(w.client.CoreV1().Pods(w.namespace).Delete(t.Context(), p.name, now))
+	w.each(func(w *world, f cluster.Family) {
+		w.eventually("the host port to be closed", func(ctx context.Context) error {
+			if _, err := asked(ctx, w.outside, netip.AddrPortFrom(f.Of(p.hosts), port)); !errors.Is(err, unix.ECONNREFUSED) {
+				return fmt.Errorf("error %w, want %w", err, unix.ECONNREFUSED)
+			}
+			return nil
+		})
+	})
+}
+
+// answers: the pod answers there at once.
+func (w *world) answers(name string, from *sandbox.Netns, to netip.AddrPort, p pod) {
+	w.Helper()
+	if got, err := asked(w.Context(), from, to); err != nil || got != p.name {
+		w.Errorf("from %s to %s: %q answers (%v), want %s", name, to, got, err, p.name)
+	}
 }

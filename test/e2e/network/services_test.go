@@ -15,20 +15,23 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/overlay-cni/overlay-cni/internal/sandbox"
+	"github.com/overlay-cni/overlay-cni/test/e2e/internal/cluster"
 )
 
 // servicePort is of all Services here: another one than the pods'.
 const servicePort = 80
 
-var dns = netip.MustParseAddrPort("10.96.0.10:53")
+const dnsPort = 53
 
 func portNumber(n int) intstr.IntOrString { return intstr.FromInt(n) }
 
-// service makes a Service for the pods of an app.
+// service makes a Service for the pods of an app, in all families of the cluster.
 func (w *world) service(name, app string, change func(*corev1.ServiceSpec)) *corev1.Service {
 	w.Helper()
+	policy := corev1.IPFamilyPolicyPreferDualStack
 	spec := corev1.ServiceSpec{
-		Selector: map[string]string{appLabel: app},
+		IPFamilyPolicy: &policy,
+		Selector:       map[string]string{appLabel: app},
 		Ports: []corev1.ServicePort{
 			{Name: "web", Port: servicePort, TargetPort: portNumber(webPort)},
 			{Name: "udp", Port: servicePort, TargetPort: portNumber(udpPort), Protocol: corev1.ProtocolUDP},
@@ -44,8 +47,13 @@ func (w *world) service(name, app string, change func(*corev1.ServiceSpec)) *cor
 	return s
 }
 
-func at(s *corev1.Service) netip.AddrPort {
-	return netip.AddrPortFrom(netip.MustParseAddr(s.Spec.ClusterIP), servicePort)
+// at is the Service's address of a family.
+func at(s *corev1.Service, f cluster.Family) netip.AddrPort {
+	var all []netip.Addr
+	for _, text := range s.Spec.ClusterIPs {
+		all = append(all, netip.MustParseAddr(text))
+	}
+	return netip.AddrPortFrom(f.Of(all), servicePort)
 }
 
 // asked is whose name a web server gives.
@@ -70,23 +78,97 @@ func (w *world) reaches(from *sandbox.Netns, to netip.AddrPort, pods ...pod) {
 }
 
 func TestClusterIP(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	pods := w.onAllNodes("web")
 	s := w.service("web", "web", nil)
-	for _, p := range pods {
-		w.reaches(p.netns, at(s), pods...)
-		w.reaches(w.netns(p.node), at(s), pods...)
-		w.datagram(p.netns, at(s))
-	}
-	seen := map[string]bool{}
-	w.eventually("answers of all pods", func(ctx context.Context) error {
-		name, err := asked(ctx, pods[0].netns, at(s))
-		seen[name] = true
-		if err == nil && len(seen) < len(pods) {
-			err = fmt.Errorf("so far: %v", seen)
+	w.each(func(w *world, f cluster.Family) {
+		for _, p := range pods {
+			w.reaches(p.netns, at(s, f), pods...)
+			w.reaches(w.netns(p.node), at(s, f), pods...)
+			w.datagram(p.netns, at(s, f))
 		}
-		return err
+		seen := map[string]bool{}
+		w.eventually("answers of all pods", func(ctx context.Context) error {
+			name, err := asked(ctx, pods[0].netns, at(s, f))
+			seen[name] = true
+			if err == nil && len(seen) < len(pods) {
+				err = fmt.Errorf("so far: %v", seen)
+			}
+			return err
+		})
 	})
+}
+
+// A Service has addresses of the families that it asks for, in that order; each
+// of them leads to its pods, and its name to just these addresses.
+func TestServiceFamilies(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	pods := w.onAllNodes("web")
+	for i, wish := range w.wishes() {
+		w.Run(wish.String(), func(t *testing.T) {
+			w := w.within(t)
+			name := fmt.Sprintf("web-%d", i)
+			s := w.service(name, "web", func(s *corev1.ServiceSpec) { s.IPFamilyPolicy, s.IPFamilies = &wish.policy, wish.asked })
+			if !slices.Equal(s.Spec.IPFamilies, wish.want) {
+				t.Fatalf("families %v, want %v", s.Spec.IPFamilies, wish.want)
+			}
+			for _, p := range pods {
+				for _, f := range w.cluster.Families {
+					w.served(p, name, s, f, pods)
+				}
+			}
+		})
+	}
+}
+
+// served: where the Service has the family, it is reached in it and has a name
+// there; else not.
+func (w *world) served(p pod, name string, s *corev1.Service, f cluster.Family, pods []pod) {
+	w.Helper()
+	if !slices.Contains(s.Spec.IPFamilies, kubeFamily(f)) {
+		w.resolves(p.netns, name, f)
+		return
+	}
+	w.reaches(p.netns, at(s, f), pods...)
+	w.reaches(w.netns(p.node), at(s, f), pods...)
+	w.resolves(p.netns, name, f, at(s, f).Addr())
+}
+
+// wish is what a Service asks for, and what it gets.
+type wish struct {
+	policy      corev1.IPFamilyPolicy
+	asked, want []corev1.IPFamily
+}
+
+func (w wish) String() string { return fmt.Sprintf("%s %v", w.policy, w.asked) }
+
+func kubeFamily(f cluster.Family) corev1.IPFamily {
+	if f.Switch.Is4() {
+		return corev1.IPv4Protocol
+	}
+	return corev1.IPv6Protocol
+}
+
+// wishes are all that the cluster can fulfil.
+func (w *world) wishes() []wish {
+	var has []corev1.IPFamily
+	for _, f := range w.cluster.Families {
+		has = append(has, kubeFamily(f))
+	}
+	all := []wish{{corev1.IPFamilyPolicyPreferDualStack, nil, has}}
+	for i := range has {
+		one := has[i : i+1]
+		all = append(all, wish{corev1.IPFamilyPolicySingleStack, one, one})
+	}
+	if len(has) > 1 {
+		turned := slices.Clone(has)
+		slices.Reverse(turned)
+		all = append(all, wish{corev1.IPFamilyPolicyRequireDualStack, has, has}, wish{corev1.IPFamilyPolicyRequireDualStack, turned, turned},
+			wish{corev1.IPFamilyPolicyPreferDualStack, turned, turned})
+	}
+	return all
 }
 
 // datagram asks the pods' UDP server for its name.
@@ -113,17 +195,21 @@ func (w *world) datagram(from *sandbox.Netns, to netip.AddrPort) {
 // A Service of one pod, asked from the same node, from another one, and by the
 // pod itself, whose packets have to come back to it (hairpin).
 func TestServiceOfOnePod(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	clients := w.onAllNodes("client")
 	for _, c := range clients {
 		name := "one-" + c.node
 		p := w.onNode(name, c.node, nil)
 		s := w.service(name, name, nil)
-		w.reaches(p.netns, at(s), p)
-		w.reaches(c.netns, at(s), p)
-		w.reaches(other(clients, c).netns, at(s), p)
-		w.seesSource(c.netns, at(s), c.address)
-		w.seesSource(other(clients, c).netns, at(s), other(clients, c).address)
+		w.each(func(w *world, f cluster.Family) {
+			far := other(clients, c)
+			w.reaches(p.netns, at(s, f), p)
+			w.reaches(c.netns, at(s, f), p)
+			w.reaches(far.netns, at(s, f), p)
+			w.seesSource(c.netns, at(s, f), f.Of(c.addresses))
+			w.seesSource(far.netns, at(s, f), f.Of(far.addresses))
+		})
 	}
 }
 
@@ -138,95 +224,115 @@ func (w *world) seesSource(from *sandbox.Netns, to netip.AddrPort, want netip.Ad
 }
 
 func TestNodePort(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	pods := w.onAllNodes("web")
 	s := w.service("web", "web", func(s *corev1.ServiceSpec) { s.Type = corev1.ServiceTypeNodePort })
-	port := uint16(s.Spec.Ports[0].NodePort)
-	for _, n := range w.cluster.Nodes {
-		to := netip.AddrPortFrom(n.Address, port)
-		w.reaches(w.outside, to, pods...)
-		for _, p := range pods {
-			w.reaches(p.netns, to, pods...)
-			w.reaches(w.netns(p.node), to, pods...)
+	web, udp := uint16(s.Spec.Ports[0].NodePort), uint16(s.Spec.Ports[1].NodePort)
+	w.each(func(w *world, f cluster.Family) {
+		for _, n := range w.cluster.Nodes {
+			to := netip.AddrPortFrom(f.Of(n.Addresses), web)
+			w.reaches(w.outside, to, pods...)
+			for _, p := range pods {
+				w.reaches(p.netns, to, pods...)
+				w.reaches(w.netns(p.node), to, pods...)
+			}
+			w.datagram(w.outside, netip.AddrPortFrom(to.Addr(), udp))
 		}
-		w.datagram(w.outside, netip.AddrPortFrom(n.Address, uint16(s.Spec.Ports[1].NodePort)))
-	}
+	})
 }
 
 // With externalTrafficPolicy Local a node passes what comes from outside to pods
 // of its own only, and these see who asked.
 func TestNodePortKeepsTheSource(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	pods := w.onAllNodes("web")
 	s := w.service("web", "web", func(s *corev1.ServiceSpec) {
 		s.Type, s.ExternalTrafficPolicy = corev1.ServiceTypeNodePort, corev1.ServiceExternalTrafficPolicyLocal
 	})
-	for _, p := range pods {
-		to := netip.AddrPortFrom(p.host, uint16(s.Spec.Ports[0].NodePort))
-		w.reaches(w.outside, to, p)
-		w.seesSource(w.outside, to, netip.MustParseAddr("192.168.88.254"))
-	}
+	w.each(func(w *world, f cluster.Family) {
+		for _, p := range pods {
+			to := netip.AddrPortFrom(f.Of(p.hosts), uint16(s.Spec.Ports[0].NodePort))
+			w.reaches(w.outside, to, p)
+			w.seesSource(w.outside, to, f.Switch)
+		}
+	})
 }
 
 func TestSessionAffinity(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	pods := w.onAllNodes("web")
 	s := w.service("web", "web", func(s *corev1.ServiceSpec) { s.SessionAffinity = corev1.ServiceAffinityClientIP })
-	for _, p := range pods {
-		w.reaches(p.netns, at(s), pods...)
-		first, err := asked(t.Context(), p.netns, at(s))
-		w.must(err)
-		for range 20 {
-			if again, err := asked(t.Context(), p.netns, at(s)); err != nil || again != first {
-				t.Errorf("%s was answered by %s, then by %q (%v)", p, first, again, err)
+	w.each(func(w *world, f cluster.Family) {
+		for _, p := range pods {
+			w.reaches(p.netns, at(s, f), pods...)
+			first, err := asked(w.Context(), p.netns, at(s, f))
+			w.must(err)
+			for range 20 {
+				if again, err := asked(w.Context(), p.netns, at(s, f)); err != nil || again != first {
+					w.Errorf("%s was answered by %s, then by %q (%v)", p, first, again, err)
+				}
 			}
 		}
-	}
+	})
 }
 
 func TestHeadlessService(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	pods := w.onAllNodes("web")
 	w.service("web", "web", func(s *corev1.ServiceSpec) { s.ClusterIP = corev1.ClusterIPNone })
-	for _, p := range pods {
-		w.resolves(p.netns, "web", addresses(pods)...)
-	}
+	w.each(func(w *world, f cluster.Family) {
+		var all []netip.Addr
+		for _, p := range pods {
+			all = append(all, f.Of(p.addresses))
+		}
+		for _, p := range pods {
+			w.resolves(p.netns, "web", f, all...)
+		}
+	})
 }
 
 func TestDNSByName(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	pods := w.onAllNodes("web")
 	s := w.service("web", "web", nil)
-	for _, p := range pods {
-		w.resolves(p.netns, "web", at(s).Addr())
-		w.resolves(w.netns(p.node), "web", at(s).Addr())
-	}
+	w.each(func(w *world, f cluster.Family) {
+		for _, p := range pods {
+			w.resolves(p.netns, "web", f, at(s, f).Addr())
+			w.resolves(w.netns(p.node), "web", f, at(s, f).Addr())
+		}
+	})
 }
 
-func addresses(pods []pod) []netip.Addr {
-	var all []netip.Addr
-	for _, p := range pods {
-		all = append(all, p.address)
-	}
-	slices.SortFunc(all, netip.Addr.Compare)
-	return all
-}
-
-// resolves asks the cluster's DNS, over UDP and over TCP.
-func (w *world) resolves(from *sandbox.Netns, service string, want ...netip.Addr) {
+// resolves asks each address of the cluster's DNS, over UDP and over TCP, for a
+// Service's addresses of a family.
+func (w *world) resolves(from *sandbox.Netns, service string, f cluster.Family, want ...netip.Addr) {
 	w.Helper()
-	for _, network := range []string{"udp", "tcp"} {
-		resolver := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return dialIn(from)(ctx, network, dns.String())
-		}}
-		name := strings.Join([]string{service, w.namespace, "svc.cluster.local."}, ".")
-		w.eventually(fmt.Sprintf("%s over %s from %s", name, network, from.Name()), func(ctx context.Context) error {
-			got, err := resolver.LookupNetIP(ctx, "ip4", name)
-			slices.SortFunc(got, netip.Addr.Compare)
-			if err == nil && !slices.Equal(got, want) {
-				err = fmt.Errorf("it is %v, want %v", got, want)
-			}
-			return err
-		})
+	name := strings.Join([]string{service, w.namespace, "svc.cluster.local."}, ".")
+	record := "ip6"
+	if f.Switch.Is4() {
+		record = "ip4"
+	}
+	for _, server := range w.cluster.Families {
+		for _, network := range []string{"udp", "tcp"} {
+			resolver := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return dialIn(from)(ctx, network, netip.AddrPortFrom(server.DNS, dnsPort).String())
+			}}
+			w.eventually(fmt.Sprintf("%s (%s) over %s from %s", name, record, network, from.Name()), func(ctx context.Context) error {
+				got, err := resolver.LookupNetIP(ctx, record, name)
+				var no *net.DNSError
+				if errors.As(err, &no) && no.IsNotFound {
+					err = nil
+				}
+				if err == nil && !slices.Equal(sorted(got), sorted(want)) {
+					err = fmt.Errorf("it is %v, want %v", got, want)
+				}
+				return err
+			})
+		}
 	}
 }

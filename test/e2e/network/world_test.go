@@ -21,8 +21,7 @@ import (
 	"github.com/overlay-cni/overlay-cni/test/e2e/internal/cluster"
 )
 
-// Where the cluster is, and whether it was made with a manifest, is told by the
-// environment.
+// Where the cluster is, and what it was made of, is told by the environment.
 const (
 	dirEnv      = "E2E_DIR"
 	binEnv      = "E2E_BIN"
@@ -50,7 +49,7 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	c, err := cluster.Open(cluster.Options{
 		Dir: env(dirEnv, "/tmp/overlay-e2e"), Bin: env(binEnv, "../../../bin/e2e"), Log: slog.New(slog.DiscardHandler),
-		CNI: cluster.CNI{Manifest: os.Getenv(manifestEnv)},
+		Manifest: manifest(),
 	})
 	w := &world{T: t, cluster: c}
 	w.must(err)
@@ -70,6 +69,25 @@ func newWorld(t *testing.T) *world {
 	})
 	return w
 }
+
+// each runs a test in each family that the cluster has.
+func (w *world) each(test func(*world, cluster.Family)) {
+	w.Helper()
+	for _, f := range w.cluster.Families {
+		w.Run(f.Name, func(t *testing.T) {
+			test(w.within(t), f)
+		})
+	}
+}
+
+// within is the same world for a part of the test.
+func (w *world) within(t *testing.T) *world {
+	part := *w
+	part.T = t
+	return &part
+}
+
+func manifest() string { return env(manifestEnv, "../../../conf/kubernetes/overlay-cni.yaml") }
 
 func env(name, otherwise string) string {
 	if value := os.Getenv(name); value != "" {

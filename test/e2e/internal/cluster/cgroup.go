@@ -38,6 +38,21 @@ func hierarchies() ([]string, error) {
 	return slices.Compact(all), nil
 }
 
+// noCgroups: a cluster in another folder has the same ones.
+func noCgroups() error {
+	roots, err := hierarchies()
+	if err != nil {
+		return err
+	}
+	for _, root := range roots {
+		parent := filepath.Join(root, cgroupParent)
+		if _, err := os.Stat(parent); !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("another cluster has the cgroup %s: take it down first: make e2e-down", parent)
+		}
+	}
+	return nil
+}
+
 // makeCgroups makes those that kubelet takes for the root of a node's pods.
 func makeCgroups(node string) error {
 	roots, err := hierarchies()

@@ -18,18 +18,18 @@ type Options struct {
 	Bin string
 	// Images are archives that every node gets.
 	Images []string
-	CNI    CNI
-	Log    *slog.Logger
+	Setup  Setup
+	// Manifest is applied to the cluster, and makes the pod network. Its images are
+	// among Images.
+	Manifest string
+	Log      *slog.Logger
 }
-
-// Workers beside the control plane: two, for traffic between nodes, neither of
-// which is special.
-const workers = 2
 
 // Cluster is one that runs, or is being made.
 type Cluster struct {
 	Options
-	Nodes []Node
+	Families []Family
+	Nodes    []Node
 }
 
 func newCluster(o Options) (*Cluster, error) {
@@ -43,11 +43,21 @@ func newCluster(o Options) (*Cluster, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Cluster{Options: o, Nodes: nodes(workers)}, nil
+	families, err := o.Setup.families()
+	if err != nil {
+		return nil, err
+	}
+	return &Cluster{Options: o, Families: families, Nodes: nodes(families)}, nil
 }
 
-// Open is a cluster that Up has made, maybe another process's.
+// Open is a cluster that Up has made, maybe another process's. Its setup is what
+// was written then, not that of the options.
 func Open(o Options) (*Cluster, error) {
+	setup, err := readSetup(o.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("no cluster is in %s: %w; make one: make e2e-up", o.Dir, err)
+	}
+	o.Setup = setup
 	c, err := newCluster(o)
 	if err != nil {
 		return nil, err

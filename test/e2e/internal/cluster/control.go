@@ -3,8 +3,8 @@ package cluster
 import (
 	"context"
 	"errors"
-
 	"net"
+	"net/netip"
 
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -27,6 +27,13 @@ func (c *Cluster) startControlPlane(ctx context.Context) error {
 	return errors.Join(c.startControllers(), c.startScheduler())
 }
 
+// control is the address of the API server.
+func (c *Cluster) control() netip.Addr { return c.Families[0].control }
+
+func (c *Cluster) apiURL() string {
+	return "https://" + netip.AddrPortFrom(c.control(), apiPort).String()
+}
+
 // APIServer is the name of its program, for Kill and Signal.
 const APIServer = "kube-apiserver"
 
@@ -34,7 +41,8 @@ const APIServer = "kube-apiserver"
 func (c *Cluster) StartAPIServer(ctx context.Context) error {
 	pki := c.pkiPath
 	err := c.start(Control, APIServer, c.program(APIServer),
-		"--etcd-servers="+etcdURL, "--advertise-address="+firstNode.String(), "--service-cluster-ip-range="+serviceCIDR,
+		"--etcd-servers="+etcdURL, "--bind-address="+wildcard(c.Families).String(), "--advertise-address="+c.control().String(),
+		"--service-cluster-ip-range="+serviceCIDRs(c.Families),
 		"--tls-cert-file="+pki("apiserver.crt"), "--tls-private-key-file="+pki("apiserver.key"), "--client-ca-file="+pki("ca.crt"),
 		"--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction", "--allow-privileged=true",
 		"--service-account-issuer=https://kubernetes.default.svc.cluster.local",
@@ -61,7 +69,8 @@ func (c *Cluster) startControllers() error {
 	config := c.pkiPath(controllers + ".conf")
 	return c.start(Control, controllers, c.program(controllers),
 		"--kubeconfig="+config, "--authentication-kubeconfig="+config, "--authorization-kubeconfig="+config,
-		"--allocate-node-cidrs=true", "--cluster-cidr="+podCIDR, "--service-cluster-ip-range="+serviceCIDR, "--leader-elect=false",
+		"--allocate-node-cidrs=true", "--leader-elect=false",
+		"--cluster-cidr="+podCIDRs(c.Families), "--service-cluster-ip-range="+serviceCIDRs(c.Families),
 		"--service-account-private-key-file="+c.pkiPath("sa.key"), "--root-ca-file="+c.pkiPath("ca.crt"),
 		"--use-service-account-credentials=true")
 }
@@ -92,10 +101,15 @@ func (c *Cluster) Client() (*kubernetes.Clientset, error) {
 	return kubernetes.NewForConfig(config)
 }
 
-// dial connects from the switch's namespace. A connection to an address is made
-// by the thread that asks for it.
-func (c *Cluster) dial(ctx context.Context, network, address string) (conn net.Conn, err error) {
-	ns, err := c.Netns(Switch)
+// dial connects from the switch's namespace.
+func (c *Cluster) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	return c.dialFrom(ctx, Switch, network, address)
+}
+
+// dialFrom connects from a namespace. A connection to an address is made by the
+// thread that asks for it.
+func (c *Cluster) dialFrom(ctx context.Context, from, network, address string) (conn net.Conn, err error) {
+	ns, err := c.Netns(from)
 	if err != nil {
 		return nil, err
 	}

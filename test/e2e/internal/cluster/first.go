@@ -23,7 +23,8 @@ const FirstArgument = "first-process"
 const Switch = "switch"
 
 // readyFD is the pipe on which a first process says what went wrong, or
-// nothing.
+// nothing. It does nothing at all before it has been told on its standard input
+// that Down knows of it: so it ends with a parent that was killed before.
 const readyFD = 3
 
 // startFirst starts the first process of new namespaces and waits until it has
@@ -36,6 +37,11 @@ func (c *Cluster) startFirst(name string, namespaces uintptr) error {
 	defer ready.Close()
 	cmd := exec.Command("/proc/self/exe", FirstArgument, name, c.Dir)
 	cmd.ExtraFiles = []*os.File{theirs}
+	goAhead, err := cmd.StdinPipe()
+	if err != nil {
+		return err
+	}
+	defer goAhead.Close()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: namespaces | unix.CLONE_NEWPID | unix.CLONE_NEWNET}
 	err = cmd.Start()
 	_ = theirs.Close() // the process has its own
@@ -50,6 +56,9 @@ func (c *Cluster) startFirst(name string, namespaces uintptr) error {
 	if err := c.record(name, p); err != nil {
 		return err
 	}
+	if _, err := goAhead.Write([]byte{1}); err != nil {
+		return fmt.Errorf("start %s: %w", name, err)
+	}
 	words, err := io.ReadAll(ready)
 	if err != nil || len(words) > 0 {
 		return fmt.Errorf("start %s: %s (%w)", name, words, err)
@@ -62,6 +71,9 @@ func (c *Cluster) startFirst(name string, namespaces uintptr) error {
 func RunFirst(args []string) error {
 	if os.Getpid() != 1 || len(args) != 2 {
 		return errors.New("this is run by the cluster itself, as the first process of a node")
+	}
+	if n, err := os.Stdin.Read(make([]byte, 1)); n != 1 {
+		return fmt.Errorf("wait for the parent: %w", err)
 	}
 	ready := os.NewFile(readyFD, "ready")
 	if args[0] != Switch {
@@ -85,7 +97,15 @@ func prepareNode(name, dir string) error {
 	if err := unix.Sethostname([]byte(name)); err != nil {
 		return fmt.Errorf("set the host name: %w", err)
 	}
-	for path, text := range nodeFiles(name, dir) {
+	setup, err := readSetup(dir)
+	if err != nil {
+		return err
+	}
+	families, err := setup.families()
+	if err != nil {
+		return err
+	}
+	for path, text := range nodeFiles(name, dir, nodes(families)) {
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return err
 		}

@@ -114,10 +114,12 @@ func (m mount) prepare() error {
 }
 
 // nodeFiles are what is different on each machine.
-func nodeFiles(name, dir string) map[string]string {
-	hosts := "127.0.0.1 localhost\n"
-	for _, n := range nodes(workers) {
-		hosts += fmt.Sprintf("%s %s\n", n.Address, n.Name)
+func nodeFiles(name, dir string, all []Node) map[string]string {
+	hosts := "127.0.0.1 localhost\n::1 localhost\n"
+	for _, n := range all {
+		for _, a := range n.Addresses {
+			hosts += fmt.Sprintf("%s %s\n", a, n.Name)
+		}
 	}
 	return map[string]string{
 		"/etc/hostname":   name + "\n",

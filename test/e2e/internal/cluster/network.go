@@ -44,7 +44,11 @@ func (c *Cluster) startSwitch() error {
 		if err := h.LinkAdd(bridge); err != nil {
 			return err
 		}
-		return errors.Join(up(h, "lo"), address(h, switchBridge, switchAddress), up(h, switchBridge))
+		errs := []error{up(h, "lo"), up(h, switchBridge)}
+		for _, f := range c.Families {
+			errs = append(errs, address(h, switchBridge, f.Switch, f.Underlay))
+		}
+		return errors.Join(errs...)
 	})
 }
 
@@ -59,19 +63,31 @@ func (c *Cluster) plug(n Node) error {
 		}
 		err := c.at(n.Name, func(node *sandbox.Netns, inside *netlink.Handle) error {
 			pair := &netlink.Veth{
-				LinkAttrs: netlink.LinkAttrs{Name: nodeDevice, MTU: underlayMTU},
+				LinkAttrs: netlink.LinkAttrs{Name: nodeDevice, MTU: underlayMTU, HardwareAddr: card(n)},
 				PeerName:  port, PeerNamespace: netlink.NsFd(ns.FD()),
 			}
 			if err := inside.LinkAdd(pair); err != nil {
 				return err
 			}
-			return errors.Join(up(inside, "lo"), address(inside, nodeDevice, n.Address), up(inside, nodeDevice), gateway(inside), forward(node))
+			errs := []error{up(inside, "lo"), up(inside, nodeDevice), forward(node)}
+			for _, f := range c.Families {
+				errs = append(errs, address(inside, nodeDevice, f.Of(n.Addresses), f.Underlay), gateway(inside, f.Switch))
+			}
+			return errors.Join(errs...)
 		})
 		if err != nil {
 			return err
 		}
 		return errors.Join(join(h, port), up(h, port))
 	})
+}
+
+// card is the MAC address of a node's network card, which a reboot does not
+// change: others remember it.
+func card(n Node) net.HardwareAddr {
+	address := n.Addresses[0].AsSlice()
+	const local = 0x02 // not given by a manufacturer
+	return append(net.HardwareAddr{local, 0}, address[len(address)-4:]...)
 }
 
 func unplug(h *netlink.Handle, port string) error {
@@ -105,23 +121,24 @@ func join(h *netlink.Handle, name string) error {
 	return h.LinkSetMaster(link, bridge)
 }
 
-func address(h *netlink.Handle, name string, a netip.Addr) error {
+// address adds one that can be used at once: nobody here has it already.
+func address(h *netlink.Handle, name string, a netip.Addr, within netip.Prefix) error {
 	link, err := h.LinkByName(name)
 	if err != nil {
 		return err
 	}
-	ip := &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(underlay.Bits(), a.BitLen())}
-	return h.AddrAdd(link, &netlink.Addr{IPNet: ip})
+	ip := &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(within.Bits(), a.BitLen())}
+	return h.AddrAdd(link, &netlink.Addr{IPNet: ip, Flags: unix.IFA_F_NODAD})
 }
 
 // gateway adds the default route. Without one a node's own processes reach no
 // Service: the route is looked up before the address is translated.
-func gateway(h *netlink.Handle) error {
+func gateway(h *netlink.Handle, to netip.Addr) error {
 	link, err := h.LinkByName(nodeDevice)
 	if err != nil {
 		return err
 	}
-	return h.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: switchAddress.AsSlice(), Protocol: unix.RTPROT_BOOT})
+	return h.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: to.AsSlice(), Protocol: unix.RTPROT_BOOT})
 }
 
 // forward makes routers of nodes, as Kubernetes' instructions want it.

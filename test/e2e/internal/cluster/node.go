@@ -6,6 +6,7 @@ import (
 	"embed"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"text/template"
@@ -24,13 +25,17 @@ const StaticPods = "/etc/kubernetes/manifests"
 
 // values are for the templates below files.
 type values struct {
-	Name, PKI, DNS, Underlay, PodCIDR, Cgroup, StaticPods, PauseImage string
+	Name, PKI, Cgroup, StaticPods, PauseImage string
+	// Lists have commas.
+	Any, DNS, Underlay, PodCIDR, Proxy string
 }
 
 func (c *Cluster) values(node string) values {
 	return values{
-		Name: node, PKI: c.pkiPath(""), DNS: dnsAddress.String(), Underlay: underlay.String(), PodCIDR: podCIDR,
-		Cgroup: filepath.Join(cgroupParent, node), StaticPods: StaticPods, PauseImage: images.Pause,
+		Name: node, PKI: c.pkiPath(""), Cgroup: filepath.Join(cgroupParent, node), StaticPods: StaticPods, PauseImage: images.Pause,
+		Any: wildcard(c.Families).String(), PodCIDR: podCIDRs(c.Families), Proxy: c.Setup.Proxy,
+		DNS:      joined(c.Families, func(f Family) netip.Addr { return f.DNS }),
+		Underlay: joined(c.Families, func(f Family) netip.Prefix { return f.Underlay }),
 	}
 }
 
@@ -98,25 +103,50 @@ func (c *Cluster) Import(ctx context.Context, node, archive string) error {
 // Kubelet is the name of its program, for Kill and Signal.
 const Kubelet = "kubelet"
 
-// StartKubelet starts it in a node.
-func (c *Cluster) StartKubelet(n Node) error {
-	text, err := render("kubelet.yaml", c.values(n.Name))
+// kubeletHealth is where kubelet says that it runs.
+const kubeletHealth = "127.0.0.1:10248"
+
+// StartKubelet starts it in a node, and waits until it runs. It ends if it finds
+// that containerd isn't ready, and is started again, as systemd would.
+func (c *Cluster) StartKubelet(ctx context.Context, n Node) error {
+	ended, err := c.launchKubelet(n)
 	if err != nil {
 		return err
+	}
+	return Poll(ctx, "kubelet, see "+c.LogFile(n.Name, Kubelet), func(ctx context.Context) error {
+		select {
+		case <-ended:
+			again, err := c.launchKubelet(n)
+			ended = again
+			return errors.Join(errors.New("it has ended, and is started again"), err)
+		default:
+		}
+		conn, err := c.dialFrom(ctx, n.Name, "tcp", kubeletHealth)
+		if err != nil {
+			return err
+		}
+		return conn.Close()
+	})
+}
+
+func (c *Cluster) launchKubelet(n Node) (<-chan struct{}, error) {
+	text, err := render("kubelet.yaml", c.values(n.Name))
+	if err != nil {
+		return nil, err
 	}
 	const path = "/etc/kubernetes/kubelet.yaml"
 	err = errors.Join(c.write(c.nodePath(n.Name, path), text), os.MkdirAll(c.nodePath(n.Name, StaticPods), 0o755))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	args := []string{
 		c.program(Kubelet), "--config=" + path, "--kubeconfig=" + c.pkiPath(n.Name+".conf"),
-		"--node-ip=" + n.Address.String(), "--hostname-override=" + n.Name,
+		"--node-ip=" + joined(c.Families, func(f Family) netip.Addr { return f.Of(n.Addresses) }), "--hostname-override=" + n.Name,
 	}
 	if n.Name == Control {
 		args = append(args, "--register-with-taints=node-role.kubernetes.io/control-plane=:NoSchedule")
 	}
-	return c.start(n.Name, Kubelet, args...)
+	return c.launch(n.Name, Kubelet, args...)
 }
 
 func (c *Cluster) startKubeProxy(n Node) error {

@@ -27,9 +27,6 @@ const (
 	controllers = "kube-controller-manager"
 	scheduler   = "kube-scheduler"
 	kubeProxy   = "kube-proxy"
-	// overlayd is who it is in a pod: this service account, with the rights that
-	// conf/kubernetes gives it.
-	overlayd = "overlayd"
 )
 
 // identity is whom a certificate is for.
@@ -47,19 +44,27 @@ func (c *Cluster) identities() []identity {
 		{file: controllers, user: "system:kube-controller-manager"},
 		{file: scheduler, user: "system:kube-scheduler"},
 		{file: kubeProxy, user: "system:kube-proxy"},
-		{file: overlayd, user: "system:serviceaccount:kube-system:overlay-cni"},
 		{file: "front-proxy", user: "front-proxy-client"},
 		{
 			file: "apiserver", user: "kube-apiserver",
 			names:     []string{"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"},
-			addresses: []netip.Addr{firstNode, serviceAddress, netip.MustParseAddr("127.0.0.1")},
+			addresses: c.apiAddresses(),
 		},
 	}
 	for _, n := range c.Nodes {
 		all = append(all, identity{
 			file: n.Name, user: "system:node:" + n.Name, group: "system:nodes",
-			names: []string{n.Name}, addresses: []netip.Addr{n.Address},
+			names: []string{n.Name}, addresses: n.Addresses,
 		})
+	}
+	return all
+}
+
+// apiAddresses are those by which the API server is asked.
+func (c *Cluster) apiAddresses() []netip.Addr {
+	all := []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()}
+	for _, f := range c.Families {
+		all = append(all, f.control, f.api)
 	}
 	return all
 }
@@ -165,7 +170,7 @@ func (c *Cluster) writePair(file string, s *signer) error {
 func (c *Cluster) writeKubeconfig(user string) error {
 	const name = "e2e"
 	file := clientcmdapi.NewConfig()
-	file.Clusters[name] = &clientcmdapi.Cluster{Server: apiURL(), CertificateAuthority: c.pkiPath("ca.crt")}
+	file.Clusters[name] = &clientcmdapi.Cluster{Server: c.apiURL(), CertificateAuthority: c.pkiPath("ca.crt")}
 	file.AuthInfos[user] = &clientcmdapi.AuthInfo{ClientCertificate: c.pkiPath(user + ".crt"), ClientKey: c.pkiPath(user + ".key")}
 	file.Contexts[name] = &clientcmdapi.Context{Cluster: name, AuthInfo: user}
 	file.CurrentContext = name

@@ -120,23 +120,32 @@ func (c *Cluster) run(ctx context.Context, node string, args ...string) (string,
 
 // start starts a program in a node that outlives this one.
 func (c *Cluster) start(node, name string, args ...string) error {
+	_, err := c.launch(node, name, args...)
+	return err
+}
+
+// launch is start; the channel is closed if the program ends before this one.
+func (c *Cluster) launch(node, name string, args ...string) (<-chan struct{}, error) {
 	cmd, err := c.Command(context.Background(), node, args...)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	log, err := c.openLog(node, name)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer log.Close()
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start %s in %s: %w", name, node, err)
+		return nil, fmt.Errorf("start %s in %s: %w", name, node, err)
 	}
-	// Nobody else waits for it while this program runs.
-	go func() { _ = cmd.Wait() }()
-	return nil
+	ended := make(chan struct{})
+	go func() {
+		_ = cmd.Wait() // why it ended is in its log
+		close(ended)
+	}()
+	return ended, nil
 }
 
 func (c *Cluster) openLog(node, name string) (*os.File, error) {
@@ -184,23 +193,6 @@ func called(dir string) string {
 	}
 	name, _, _ := strings.Cut(string(line), "\x00")
 	return filepath.Base(name)
-}
-
-// Signal sends a signal to the processes of a node that run the program.
-func (c *Cluster) Signal(node, program string, s syscall.Signal) error {
-	found, err := c.processes(node, program)
-	if err != nil {
-		return err
-	}
-	if len(found) == 0 {
-		return fmt.Errorf("send %s to %s in %s: it doesn't run", s, program, node)
-	}
-	for _, p := range found {
-		if err := unix.Kill(p.pid, s); err != nil && !errors.Is(err, unix.ESRCH) {
-			return fmt.Errorf("send %s to %s in %s: %w", s, program, node, err)
-		}
-	}
-	return nil
 }
 
 // Kill ends the program in a node as a crash does, and waits for that.

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"fmt"
 	"os/exec"
 	"testing"
 )
@@ -29,8 +30,12 @@ func TestKillsOnlyWhatItKnows(t *testing.T) {
 }
 
 func TestNodesHaveAddressesInARow(t *testing.T) {
-	all := nodes(2)
-	if len(all) != 3 || all[0].Name != Control || all[2].Name != "worker2" || all[2].Address.String() != "192.168.88.12" {
-		t.Errorf("nodes: %v", all)
+	families, err := Setup{Families: []string{"ipv6", "ipv4"}}.families()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = "[{control [fd00:88::10 192.168.88.10]} {worker1 [fd00:88::11 192.168.88.11]} {worker2 [fd00:88::12 192.168.88.12]}]"
+	if got := fmt.Sprint(nodes(families)); got != want {
+		t.Errorf("nodes: %s, want %s", got, want)
 	}
 }

@@ -26,6 +26,9 @@ func Up(ctx context.Context, o Options) (*Cluster, error) {
 	if err := c.refuse(); err != nil {
 		return nil, err
 	}
+	if err := c.writeSetup(); err != nil {
+		return nil, err
+	}
 	for _, step := range []struct {
 		name string
 		do   func(context.Context) error
@@ -48,7 +51,16 @@ func Up(ctx context.Context, o Options) (*Cluster, error) {
 	return c, nil
 }
 
-// refuse says why a cluster can't be made here.
+// Refuse says why a cluster can't be made here: there is one, or something is
+// missing.
+func Refuse(o Options) error {
+	c, err := newCluster(o)
+	if err != nil {
+		return err
+	}
+	return c.refuse()
+}
+
 func (c *Cluster) refuse() error {
 	if os.Geteuid() != 0 {
 		return errors.New("namespaces of nodes can be made by root only: run it with sudo")
@@ -58,6 +70,9 @@ func (c *Cluster) refuse() error {
 	}
 	if _, err := os.Stat(c.path("pids")); !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("a cluster is in %s already: take it down first: make e2e-down", c.Dir)
+	}
+	if err := noCgroups(); err != nil {
+		return err
 	}
 	for _, name := range []string{Kubelet, APIServer, "kubectl"} {
 		if _, err := os.Stat(c.program(name)); err != nil {
@@ -97,7 +112,7 @@ func (c *Cluster) fill(ctx context.Context, n Node) error {
 	if err := errors.Join(c.installCNI(n), c.startContainerd(ctx, n)); err != nil {
 		return err
 	}
-	for _, archive := range append(c.Images, c.CNI.Images...) {
+	for _, archive := range c.Images {
 		if err := c.Import(ctx, n.Name, archive); err != nil {
 			return err
 		}
@@ -106,7 +121,7 @@ func (c *Cluster) fill(ctx context.Context, n Node) error {
 }
 
 func (c *Cluster) startNode(ctx context.Context, n Node) error {
-	if err := c.StartKubelet(n); err != nil {
+	if err := c.StartKubelet(ctx, n); err != nil {
 		return err
 	}
 	client, err := c.Client()
@@ -125,7 +140,7 @@ func (c *Cluster) startNode(ctx context.Context, n Node) error {
 }
 
 func (c *Cluster) startDNS(ctx context.Context) error {
-	text, err := render("coredns.yaml", struct{ Image, DNS string }{images.CoreDNS, dnsAddress.String()})
+	text, err := render("coredns.yaml", struct{ Image, First, DNS string }{images.CoreDNS, c.Families[0].DNS.String(), c.values("").DNS})
 	if err != nil {
 		return err
 	}
@@ -207,23 +222,14 @@ func (c *Cluster) Reboot(ctx context.Context, node string) error {
 	if err := c.startContainerd(ctx, n); err != nil {
 		return err
 	}
-	if err := c.startNode(ctx, n); err != nil {
-		return err
-	}
-	if c.CNI.Manifest != "" {
-		return nil
-	}
-	return c.StartDaemon(node)
+	return c.startNode(ctx, n)
 }
 
 // Down ends the cluster, and removes all of it but the logs. It succeeds where
 // there is none.
 func Down(ctx context.Context, o Options) error {
-	c, err := newCluster(o)
-	if err != nil {
-		return err
-	}
-	for _, name := range append(names(c.Nodes), Switch) {
+	c := &Cluster{Options: o}
+	for _, name := range append(nodeNames(), Switch) {
 		if p, err := c.first(name); err == nil {
 			if err := p.kill(ctx); err != nil {
 				return err
@@ -231,16 +237,8 @@ func Down(ctx context.Context, o Options) error {
 		}
 	}
 	errs := []error{removeCgroups(ctx, "")}
-	for _, dir := range []string{"pids", "nodes", "pki", "cache", "coredns.yaml"} {
+	for _, dir := range []string{"pids", "nodes", "pki", "cache", "coredns.yaml", setupFile} {
 		errs = append(errs, os.RemoveAll(c.path(dir)))
 	}
 	return errors.Join(errs...)
-}
-
-func names(nodes []Node) []string {
-	var all []string
-	for _, n := range nodes {
-		all = append(all, n.Name)
-	}
-	return all
 }

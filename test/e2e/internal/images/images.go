@@ -2,6 +2,7 @@ package images
 
 import (
 	"bytes"
+	_ "embed" // for the list of packages
 	"fmt"
 	"os"
 	"os/exec"
@@ -22,9 +23,16 @@ const (
 	Agnhost = "e2e.local/agnhost:1"
 )
 
-// Packages are Debian's that have what the images and nodes are made of.
-const Packages = "apt-get install busybox-static dash bash curl netcat-openbsd bind9-dnsutils iproute2 iperf " +
-	"containerd runc containernetworking-plugins iptables nftables conntrack socat util-linux"
+// packages are Debian's that have what the images and nodes are made of. CI
+// installs those of this list.
+//
+//go:embed packages.txt
+var packages string
+
+// install is the command that brings them.
+func install() string {
+	return "apt-get install --no-install-recommends " + strings.Join(strings.Fields(packages), " ")
+}
 
 // path is where programs are looked for in images.
 const path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -123,7 +131,7 @@ func single(program string) func(string) (tree, error) {
 func busybox(string) (tree, error) {
 	program, err := exec.LookPath("busybox")
 	if err != nil {
-		return nil, fmt.Errorf("find a program for the images: %w; install it: %s", err, Packages)
+		return nil, fmt.Errorf("find a program for the images: %w; install it: %s", err, install())
 	}
 	list, err := exec.Command(program, "--list").Output()
 	if err != nil {

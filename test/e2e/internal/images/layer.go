@@ -94,7 +94,7 @@ func (t tree) addPrograms(names ...string) error {
 			path, err = filepath.EvalSymlinks(path)
 		}
 		if err != nil {
-			return fmt.Errorf("find a program for the images: %w; install it: %s", err, Packages)
+			return fmt.Errorf("find a program for the images: %w; install it: %s", err, install())
 		}
 		t["usr/bin/"+name] = entry{from: path}
 		if err := t.addLibraries(path); err != nil {

@@ -1,0 +1,57 @@
+package cluster
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+// Setup is in what clusters differ. It is kept in the cluster's folder, for
+// later runs of this program and for the nodes' first processes.
+type Setup struct {
+	// Families are the IP versions of nodes, pods and Services. The first one is
+	// that of what has one address only.
+	Families []string `json:"families"`
+	// Proxy is the mode of kube-proxy.
+	Proxy string `json:"proxy"`
+}
+
+const setupFile = "setup.json"
+
+func (c *Cluster) writeSetup() error {
+	text, err := json.Marshal(c.Setup)
+	if err != nil {
+		return err
+	}
+	return c.write(c.path(setupFile), string(text))
+}
+
+// readSetup is that of the cluster in a folder.
+func readSetup(dir string) (s Setup, err error) {
+	path := filepath.Join(dir, setupFile)
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return s, err
+	}
+	if err := json.Unmarshal(text, &s); err != nil {
+		return s, fmt.Errorf("read %s: %w", path, err)
+	}
+	return s, nil
+}
+
+// families looks the names up.
+func (s Setup) families() ([]Family, error) {
+	var all []Family
+	for _, name := range s.Families {
+		f, err := family(name)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, f)
+	}
+	if len(all) == 0 {
+		return nil, fmt.Errorf("a cluster needs a family, such as %s", known[0].Name)
+	}
+	return all, nil
+}

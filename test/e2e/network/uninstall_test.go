@@ -1,0 +1,136 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/overlay-cni/overlay-cni/test/e2e/internal/cluster"
+)
+
+// The commands of docs/install.md leave clean nodes, on which the product can be
+// installed again.
+func TestUninstall(t *testing.T) {
+	w := newWorld(t)
+	pods := w.onAllNodes("a")
+	t.Run("nodes are clean", func(t *testing.T) {
+		w := w.within(t)
+		t.Cleanup(w.install)
+		w.kubectl("replace", "--save-config", "-f", filepath.Join(filepath.Dir(manifest()), "uninstall.yaml"))
+		w.kubectl("-n", system, "rollout", "status", "--timeout=2m", "daemonset/"+daemonSet)
+		w.kubectl("delete", "-f", manifest())
+		if left := w.kubectl("get", "--ignore-not-found", "-f", manifest()); left != "" {
+			t.Errorf("the API has still: %s", left)
+		}
+		for _, n := range w.cluster.Nodes {
+			for _, what := range w.traces(n.Name) {
+				t.Errorf("%s has still %s", n.Name, what)
+			}
+		}
+	})
+	w.anew(w.namespace)
+	w.mesh(w.ready("a", len(pods)))
+	w.clean()
+}
+
+func (w *world) kubectl(args ...string) string {
+	w.Helper()
+	out, err := w.cluster.Kubectl(w.Context(), args...)
+	w.must(err)
+	return out
+}
+
+// install makes the cluster again what it was before an uninstall. Pods that had
+// the old network are made anew, as docs/install.md says.
+func (w *world) install() {
+	ctx, cancel := context.WithTimeout(context.Background(), patient)
+	defer cancel()
+	_, err := w.cluster.Kubectl(ctx, "apply", "-f", manifest())
+	w.must(errors.Join(err, w.rolledOut(ctx)))
+	w.must(w.client.CoreV1().Pods(system).DeleteCollection(ctx, now, metav1.ListOptions{LabelSelector: "k8s-app=kube-dns"}))
+	w.must(w.cluster.AwaitReady(ctx))
+}
+
+// anew deletes the pods of a namespace, for their owners to make others.
+func (w *world) anew(namespace string) {
+	w.Helper()
+	old, err := w.client.CoreV1().Pods(namespace).List(w.Context(), metav1.ListOptions{})
+	w.must(err)
+	w.must(w.client.CoreV1().Pods(namespace).DeleteCollection(w.Context(), now, metav1.ListOptions{}))
+	w.eventually("the old pods to go", func(ctx context.Context) error {
+		all, err := w.client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		for _, p := range all.Items {
+			for _, o := range old.Items {
+				if p.UID == o.UID {
+					return fmt.Errorf("%s is there", p.Name)
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// traces are what the product could have left on a node.
+func (w *world) traces(node string) []string {
+	w.Helper()
+	var found []string
+	for _, pattern := range []string{"run/overlay-cni", "etc/cni/net.d/*", "opt/cni/bin/overlay-cni"} {
+		for _, path := range w.hostFiles(node, pattern) {
+			if filepath.Base(path) != ".keep" {
+				found = append(found, path)
+			}
+		}
+	}
+	cmd, err := w.cluster.Command(w.Context(), node, "nft", "list", "ruleset")
+	w.must(err)
+	rules, err := cmd.Output()
+	w.must(err)
+	for line := range strings.Lines(string(rules)) {
+		if strings.Contains(strings.ToLower(line), "overlay-cni") {
+			found = append(found, "rule "+line)
+		}
+	}
+	ns := w.netns(node)
+	h, err := ns.Handle()
+	w.must(err)
+	defer h.Close()
+	return append(found, w.netTraces(h)...)
+}
+
+// netTraces are devices and routes. What a node had before were its cable and lo,
+// and no way to any pod.
+func (w *world) netTraces(h *netlink.Handle) []string {
+	w.Helper()
+	var found []string
+	links, err := h.LinkList()
+	w.must(err)
+	for _, l := range links {
+		if !slices.Contains([]string{"lo", "eth0"}, l.Attrs().Name) {
+			found = append(found, "device "+l.Attrs().Name)
+		}
+	}
+	routes, err := h.RouteList(nil, netlink.FAMILY_ALL)
+	w.must(err)
+	for _, r := range routes {
+		if r.Dst != nil && w.toPods(r.Dst.IP) {
+			found = append(found, "route "+r.String())
+		}
+	}
+	return found
+}
+
+func (w *world) toPods(ip []byte) bool {
+	to, _ := netip.AddrFromSlice(ip)
+	return slices.ContainsFunc(w.cluster.Families, func(f cluster.Family) bool { return f.Pods.Contains(to.Unmap()) })
+}
