@@ -143,7 +143,7 @@ func (c *chain) program(plugin pluginConf, command string, p *pod) program {
 	return program{path: plugin.program, env: []string{
 		"CNI_COMMAND=" + command,
 		"CNI_CONTAINERID=" + p.id,
-		"CNI_NETNS=" + p.netns.Name(),
+		"CNI_NETNS=" + p.netns,
 		"CNI_IFNAME=" + podIfName,
 		"CNI_PATH=" + c.dir,
 		"CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=bench;K8S_POD_NAME=" + p.id,

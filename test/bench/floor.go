@@ -2,6 +2,7 @@ package main
 
 import (
 	"net/netip"
+	"os"
 
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
 	"github.com/overlay-cni/overlay-cni/pkg/subnet"
@@ -58,7 +59,12 @@ func newFloor(h *host, threads int) (*floor, error) {
 func (f *floor) Add(p *pod) error {
 	k := <-f.kernels
 	defer func() { f.kernels <- k }()
-	_, err := k.Attach(p.netns, f.bridge, bridge.Spec{Name: bridgeName, MTU: linkMTU}, f.ports[p.id])
+	netns, err := os.Open(p.netns)
+	if err != nil {
+		return err
+	}
+	defer netns.Close()
+	_, err = k.Attach(netns, f.bridge, bridge.Spec{Name: bridgeName, MTU: linkMTU}, f.ports[p.id])
 	return err
 }
 

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"os"
 	"sync"
 
 	"github.com/overlay-cni/overlay-cni/internal/sandbox"
@@ -17,13 +16,22 @@ type host struct {
 	pods []*pod
 }
 
-// pod is a network namespace that waits to be connected.
+// pod is a network namespace that waits to be connected. It is not held open:
+// the price of starting a process grows with the files that this one has open.
 type pod struct {
 	index  int
 	id     string
-	netns  *os.File
-	ns     *sandbox.Netns
+	netns  string // path
 	result []byte // of ADD
+}
+
+// in runs fn in the pod's namespace.
+func (p *pod) in(fn func() error) error {
+	ns, err := sandbox.OpenNetns(p.netns)
+	if err != nil {
+		return err
+	}
+	return errors.Join(ns.Do(fn), ns.Close())
 }
 
 // hostPort is the port of the host that the pod gets where it gets one.
@@ -81,12 +89,11 @@ func (h *host) grow(n int) error {
 		if err != nil {
 			return err
 		}
-		file, err := os.Open(ns.Path())
-		if err != nil {
+		if err := ns.Close(); err != nil {
 			return err
 		}
 		// As long as the ids of container runtimes are.
-		h.pods = append(h.pods, &pod{index: i, id: fmt.Sprintf("%064x", i), netns: file, ns: ns})
+		h.pods = append(h.pods, &pod{index: i, id: fmt.Sprintf("%064x", i), netns: ns.Path()})
 	}
 	return nil
 }

@@ -29,7 +29,7 @@ func (s *set) prove(r *row) error {
 
 func (s *set) reach(p *pod, byPort bool) error {
 	var listener net.Listener
-	err := p.ns.Do(func() (err error) {
+	err := p.in(func() (err error) {
 		listener, err = net.Listen("tcp", net.JoinHostPort("", strconv.Itoa(containerPort)))
 		return err
 	})
@@ -37,7 +37,7 @@ func (s *set) reach(p *pod, byPort bool) error {
 		return err
 	}
 	defer listener.Close()
-	to := func() (string, error) { return addressIn(p.ns.Do) }
+	to := func() (string, error) { return addressIn(p.in) }
 	port := containerPort
 	if byPort {
 		// The host's own address, by which pods of this host and others reach

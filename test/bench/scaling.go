@@ -55,21 +55,23 @@ func measureScaling(o options, progress io.Writer) ([]scale, *portLimit, error) 
 	if err != nil {
 		return nil, nil, err
 	}
+	ours := filler{h, c, func(s *scale) *[]float64 { return &s.Add }}
+	kernel := filler{plain, f, func(s *scale) *[]float64 { return &s.Floor }}
 	scales := make([]scale, len(windows))
 	for i, before := range windows {
 		scales[i].Before = before
 	}
 	for n := range o.scaling {
 		fmt.Fprintf(progress, "\rscaling %d of %d ", n+1, o.scaling)
-		err := fill(scales,
-			filler{h, c, func(s *scale) *[]float64 { return &s.Add }},
-			filler{plain, f, func(s *scale) *[]float64 { return &s.Floor }})
-		if err != nil {
+		if err := kernel.fill(scales); err != nil {
 			return nil, nil, err
 		}
-		empty(plain, f)
+		empty(kernel.host, kernel.by)
+		if err := ours.fill(scales); err != nil {
+			return nil, nil, err
+		}
 		if n+1 < o.scaling {
-			empty(h, c)
+			empty(ours.host, ours.by)
 		}
 	}
 	fmt.Fprintln(progress)
@@ -83,14 +85,12 @@ type filler struct {
 	times func(*scale) *[]float64
 }
 
-// fill connects pods, one of each host by turns, and notes how long those in
-// the windows took.
-func fill(scales []scale, fillers ...filler) error {
+// fill connects pods, one after the other, and notes how long those in the
+// windows took.
+func (f filler) fill(scales []scale) error {
 	for i := range windows[len(windows)-1] + window {
-		for _, f := range fillers {
-			if err := f.connect(i, scales); err != nil {
-				return fmt.Errorf("scaling: pod %d: %w", i+1, err)
-			}
+		if err := f.connect(i, scales); err != nil {
+			return fmt.Errorf("scaling: pod %d: %w", i+1, err)
 		}
 	}
 	return nil
