@@ -89,7 +89,7 @@ clean: ## Remove what make build made.
 	rm -rf $(BIN)
 
 .PHONY: test-runtimes
-test-runtimes: build ## Run the plugin with containerd, podman and cnitool: as root, with Debian packages that it names.
+test-runtimes: build ## Run the plugin with containerd, podman and cnitool, and both programs beside dockerd: as root, with Debian packages that it names.
 	OVERLAY_CNI=$(abspath $(BIN))/overlay-cni go test -C test/runtimes -count=1 -timeout 10m -v .
 
 .PHONY: bench-scale
