@@ -36,7 +36,7 @@ func openRegistry(c config.Config, log *slog.Logger) (closable, error) {
 
 func etcdOptions(c config.Config, log *slog.Logger) etcd.Options {
 	e := c.Registry.Etcd
-	published, _ := nodestate.Read(c.RunDir) // there may be none
+	published, _ := nodestate.Last(c.RunDir) // there may be none
 	return etcd.Options{
 		Endpoints: e.Endpoints, Prefix: e.Prefix,
 		TLS:  etcd.TLS{CAFile: e.CA, CertFile: e.Cert, KeyFile: e.Key},

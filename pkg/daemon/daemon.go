@@ -65,8 +65,6 @@ type daemon struct {
 	// resync.
 	read   time.Time
 	resync time.Duration
-	// device is the name that the VXLAN device had in the last good round.
-	device string
 	// chains is what iptables should have, for the monitor.
 	chains atomic.Pointer[iptables.State]
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -81,7 +82,7 @@ func (d *daemon) syncWith(c config.Config, nodes []registry.Node) health.Finding
 	if err != nil {
 		// Nor may new pods have addresses of a subnet that this host had: it may
 		// come back with another one, and the old one be somebody else's by then.
-		return down(errors.Join(err, nodestate.Remove(d.runDir)))
+		return down(errors.Join(err, nodestate.Withdraw(d.runDir)))
 	}
 	carrier, err := underlay.Find(d.links, underlay.Spec{
 		Want: c.Underlay, Family: c.UnderlayFamily, NodeAddrs: own.Addresses, Ours: []string{c.Bridge, c.VXLAN.Device},
@@ -91,25 +92,36 @@ func (d *daemon) syncWith(c config.Config, nodes []registry.Node) health.Finding
 		return down(err)
 	}
 	d.tell(carrier, own)
-	published, _ := nodestate.Read(d.runDir) // there may be none yet
+	published, _ := nodestate.Last(d.runDir) // there may be none yet
 	if err := d.movedBridge(c, published); err != nil {
 		return down(err)
 	}
 	want, peers := d.wishes.desire(input{
 		config: c, nodes: nodes, own: own, underlay: carrier,
-		// An earlier run of this host, or an earlier round, had the VXLAN device of
-		// that name: then the name is ours, whatever became of it.
-		claimed: slices.Contains([]string{published.Device, d.device}, c.VXLAN.Device),
+		// An earlier run of this host had the VXLAN device of that name: then
+		// the name is ours, whatever became of it.
+		claimed: published.Device == c.VXLAN.Device,
 	})
 	if want.publish.Node == "" {
 		return down(peers)
 	}
 	found := d.apply(want)
 	note, apart := d.wishes.families.of(own, nodes)
-	found.Degraded = errors.Join(peers, apart, found.Degraded)
+	found.Degraded = errors.Join(peers, apart, leftOut(own, carrier), found.Degraded)
 	found.Note = note
 	d.tellFamilies(found.Note)
 	return found
+}
+
+// leftOut says why others leave this host out: they send to an address of the
+// family that carries the tunnel. Another address of that family may be right,
+// for the network may translate it.
+func leftOut(own registry.Node, u underlay.Underlay) error {
+	if slices.ContainsFunc(own.Addresses, func(a netip.Addr) bool { return a.Is4() == u.Address.Is4() }) {
+		return nil
+	}
+	return fmt.Errorf("node %q has the addresses %v in the registry, but the tunnel runs from %s on %s, so that other hosts leave this one out: add an address of that family, or set underlayFamily to the other, on all hosts",
+		own.Name, own.Addresses, u.Address, u.Name)
 }
 
 // tell logs which underlay was chosen, when that changes.
@@ -162,7 +174,6 @@ func (d *daemon) apply(want desired) health.Finding {
 		d.note("switches")(sysctl.Ensure(wanted)),
 		d.syncRules(want.rules))
 	if err == nil {
-		d.device = want.vxlan.Device.Name
 		err = d.publish(want.publish)
 	}
 	var shadowed error

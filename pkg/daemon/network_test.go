@@ -1,11 +1,41 @@
 package daemon
 
 import (
+	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/overlay-cni/overlay-cni/pkg/registry"
+	"github.com/overlay-cni/overlay-cni/pkg/underlay"
 	"github.com/overlay-cni/overlay-cni/pkg/vxlan"
 )
+
+// Others send to an address of the tunnel's family, whichever it is.
+func TestLeftOut(t *testing.T) {
+	four, six := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")
+	translated := netip.MustParseAddr("198.51.100.1")
+	for name, tt := range map[string]struct {
+		known  []netip.Addr
+		tunnel netip.Addr
+		out    bool
+	}{
+		"IPv4":                {[]netip.Addr{four}, four, false},
+		"IPv6":                {[]netip.Addr{six}, six, false},
+		"both":                {[]netip.Addr{four, six}, six, false},
+		"IPv4, translated":    {[]netip.Addr{translated}, four, false},
+		"the tunnel has IPv6": {[]netip.Addr{four}, six, true},
+		"the tunnel has IPv4": {[]netip.Addr{six}, four, true},
+	} {
+		err := leftOut(registry.Node{Name: "host-a", Addresses: tt.known}, underlay.Underlay{Name: "eth0", Address: tt.tunnel})
+		if (err != nil) != tt.out {
+			t.Errorf("%s: %v", name, err)
+		}
+		if tt.out && !strings.Contains(err.Error(), tt.tunnel.String()+" on eth0") {
+			t.Errorf("%s: %v does not name the tunnel's address", name, err)
+		}
+	}
+}
 
 // What is believed without reading it is believed for one resync.
 func TestDoubtComesOnceInAResync(t *testing.T) {

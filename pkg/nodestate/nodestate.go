@@ -17,6 +17,8 @@ const (
 	DefaultDir = "/run/overlay-cni"
 	// FileName is the name of the file in the run directory.
 	FileName = "node.json"
+	// withdrawnName is that file's name once it doesn't hold any more.
+	withdrawnName = "node.withdrawn.json"
 	// version is the format written. A plugin refuses one that is newer.
 	version = 1
 )
@@ -37,8 +39,20 @@ type State struct {
 }
 
 // Read returns what is published in dir, or an error that is ErrNotPublished.
-func Read(dir string) (State, error) {
-	path := filepath.Join(dir, FileName)
+func Read(dir string) (State, error) { return read(filepath.Join(dir, FileName)) }
+
+// Last returns what was published last in dir, though it may have been withdrawn
+// since: it tells which devices are ours. The error is ErrNotPublished if there
+// was nothing.
+func Last(dir string) (State, error) {
+	s, err := Read(dir)
+	if errors.Is(err, ErrNotPublished) {
+		return read(filepath.Join(dir, withdrawnName))
+	}
+	return s, err
+}
+
+func read(path string) (State, error) {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return State{}, fmt.Errorf("%w (there is no %s)", ErrNotPublished, path)
@@ -92,10 +106,21 @@ func Write(dir string, s State) (bool, error) {
 	return true, os.Rename(next, path)
 }
 
-// Remove takes the publication back; that there is none is fine.
+// Withdraw takes the publication back, but for Last; that there is none is fine.
+func Withdraw(dir string) error {
+	return unlessAbsent(os.Rename(filepath.Join(dir, FileName), filepath.Join(dir, withdrawnName)))
+}
+
+// Remove takes the publication back, for Last too; that there is none is fine.
 func Remove(dir string) error {
-	if err := os.Remove(filepath.Join(dir, FileName)); !errors.Is(err, fs.ErrNotExist) {
-		return err
+	return errors.Join(
+		unlessAbsent(os.Remove(filepath.Join(dir, FileName))),
+		unlessAbsent(os.Remove(filepath.Join(dir, withdrawnName))))
+}
+
+func unlessAbsent(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
-	return nil
+	return err
 }

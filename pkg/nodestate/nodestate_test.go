@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -193,6 +194,36 @@ func TestRemove(t *testing.T) {
 	if _, err := Read(dir); !errors.Is(err, ErrNotPublished) {
 		t.Errorf("got %v", err)
 	}
+}
+
+// What is withdrawn doesn't hold, but is known until something else is
+// published, or all is removed.
+func TestWithdraw(t *testing.T) {
+	dir := t.TempDir()
+	first, second := states()[0], states()[1]
+	is := func(when string, get func(string) (State, error), want *State) {
+		t.Helper()
+		got, err := get(dir)
+		if want == nil && !errors.Is(err, ErrNotPublished) || want != nil && (err != nil || !slices.Equal(got.Subnets, want.Subnets)) {
+			t.Errorf("%s: got %+v, %v", when, got, err)
+		}
+	}
+	is("before", Last, nil)
+	mustWrite(t, dir, first)
+	is("published", Last, &first)
+	for range 2 { // that there is none is fine
+		if err := Withdraw(dir); err != nil {
+			t.Error(err)
+		}
+	}
+	is("withdrawn", Read, nil)
+	is("withdrawn", Last, &first)
+	mustWrite(t, dir, second)
+	is("published again", Last, &second)
+	if err := errors.Join(Withdraw(dir), Remove(dir)); err != nil {
+		t.Error(err)
+	}
+	is("removed", Last, nil)
 }
 
 // A reader sees the old file or the new one, and never none or a part.

@@ -44,7 +44,7 @@ func (h Host) Clean(done func(what string)) error {
 		return err
 	}
 	defer sole.Close()
-	published, _ := nodestate.Read(h.RunDir) // there may be none
+	published, _ := nodestate.Last(h.RunDir) // there may be none
 	h.Bridge = cmp.Or(h.Bridge, published.Bridge, defaultBridge)
 	h.Device = cmp.Or(h.Device, published.Device, defaultDevice)
 	k, err := bridge.Open()

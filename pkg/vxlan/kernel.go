@@ -74,8 +74,8 @@ func (k *Kernel) sync(want State, plan func(device State) ([]Op, error)) (Change
 		return done, errors.Join(err, unread)
 	}
 	entries, failed := k.apply(ops, device.Device.Index)
-	if failed != nil {
-		err = errors.Join(err, fmt.Errorf("sync vxlan device %q: %w: %w", want.Device.Name, ErrPeers, failed))
+	if failed != nil && err == nil { // else they may fail for the device's sake
+		err = fmt.Errorf("sync vxlan device %q: %w: %w", want.Device.Name, ErrPeers, failed)
 	}
 	return append(done, entries...), err
 }

@@ -130,6 +130,9 @@ func TestSyncTellsOfATakenPort(t *testing.T) {
 	if !errors.Is(err, unix.EADDRINUSE) || !strings.Contains(err.Error(), "UDP port 4789 is taken by another program") {
 		t.Errorf("error is %v", err)
 	}
+	if errors.Is(err, ErrPeers) {
+		t.Errorf("it passes for one about peers alone: %v", err)
+	}
 }
 
 func TestSyncRemovesOlderNames(t *testing.T) {

@@ -263,7 +263,8 @@ func (f *fleet) join(ctx context.Context) {
 }
 
 // What is done to the tunnel while the registry doesn't list the host is mended
-// when it does again: the device's name is still known for our own.
+// when it does again, also after a restart: the device's name is still known for
+// our own.
 func TestDaemonKnowsItsTunnelAfterLeaving(t *testing.T) {
 	f := newFleet(t, 2)
 	ctx := withPatience(t)
@@ -280,6 +281,8 @@ func TestDaemonKnowsItsTunnelAfterLeaving(t *testing.T) {
 		strange.VxlanId, strange.Index, strange.Alias = 99, 0, ""
 		return errors.Join(handle.LinkDel(l), handle.LinkAdd(&strange))
 	})(h.Handle()))
+	f.stop(ctx, h)
+	f.launch(h)
 	f.must(f.lab.Register(f.hosts...))
 	f.eventually(ctx, func(ctx context.Context) error { return ping(ctx, f.pods[0], f.pods[1]) })
 }

@@ -88,8 +88,12 @@ func (q quiet) Enabled(ctx context.Context, level slog.Level) bool {
 	return level >= slog.LevelDebug && q.Handler.Enabled(ctx, slog.LevelDebug)
 }
 
-// Handle lowers the level.
+// Handle lowers the level, and asks once more whether that is wanted: logr takes
+// errors here without asking.
 func (q quiet) Handle(ctx context.Context, r slog.Record) error {
+	if !q.Handler.Enabled(ctx, slog.LevelDebug) {
+		return nil
+	}
 	r.Level = slog.LevelDebug
 	return q.Handler.Handle(ctx, r)
 }
