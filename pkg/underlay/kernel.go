@@ -102,30 +102,37 @@ func readLinks(conn *rtnl.Conn, n *Network) error {
 	for i := range n.Links {
 		slices.SortStableFunc(addrs[i], byStay)
 		for _, a := range addrs[i] {
+			if a.Flags&unix.IFA_F_DADFAILED != 0 {
+				continue // it is another host's
+			}
 			n.Links[i].Addrs = append(n.Links[i].Addrs, a.Prefix.Addr())
+			if passing(a) > 0 {
+				n.Links[i].Passing = append(n.Links[i].Passing, a.Prefix.Addr())
+			}
 		}
 	}
 	return err
 }
 
 // byStay orders addresses of an interface by how long they are likely to be its
-// own. Temporary ones (RFC 8981) change every day, deprecated ones go soon, and
-// tentative ones may turn out to be another host's. One without a network is
-// often a service's, which moves between hosts (VRRP), and the kernel lists the
-// newest IPv6 address first.
+// own; the kernel lists the newest IPv6 address first.
 func byStay(a, b rtnl.AddrEntry) int {
-	const passing = unix.IFA_F_DEPRECATED | unix.IFA_F_TENTATIVE | unix.IFA_F_DADFAILED
-	rank := func(e rtnl.AddrEntry) int {
-		ip := e.Prefix.Addr()
-		switch {
-		case e.Flags&passing != 0, ip.Is6() && e.Flags&unix.IFA_F_TEMPORARY != 0: // of IPv4 it says "secondary"
-			return 2
-		case e.Prefix.Bits() == ip.BitLen():
-			return 1
-		}
-		return 0
+	return cmp.Or(compareFamily(a.Prefix.Addr(), b.Prefix.Addr()), cmp.Compare(passing(a), passing(b)))
+}
+
+// passing is more than 0 for addresses that may not stay the interface's own.
+// Temporary ones (RFC 8981) change every day, deprecated ones go soon, and
+// tentative ones may turn out to be another host's. One without a network is
+// often a service's, which moves between hosts (VRRP).
+func passing(e rtnl.AddrEntry) int {
+	ip := e.Prefix.Addr()
+	switch {
+	case e.Flags&(unix.IFA_F_DEPRECATED|unix.IFA_F_TENTATIVE) != 0, ip.Is6() && e.Flags&unix.IFA_F_TEMPORARY != 0: // of IPv4 it says "secondary"
+		return 2
+	case e.Prefix.Bits() == ip.BitLen():
+		return 1
 	}
-	return cmp.Or(compareFamily(a.Prefix.Addr(), b.Prefix.Addr()), cmp.Compare(rank(a), rank(b)))
+	return 0
 }
 
 func readDefaults(conn *rtnl.Conn, n *Network) error {

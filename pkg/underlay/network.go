@@ -26,6 +26,8 @@ type Link struct {
 	// Addrs are IPv4 first, and in each family those first that are there to
 	// stay; else in the kernel's order.
 	Addrs []netip.Addr
+	// Passing are those of them that may not stay its own, see passing.
+	Passing []netip.Addr
 	// Parent is the index of the interface that this one is on, as a VLAN is;
 	// Master that of the bridge or bond that it is a port of. 0: none.
 	Parent, Master int

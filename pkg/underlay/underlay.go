@@ -177,10 +177,13 @@ func (s Spec) with(l Link, a netip.Addr) (Underlay, error) {
 	return Underlay{Name: l.Name, Index: l.Index, MTU: l.MTU, Address: a, Addresses: s.reachable(l, a)}, nil
 }
 
-// reachable are the address of the tunnel and the best one of the other family.
+// reachable are the address of the tunnel and the best one of the other family,
+// but none that may be another host's, too: the registry would take one of the two
+// hosts for an impostor.
 func (s Spec) reachable(l Link, a netip.Addr) []netip.Addr {
 	other := func(b netip.Addr) bool { return b.Is4() != a.Is4() && global(b) && slices.Contains(l.Addrs, b) }
-	for _, candidates := range [][]netip.Addr{s.NodeAddrs, l.Addrs} {
+	lasting := slices.DeleteFunc(slices.Clone(l.Addrs), func(b netip.Addr) bool { return slices.Contains(l.Passing, b) })
+	for _, candidates := range [][]netip.Addr{s.NodeAddrs, lasting} {
 		if i := slices.IndexFunc(candidates, other); i >= 0 {
 			return []netip.Addr{a, candidates[i]}
 		}

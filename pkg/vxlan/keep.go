@@ -3,7 +3,6 @@ package vxlan
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/overlay-cni/overlay-cni/internal/rtnl"
 )
@@ -58,20 +57,20 @@ func (k *Kernel) follows(index int) bool {
 }
 
 // look reads everything and begins to follow it. What happens meanwhile is heard
-// of at once; where that can't be followed it has to be read again.
+// of at once. Where that can't be followed, what was read is planned for all the
+// same, and another round asked for: whoever disturbs, and goes on, must not keep
+// peers from being set.
 func (k *Kernel) look(device State) error {
-	for range readAttempts {
-		_, _ = k.hear() // old news
-		have, rivals, err := k.withEntries(device)
-		if err != nil {
-			return err
-		}
-		k.mirror = mirrorOf(have, rivals)
-		if news, _ := k.hear(); !news || k.mirror.usable {
-			return nil
-		}
+	_, _ = k.hear() // old news
+	have, rivals, err := k.withEntries(device)
+	if err != nil {
+		return err
 	}
-	return fmt.Errorf("read vxlan device %q: %w", device.Device.Name, rtnl.ErrInterrupted)
+	k.mirror = mirrorOf(have, rivals)
+	if news, _ := k.hear(); news && k.tell != nil {
+		k.tell()
+	}
+	return nil
 }
 
 // hear takes over all notifications that there are. After an error, which is
@@ -89,8 +88,11 @@ func (k *Kernel) hear() (news bool, err error) {
 }
 
 // Watch calls changed when something that Keep keeps is no longer as it left
-// it, until ctx ends. What Keep itself does is no news.
+// it, until ctx ends. What Keep itself does is no news. changed must not wait, nor
+// call k.
 func (k *Kernel) Watch(ctx context.Context, changed func()) error {
+	k.setTell(changed)
+	defer k.setTell(nil)
 	k.notices.Resume()
 	defer context.AfterFunc(ctx, k.notices.Interrupt)()
 	for {
@@ -109,6 +111,12 @@ func (k *Kernel) Watch(ctx context.Context, changed func()) error {
 			return err
 		}
 	}
+}
+
+func (k *Kernel) setTell(tell func()) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.tell = tell
 }
 
 func (k *Kernel) listen() (news bool, err error) {

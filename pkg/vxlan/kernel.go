@@ -24,6 +24,8 @@ type Kernel struct {
 	// mirror is nil before the first Keep; goal is whose.
 	mirror *mirror
 	goal   *Goal
+	// tell is what Watch calls, nil while nobody watches.
+	tell func()
 }
 
 // Open works in the network namespace of the calling thread.

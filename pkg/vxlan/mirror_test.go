@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -647,4 +648,44 @@ func TestDistrustReadsAgain(t *testing.T) {
 	if diff := cmp.Diff(s.want.Forwards, s.k.mirror.base.Forwards, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 		t.Errorf("-want +mirror:\n%s", diff)
 	}
+}
+
+// Whoever goes on disturbing, as a pod can that sends packets to the tunnel's
+// port, keeps nothing from being mended.
+func TestKeepWhileOthersDisturb(t *testing.T) {
+	for _, f := range families() {
+		t.Run(f.name, func(t *testing.T) {
+			s, _ := watched(t, f)
+			defer s.disturb()()
+			for range 20 {
+				s.must(s.nl.NeighDel(s.fdb(s.mac(), s.want.Forwards[s.mac()].Host)))
+				changes, err := s.keep()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !slices.ContainsFunc(changes, func(o Op) bool { return o.Verb == SetForward && o.MAC == s.mac() }) {
+					t.Fatalf("the forwarding entry is not mended: %s", changes)
+				}
+			}
+		})
+	}
+}
+
+// disturb has a foreign neighbour come and go, until stop.
+func (s *kept) disturb() (stop func()) {
+	n := s.neigh(netip.MustParseAddr("10.99.0.1"), strangeMAC)
+	n.State = netlink.NUD_STALE
+	stopped := make(chan struct{})
+	var disturbing sync.WaitGroup
+	disturbing.Go(func() {
+		for {
+			select {
+			case <-stopped:
+				return
+			default:
+			}
+			_, _ = s.nl.NeighSet(n), s.nl.NeighDel(n) // Keep may be faster
+		}
+	})
+	return func() { close(stopped); disturbing.Wait() }
 }
