@@ -24,7 +24,7 @@ host joins and while one leaves.
 All of it happens in namespaces of its own, which vanish with the command: the
 machine's network is not touched. Root is not needed where users may make
 namespaces.`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runDemo(cmd, plugin) },
 	}
 	cmd.Flags().StringVar(&plugin, "plugin", "", pluginUsage)

@@ -30,7 +30,7 @@ runs half of a file. Where the same plugin is there already, nothing is written.
 
 The network configuration is not installed by this command: the daemon writes
 it, once pods can be connected (see cni.confDir in docs/configuration.md).`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error { return install(cmd, binDir, plugin) },
 	}
 	cmd.Flags().StringVar(&binDir, "bin-dir", defaultBinDir, "directory of the container runtime's plugins")

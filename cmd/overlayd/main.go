@@ -60,3 +60,13 @@ they are on. Run it on every host; the CNI plugin overlay-cni connects the pods.
 	root.AddCommand(runCommand(), installCommand(), uninstallCommand(), demoCommand())
 	return root
 }
+
+// noArguments refuses words that are no flags, among them what was meant as the
+// value of a switch.
+func noArguments(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%s takes no arguments, but got %q: expected flags alone (see --help), and a switch with its value as --NAME=false",
+		cmd.CommandPath(), args[0])
+}

@@ -24,7 +24,7 @@ docs/configuration.md. A flag wins over the file. Changes of the file are taken
 up without a restart.`,
 		Example: `  overlayd run --config /etc/overlay-cni/overlayd.yaml
   overlayd run --registry-file /etc/overlay-cni/nodes.yaml --underlay eth1`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 	}
 	loader := config.AddFlags(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

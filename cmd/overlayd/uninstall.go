@@ -25,7 +25,7 @@ and the plugin's program. What is not there, or not ours, is left alone, so it
 may be run twice. The sysctls that were turned on, such as forwarding, stay on.
 
 It refuses while overlayd runs, and while there are pods.`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			host.Program = cnifiles.Program{Path: filepath.Join(binDir, pluginName)}
 			if err := clean(cmd, host); err != nil || !stay {

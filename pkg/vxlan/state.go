@@ -327,7 +327,7 @@ func hostAddress(peer registry.Node, u underlay.Underlay) (netip.Addr, error) {
 		}
 		return a, nil
 	}
-	return netip.Addr{}, fmt.Errorf("it has no %s address, but the tunnel runs from %s on %s: add one to the registry, or choose another underlay",
+	return netip.Addr{}, fmt.Errorf("it has no %s address, but the tunnel runs from %s on %s: add one to the registry, or set underlayFamily to the other family, on all hosts",
 		familyName(u.Address), u.Address, u.Name)
 }
 

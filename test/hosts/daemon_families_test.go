@@ -267,7 +267,7 @@ func TestDaemonTellsOfFamiliesThatDoNotFit(t *testing.T) {
 		nodes[1].addresses = nodes[1].addresses[:1]
 		f.register(nodes)
 		d := f.launch(h, "--underlay-family", "ipv6")
-		f.must(d.Log.Wait(ctx, `peer \"host-b\" is left out: it has no IPv6 address, but the tunnel runs from fd77::1 on eth0: add one to the registry, or choose another underlay`))
+		f.must(d.Log.Wait(ctx, `peer \"host-b\" is left out: it has no IPv6 address, but the tunnel runs from fd77::1 on eth0: add one to the registry, or set underlayFamily to the other family, on all hosts`))
 	})
 }
 
