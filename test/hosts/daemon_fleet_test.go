@@ -251,6 +251,9 @@ func (f *fleet) register(nodes []entry) {
 }
 
 func registryText(nodes []entry) string {
+	if len(nodes) == 0 {
+		return "nodes: []\n" // a key without a value is a mistake
+	}
 	text := "nodes:\n"
 	for _, n := range nodes {
 		text += fmt.Sprintf("- name: %s\n  addresses: [%s]\n  podSubnets: [%s]\n", n.name, quoted(n.addresses), quoted(n.subnets))
