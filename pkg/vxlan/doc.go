@@ -1,7 +1,7 @@
 // Package vxlan keeps the one VXLAN device that carries the traffic to peers,
 // and for each peer its routes, neighbours and forwarding entry.
 //
-// Invariant: after Sync without an error the device, everything on it and our
+// Invariant: after Keep without an error the device, everything on it and our
 // routes over other interfaces are exactly what Desired computes. Whatever else
 // is found on the device goes, but for what the kernel itself makes there.
 // Nothing on other devices is touched, with two exceptions: a device with our
@@ -17,11 +17,10 @@
 // the route to a peer on the underlay's link leads over the underlay, by way of
 // the peer's own address.
 //
-// Sync reads everything each time. Keep does the same for a daemon with
-// thousands of peers, of which one changes: Goal computes the desired state anew
-// as far as it follows from what changed, and a mirror of what is on the device
-// is kept up to date by the kernel's notifications, which are there before the
-// answer to whoever made the change. What can't be followed for certain is read
-// again, all of it. So both sides are still states that are compared, and Keep
-// plans nothing that Sync wouldn't.
+// There may be thousands of peers, of which one changes. So Goal computes the
+// desired state anew as far as it follows from what changed, and a mirror of what
+// is on the device is kept up to date by the kernel's notifications, which are
+// there before the answer to whoever made the change. What can't be followed for
+// certain is read again, all of it. So both sides are still states that are
+// compared.
 package vxlan

@@ -25,6 +25,9 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(sandboxtest.Main(m)) }
 
+// Sync is Keep for a state that no Input need give.
+func (k *Kernel) Sync(want State) (Changes, error) { return k.Keep(&Goal{state: want}) }
+
 // host is a network namespace with an underlay interface.
 type host struct {
 	t    testing.TB

@@ -3,18 +3,38 @@ package vxlan
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/overlay-cni/overlay-cni/internal/rtnl"
 )
 
-// Keep is Sync for a goal that is kept for long, at the cost of what changed:
-// in the goal, and in the kernel by its own notifications. The device itself
-// and its addresses are read each time, what is on it only where that can't be
-// followed (see mirror), and after Distrust.
+// Keep makes the kernel's state the goal. It returns what it changed, also
+// beside an error. What fails does not keep the rest from being tried; the error
+// joins those of all. A device of somebody else is not touched (ErrNotOurs).
+//
+// It costs what changed: in the goal, and in the kernel by its own notifications.
+// The device itself and its addresses are read each time, what is on it only
+// where that can't be followed (see mirror), and after Distrust.
 func (k *Kernel) Keep(g *Goal) (Changes, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.sync(g.state, func(device State) ([]Op, error) { return k.planKept(g, device) })
+	name := g.state.Device.Name
+	if name == "" {
+		return nil, errors.New("keep the vxlan device: the goal has none")
+	}
+	done, device, err := k.syncDevice(g.state)
+	if device.Device.Index == 0 {
+		return done, err
+	}
+	ops, unread := k.plan(g, device)
+	if unread != nil {
+		return done, errors.Join(err, unread)
+	}
+	entries, failed := k.apply(ops, device.Device.Index)
+	if failed != nil && err == nil { // else they may fail for the device's sake
+		err = fmt.Errorf("keep vxlan device %q: %w: %w", name, ErrPeers, failed)
+	}
+	return append(done, entries...), err
 }
 
 // Distrust has the next Keep read everything, as is due every so often, since
@@ -31,10 +51,10 @@ func (k *Kernel) distrust() {
 	}
 }
 
-// planKept leaves what it planned for marked as open, until the next time shows
+// plan leaves what it planned for marked as open, until the next time shows
 // that it is done. Its operations are not yet in the mirror: they come in as
 // notifications, like those of others.
-func (k *Kernel) planKept(g *Goal, device State) ([]Op, error) {
+func (k *Kernel) plan(g *Goal, device State) ([]Op, error) {
 	changed := g.changed
 	if k.goal != g {
 		changed = keys{all: true}
@@ -58,7 +78,7 @@ func (k *Kernel) follows(index int) bool {
 
 // look reads everything and begins to follow it. What happens meanwhile is heard
 // of at once. Where that can't be followed, what was read is planned for all the
-// same, and another round asked for: whoever disturbs, and goes on, must not keep
+// same, and another Keep asked for: whoever disturbs, and goes on, must not keep
 // peers from being set.
 func (k *Kernel) look(device State) error {
 	_, _ = k.hear() // old news
@@ -67,7 +87,7 @@ func (k *Kernel) look(device State) error {
 		return err
 	}
 	k.mirror = mirrorOf(have, rivals)
-	if news, _ := k.hear(); news && k.tell != nil {
+	if news, _ := k.hear(); news && !k.mirror.usable && k.tell != nil {
 		k.tell()
 	}
 	return nil

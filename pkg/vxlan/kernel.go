@@ -47,41 +47,6 @@ func (k *Kernel) Close() error { return errors.Join(k.conn.Close(), k.notices.Cl
 // ErrPeers is for errors that are about peers alone: the device is in order.
 var ErrPeers = errors.New("peers are incomplete")
 
-// Sync makes the kernel's state the desired one. It returns what it changed,
-// also beside an error. An operation that fails does not keep others from
-// being tried; the error joins those of all. A device of somebody else is not
-// touched (ErrNotOurs).
-func (k *Kernel) Sync(want State) (Changes, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.sync(want, func(device State) ([]Op, error) {
-		k.mirror = nil
-		have, _, err := k.withEntries(device)
-		return planEntries(want, have), err
-	})
-}
-
-// sync makes first the device and then, by the plan, what is on it the desired
-// ones.
-func (k *Kernel) sync(want State, plan func(device State) ([]Op, error)) (Changes, error) {
-	if want.Device.Name == "" {
-		return nil, errors.New("sync the vxlan device: the desired state has none")
-	}
-	done, device, err := k.syncDevice(want)
-	if device.Device.Index == 0 {
-		return done, err
-	}
-	ops, unread := plan(device)
-	if unread != nil {
-		return done, errors.Join(err, unread)
-	}
-	entries, failed := k.apply(ops, device.Device.Index)
-	if failed != nil && err == nil { // else they may fail for the device's sake
-		err = fmt.Errorf("sync vxlan device %q: %w: %w", want.Device.Name, ErrPeers, failed)
-	}
-	return append(done, entries...), err
-}
-
 // deviceRounds is how often the device is looked at before something else must
 // be undoing what was done to it. Three are needed for a new one: for itself,
 // for its addresses, and to see that all is well.

@@ -164,7 +164,7 @@ func TestDelete(t *testing.T) {
 
 func TestSyncWantsADevice(t *testing.T) {
 	h := newHost(t)
-	if _, err := h.k.Sync(State{}); err == nil || !strings.Contains(err.Error(), "the desired state has none") {
+	if _, err := h.k.Sync(State{}); err == nil || !strings.Contains(err.Error(), "the goal has none") {
 		t.Errorf("error is %v", err)
 	}
 }

@@ -207,7 +207,7 @@ func (s *State) over(r *rtnl.RouteEntry) (index int, concerns bool) {
 	return r.Index, r.Table == unix.RT_TABLE_MAIN && ours(r.Dst, r.Protocol)
 }
 
-// replaceable says that a route is in the place where Sync puts one to the
+// replaceable says that a route is in the place where Keep puts one to the
 // same destination, so that it is either right or replaced.
 func replaceable(r rtnl.RouteEntry) bool {
 	return r.Table == unix.RT_TABLE_MAIN && r.Type == unix.RTN_UNICAST && r.Metric == defaultMetric(r.Dst) && !r.Apart
