@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 
 	"github.com/overlay-cni/overlay-cni/pkg/config"
 	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
@@ -45,6 +47,23 @@ func etcdOptions(c config.Config, log *slog.Logger) etcd.Options {
 		CheckSettings: func(name string, yaml []byte) error { return config.Shared{Name: name, YAML: yaml}.Check() },
 		Log:           log,
 	}
+}
+
+// leaveRegistry takes a host on which no daemon runs out of a registry that it
+// has entered by itself. What it returns tells what was removed, if anything was.
+// Other registries are written by others.
+func leaveRegistry(ctx context.Context, c config.Config) (removed string, err error) {
+	if c.Registry.Type != config.RegistryEtcd {
+		return "", nil
+	}
+	freed, err := etcd.Release(ctx, etcdOptions(c, slog.Default()))
+	if err != nil {
+		return "", fmt.Errorf("this host keeps its pod subnets in etcd for up to %s (its lease), or until uninstall is run again: %w", c.Registry.Etcd.LeaseTime, err)
+	}
+	if len(freed) == 0 {
+		return "", nil
+	}
+	return fmt.Sprintf("node %s from etcd, which frees the pod subnets %s", c.NodeName, strings.Trim(fmt.Sprint(freed), "[]")), nil
 }
 
 func wrap(what string, err error) error {

@@ -3,11 +3,14 @@ package main
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/overlay-cni/overlay-cni/pkg/cnifiles"
+	"github.com/overlay-cni/overlay-cni/pkg/config"
 	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
 	"github.com/overlay-cni/overlay-cni/pkg/uninstall"
 )
@@ -16,6 +19,7 @@ func uninstallCommand() *cobra.Command {
 	var host uninstall.Host
 	var binDir string
 	var stay bool
+	var member membership
 	cmd := &cobra.Command{
 		Use:   "uninstall",
 		Short: "Take this host off the network, and leave it clean",
@@ -24,11 +28,17 @@ configuration, the tunnel, the bridge, routes, firewall rules, the run directory
 and the plugin's program. What is not there, or not ours, is left alone, so it
 may be run twice. The sysctls that were turned on, such as forwarding, stay on.
 
-It refuses while overlayd runs, and while there are pods.`,
+It refuses while overlayd runs, and while there are pods.
+
+With registry.type etcd the other hosts keep this one until its lease ends, and
+nobody gets its pod subnets. Uninstall frees them at once if it is told where
+etcd is, by the daemon's own configuration or flags.`,
+		Example: `  overlayd uninstall
+  overlayd uninstall --config /etc/overlay-cni/overlayd.yaml`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			host.Program = cnifiles.Program{Path: filepath.Join(binDir, pluginName)}
-			if err := clean(cmd, host); err != nil || !stay {
+			if err := clean(cmd, host, member); err != nil || !stay {
 				return err
 			}
 			<-cmd.Context().Done()
@@ -37,6 +47,7 @@ It refuses while overlayd runs, and while there are pods.`,
 	}
 	f := cmd.Flags()
 	addHostFlags(f, &host)
+	member.addFlags(f)
 	f.StringVar(&binDir, "bin-dir", defaultBinDir, "directory of the container runtime's plugins")
 	f.BoolVar(&host.Force, "force", false, "take pods off the network, too")
 	f.BoolVar(&stay, "stay", false, "then wait for SIGTERM, as a pod of a DaemonSet has to")
@@ -51,12 +62,51 @@ func addHostFlags(f *pflag.FlagSet, host *uninstall.Host) {
 	f.StringVar(&host.Device, "vxlan-device", "", "the daemon's vxlan.device (default: the one it used last, else overlay0)")
 }
 
-// clean tells of each thing that it removes.
-func clean(cmd *cobra.Command, host uninstall.Host) error {
+// membership is what the daemon was told of the registry: flags, and the file
+// that one of them names.
+type membership struct {
+	loader *config.Loader
+	flags  []*pflag.Flag
+}
+
+// addFlags adds those flags of "overlayd run" that say which registry this host
+// has entered, where that is, and under which name.
+func (m *membership) addFlags(f *pflag.FlagSet) {
+	all := pflag.NewFlagSet("", pflag.ContinueOnError)
+	m.loader = config.AddFlags(all)
+	all.VisitAll(func(flag *pflag.Flag) {
+		if slices.Contains([]string{"config", "node-name", "registry-type"}, flag.Name) || strings.HasPrefix(flag.Name, "registry-etcd-") {
+			m.flags = append(m.flags, flag)
+			f.AddFlag(flag)
+		}
+	})
+}
+
+// load returns nothing where nothing is given, so that a host whose name is no
+// node's can be cleaned.
+func (m *membership) load() (config.Config, error) {
+	if !slices.ContainsFunc(m.flags, func(flag *pflag.Flag) bool { return flag.Changed }) {
+		return config.Config{}, nil
+	}
+	c, err := m.loader.Load()
+	return c, wrap("the configuration has mistakes", err)
+}
+
+// clean tells of each thing that it removes. The registry is last: a host that is
+// not clean yet may have pods, whose subnets nobody else may get.
+func clean(cmd *cobra.Command, host uninstall.Host, member membership) error {
+	c, err := member.load()
+	if err != nil {
+		return err
+	}
 	out := cmd.OutOrStdout()
 	if err := host.Clean(func(what string) { fmt.Fprintln(out, "removed", what) }); err != nil {
 		return err
 	}
 	fmt.Fprintln(out, "nothing of overlay-cni is left on this host")
-	return nil
+	removed, err := leaveRegistry(cmd.Context(), c)
+	if removed != "" {
+		fmt.Fprintln(out, "removed", removed)
+	}
+	return err
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/overlay-cni/overlay-cni/internal/lab"
 	"github.com/overlay-cni/overlay-cni/internal/lab/probe"
 	"github.com/overlay-cni/overlay-cni/internal/sandbox"
+	"github.com/overlay-cni/overlay-cni/pkg/subnet"
 )
 
 // pings is how many round trips a measurement takes.
@@ -82,7 +83,7 @@ func (t trip) measure(ctx context.Context) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		details = append(details, milliseconds(rtt)+" "+family(to))
+		details = append(details, milliseconds(rtt)+" "+subnet.FamilyName(to))
 	}
 	return "RTT " + strings.Join(details, ", "), nil
 }
@@ -148,13 +149,6 @@ func (s *show) seenBy(ctx context.Context, world netip.Addr, pod *lab.Pod) (neti
 	defer mirror.Close()
 	seen, err := probe.TCP(ctx, pod.Netns(), mirror.Addr)
 	return seen.Source.Addr(), err
-}
-
-func family(a netip.Addr) string {
-	if a.Is4() {
-		return "IPv4"
-	}
-	return "IPv6"
 }
 
 func milliseconds(d time.Duration) string {

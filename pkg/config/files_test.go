@@ -93,7 +93,12 @@ func TestExampleSettingsShowEveryKey(t *testing.T) {
 }
 
 func TestExampleNodesAreAccepted(t *testing.T) {
-	nodes, err := file.Read(filepath.Join(conf, "nodes.yaml"))
+	r, err := file.New(filepath.Join(conf, "nodes.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	nodes, err := r.Nodes()
 	if err != nil || len(nodes) != 3 {
 		t.Errorf("got %v, %v; want three nodes", nodes, err)
 	}

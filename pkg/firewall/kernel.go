@@ -55,12 +55,6 @@ func (k *Kernel) Sync(want State) ([]string, error) {
 	return changes, nil
 }
 
-// Delete makes the table absent.
-func (k *Kernel) Delete() error {
-	_, err := k.Sync(State{})
-	return err
-}
-
 // Read returns the table as it is. What it consists of is read by several
 // requests; the kernel numbers its changes, and if the number is another
 // afterwards, the pieces may not belong together, and are read again.

@@ -159,7 +159,7 @@ func TestDelete(t *testing.T) {
 	k := firewall.New()
 	sync(t, desired(t, testConfig()))
 	for _, when := range []string{"present", "absent"} {
-		if err := k.Delete(); err != nil {
+		if _, err := k.Sync(firewall.State{}); err != nil {
 			t.Fatalf("delete while %s: %v", when, err)
 		}
 		settled(t, firewall.State{})
@@ -186,7 +186,7 @@ func TestOtherTablesStayUntouched(t *testing.T) {
 	before := otherRules(t)
 	sync(t, desired(t, testConfig()))
 	settled(t, desired(t, testConfig()))
-	if err := firewall.New().Delete(); err != nil {
+	if _, err := firewall.New().Sync(firewall.State{}); err != nil {
 		t.Fatal(err)
 	}
 	if after := otherRules(t); !slices.Equal(before, after) || len(before) != 2 {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"github.com/overlay-cni/overlay-cni/internal/sandbox/sandboxtest"
 	"github.com/overlay-cni/overlay-cni/pkg/firewall"
 )
 
@@ -61,7 +62,7 @@ func (a addresses) config() firewall.Config {
 
 // segment is a pod, the host it is on, and what is outside.
 type segment struct {
-	pod, host, outside space
+	pod, host, outside sandboxtest.Space
 	fw                 *firewall.Kernel
 }
 
@@ -69,26 +70,26 @@ type segment struct {
 // so that a packet whose source was not rewritten is answered as well.
 func newSegment(t *testing.T, a addresses) segment {
 	t.Helper()
-	s := segment{pod: newSpace(t), host: newSpace(t), outside: newSpace(t)}
-	s.host.join("cni0", s.pod, "eth0")
-	s.host.join("eth0", s.outside, "eth0")
+	s := segment{pod: sandboxtest.NewSpace(t), host: sandboxtest.NewSpace(t), outside: sandboxtest.NewSpace(t)}
+	s.host.Join("cni0", s.pod, "eth0")
+	s.host.Join("eth0", s.outside, "eth0")
 
-	s.pod.up("eth0", a.pod+a.bits)
-	s.pod.up("lo", a.behindBridge+a.bits)
-	s.pod.route(a.any, a.gateway, "eth0")
+	s.pod.Up("eth0", a.pod+a.bits)
+	s.pod.Up("lo", a.behindBridge+a.bits)
+	s.pod.Route(a.any, a.gateway, "eth0")
 
-	s.host.up("cni0", a.gateway+a.bits)
-	s.host.up("lo", a.ownSubnetOfHost+a.bits, a.otherSource+a.bits)
-	s.host.up("eth0", a.uplink+a.uplinkBits)
-	s.host.route(a.ownSubnet, "", "cni0")
-	s.host.route(a.behindBridge+a.bits, a.pod, "cni0")
-	s.host.route(a.exemptSubnet, a.outside, "eth0")
-	s.host.route(a.peerSubnet, a.outside, "eth0")
+	s.host.Up("cni0", a.gateway+a.bits)
+	s.host.Up("lo", a.ownSubnetOfHost+a.bits, a.otherSource+a.bits)
+	s.host.Up("eth0", a.uplink+a.uplinkBits)
+	s.host.Route(a.ownSubnet, "", "cni0")
+	s.host.Route(a.behindBridge+a.bits, a.pod, "cni0")
+	s.host.Route(a.exemptSubnet, a.outside, "eth0")
+	s.host.Route(a.peerSubnet, a.outside, "eth0")
 
-	s.outside.up("eth0", a.outside+a.uplinkBits)
-	s.outside.up("lo", a.exempt+a.bits, a.peerPod+a.bits)
-	s.outside.route(a.any, a.uplink, "eth0")
-	s.fw = firewall.New(firewall.InNetns(int(s.host.fd)))
+	s.outside.Up("eth0", a.outside+a.uplinkBits)
+	s.outside.Up("lo", a.exempt+a.bits, a.peerPod+a.bits)
+	s.outside.Route(a.any, a.uplink, "eth0")
+	s.fw = firewall.New(firewall.InNetns(s.host.NS.FD()))
 	return s
 }
 
@@ -100,7 +101,7 @@ func (s segment) sync(t *testing.T, c firewall.Config) {
 
 // call is a connection: who calls whom.
 type call struct {
-	client, server space
+	client, server sandboxtest.Space
 	from, to       string
 }
 
@@ -108,12 +109,12 @@ type call struct {
 func (c call) sourceSeen(t *testing.T) string {
 	t.Helper()
 	var listener net.Listener
-	c.server.in(func() (err error) {
+	c.server.In(func() (err error) {
 		listener, err = net.Listen("tcp", net.JoinHostPort(c.to, "0"))
 		return err
 	})
 	defer listener.Close()
-	c.client.in(func() error {
+	c.client.In(func() error {
 		dialer := net.Dialer{Timeout: patience, LocalAddr: &net.TCPAddr{IP: net.ParseIP(c.from)}}
 		conn, err := dialer.Dial("tcp", listener.Addr().String())
 		if err != nil {
@@ -177,7 +178,7 @@ func TestPodsGetNoRedirects(t *testing.T) {
 		} {
 			t.Run(a.family+" "+tc.name, func(t *testing.T) {
 				host, pods := newBridge(t, a)
-				_, err := firewall.New(firewall.InNetns(int(host.fd))).Sync(tc.table)
+				_, err := firewall.New(firewall.InNetns(host.NS.FD())).Sync(tc.table)
 				must(t, err)
 				exchange(t, call{pods[0], pods[1], a.pod, a.pod2})
 				if got := redirectsReceived(t, pods[0]); (got > 0) != tc.some {
@@ -190,21 +191,21 @@ func TestPodsGetNoRedirects(t *testing.T) {
 
 // newBridge makes a host with a bridge and two pods on it, whose traffic to
 // each other is routed.
-func newBridge(t *testing.T, a addresses) (space, [2]space) {
+func newBridge(t *testing.T, a addresses) (sandboxtest.Space, [2]sandboxtest.Space) {
 	t.Helper()
-	host, pods := newSpace(t), [2]space{newSpace(t), newSpace(t)}
+	host, pods := sandboxtest.NewSpace(t), [2]sandboxtest.Space{sandboxtest.NewSpace(t), sandboxtest.NewSpace(t)}
 	bridge := &netlink.Bridge{LinkAttrs: netlink.NewLinkAttrs()}
 	bridge.Name = "cni0"
-	must(t, host.handle.LinkAdd(bridge))
-	host.up("cni0", a.gateway+a.bits)
-	host.route(a.ownSubnet, "", "cni0")
+	must(t, host.Netlink.LinkAdd(bridge))
+	host.Up("cni0", a.gateway+a.bits)
+	host.Route(a.ownSubnet, "", "cni0")
 	for i, address := range []string{a.pod, a.pod2} {
 		port := fmt.Sprintf("veth%d", i)
-		host.join(port, pods[i], "eth0")
-		must(t, host.handle.LinkSetMaster(host.link(port), bridge))
-		host.up(port)
-		pods[i].up("eth0", address+a.bits)
-		pods[i].route(a.any, a.gateway, "eth0")
+		host.Join(port, pods[i], "eth0")
+		must(t, host.Netlink.LinkSetMaster(host.Link(port), bridge))
+		host.Up(port)
+		pods[i].Up("eth0", address+a.bits)
+		pods[i].Route(a.any, a.gateway, "eth0")
 	}
 	return host, pods
 }
@@ -214,12 +215,12 @@ func exchange(t *testing.T, c call) {
 	t.Helper()
 	var client net.Conn
 	var listener net.PacketConn
-	c.server.in(func() (err error) {
+	c.server.In(func() (err error) {
 		listener, err = net.ListenPacket("udp", net.JoinHostPort(c.to, "0"))
 		return err
 	})
 	defer listener.Close()
-	c.client.in(func() (err error) {
+	c.client.In(func() (err error) {
 		dialer := net.Dialer{LocalAddr: &net.UDPAddr{IP: net.ParseIP(c.from)}}
 		client, err = dialer.Dial("udp", listener.LocalAddr().String())
 		return err
@@ -242,10 +243,10 @@ func exchange(t *testing.T, c call) {
 }
 
 // redirectsReceived counts those of both families that came to the namespace.
-func redirectsReceived(t *testing.T, s space) int {
+func redirectsReceived(t *testing.T, s sandboxtest.Space) int {
 	t.Helper()
 	var snmp, snmp6 []byte
-	s.in(func() (err error) {
+	s.In(func() (err error) {
 		if snmp, err = os.ReadFile("/proc/thread-self/net/snmp"); err != nil {
 			return err
 		}

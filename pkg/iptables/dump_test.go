@@ -75,7 +75,7 @@ func BenchmarkUnchanged(b *testing.B) {
 				"sync":        func() error { _, err := k.Sync(want); return err },
 			} {
 				b.Run(fmt.Sprintf("%s/%d/%s", v, more, name), func(b *testing.B) {
-					s.in(func() error {
+					s.In(func() error {
 						for b.Loop() {
 							if err := do(); err != nil {
 								return err

@@ -55,19 +55,19 @@ func newNeighbourhood(t *testing.T, a addresses) neighbourhood {
 		{"docker0", a.dockerGateway, a.container, n.container, []string{a.containers}},
 		{"eth0", a.uplink, a.outside, n.outside, []string{a.outside + a.bits, a.exempt + a.bits}},
 	} {
-		n.host.join(arm.dev, arm.to, "eth0")
-		n.host.up(arm.dev, arm.here+a.bits)
-		arm.to.up("eth0", arm.there+a.bits)
-		arm.to.route(a.any, arm.here, "eth0")
-		n.host.route(arm.there+a.bits, "", arm.dev)
+		n.host.Join(arm.dev, arm.to.Space, "eth0")
+		n.host.Up(arm.dev, arm.here+a.bits)
+		arm.to.Up("eth0", arm.there+a.bits)
+		arm.to.Route(a.any, arm.here, "eth0")
+		n.host.Route(arm.there+a.bits, "", arm.dev)
 		for _, to := range arm.reach {
 			if to != arm.there+a.bits {
-				n.host.route(to, arm.there, arm.dev)
+				n.host.Route(to, arm.there, arm.dev)
 			}
 		}
 	}
-	n.host.up("lo", a.otherSource+a.bits)
-	n.outside.up("lo", a.exempt+a.bits)
+	n.host.Up("lo", a.otherSource+a.bits)
+	n.outside.Up("lo", a.exempt+a.bits)
 	return n
 }
 
@@ -82,13 +82,13 @@ type call struct {
 func (c call) sourceSeen(t *testing.T, wait time.Duration) string {
 	t.Helper()
 	var listener net.Listener
-	c.server.in(func() (err error) {
+	c.server.In(func() (err error) {
 		listener, err = net.Listen("tcp", net.JoinHostPort(c.to, "0"))
 		return err
 	})
 	defer listener.Close()
 	var conn net.Conn
-	c.client.in(func() error {
+	c.client.In(func() error {
 		dialer := net.Dialer{Timeout: wait, LocalAddr: &net.TCPAddr{IP: net.ParseIP(c.from)}}
 		conn, _ = dialer.Dial("tcp", listener.Addr().String())
 		return nil
@@ -182,7 +182,7 @@ func TestMasqueradingWithoutNftables(t *testing.T) {
 				{"off", State{}, call{n.pod, n.outside, a.pod, a.outside}, a.pod},
 			} {
 				t.Run(tc.name, func(t *testing.T) {
-					n.outside.t, n.pod.t, n.host.t = t, t, t
+					n.outside.T, n.pod.T, n.host.T = t, t, t
 					n.host.mustSync(New(), tc.want)
 					if got := tc.call.sourceSeen(t, patience); got != tc.seen {
 						t.Errorf("the server saw %q call, want %s", got, tc.seen)

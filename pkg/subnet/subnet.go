@@ -99,3 +99,11 @@ func Overhead(underlay netip.Addr) int {
 	}
 	return 40 + encapInner
 }
+
+// FamilyName is "IPv4" or "IPv6", as messages say it.
+func FamilyName(a netip.Addr) string {
+	if a.Is4() {
+		return "IPv4"
+	}
+	return "IPv6"
+}

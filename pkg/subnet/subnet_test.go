@@ -84,3 +84,11 @@ func TestCheck(t *testing.T) {
 		t.Error("the zero prefix is accepted")
 	}
 }
+
+func TestFamilyName(t *testing.T) {
+	for address, want := range map[string]string{"192.168.77.1": "IPv4", "0.0.0.0": "IPv4", "fd00:77::1": "IPv6", "::": "IPv6"} {
+		if got := FamilyName(netip.MustParseAddr(address)); got != want {
+			t.Errorf("%s: got %q, want %q", address, got, want)
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package underlay
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -264,4 +266,43 @@ func TestFindTakesTheAddressThatStays(t *testing.T) {
 			}
 		})
 	}
+}
+
+// awaitFlag returns when the kernel tells that an address has a flag.
+func (h *host) awaitFlag(addr netip.Addr, flag int, updates <-chan netlink.AddrUpdate) {
+	h.t.Helper()
+	const patience = 10 * time.Second // the kernel takes a second at most
+	ctx, cancel := context.WithTimeout(h.t.Context(), patience)
+	defer cancel()
+	for {
+		select {
+		case u := <-updates:
+			if u.LinkAddress.IP.Equal(addr.AsSlice()) && u.Flags&flag != 0 {
+				return
+			}
+		case <-ctx.Done():
+			h.t.Fatalf("%s has no flag %#x after %s", addr, flag, patience)
+		}
+	}
+}
+
+// An address that the kernel found to be another's (duplicate address detection,
+// RFC 4862; IPv4 has none) stays on the interface, and can't be used. Here the
+// other one is eth0, which is on one wire with eth1.
+func TestFindLeavesOutDuplicates(t *testing.T) {
+	h := newHost(t)
+	updates, done := make(chan netlink.AddrUpdate, 16), make(chan struct{})
+	h.must(netlink.AddrSubscribeWithOptions(updates, done, netlink.AddrSubscribeOptions{}))
+	defer close(done)
+	duplicate := netip.MustParseAddr("fd77::1")
+	h.must(h.nl.AddrAdd(h.link("eth1"), &netlink.Addr{IPNet: network("fd77::1/64")}))
+	h.awaitFlag(duplicate, unix.IFA_F_DADFAILED, updates)
+
+	byName := Spec{Want: config.Underlay{Interface: "eth1"}, Family: config.FamilyIPv6}
+	h.fails(byName, `interface "eth1" has no global IPv6 address`)
+	h.must(h.nl.AddrDel(h.link("eth0"), &netlink.Addr{IPNet: network("fd77::1/64")}))
+	h.fails(Spec{Want: config.Underlay{Address: duplicate}}, "no interface has the address fd77::1")
+	h.fails(Spec{NodeAddrs: []netip.Addr{duplicate}}, "no interface has an address by which the registry knows this host")
+	h.addr("eth1", "fd88::1/64")
+	h.finds(byName, "eth1", "fd88::1", 1400)
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/overlay-cni/overlay-cni/pkg/config"
+	"github.com/overlay-cni/overlay-cni/pkg/subnet"
 )
 
 // ErrNotFound is what every error of a choice wraps.
@@ -121,7 +122,7 @@ func (s Spec) auto(net Network) (Underlay, error) {
 		if err == nil {
 			return u, nil
 		}
-		errs = append(errs, fmt.Errorf("the %s default route: %w", familyName(d.Family), err))
+		errs = append(errs, fmt.Errorf("the %s default route: %w", subnet.FamilyName(d.Family), err))
 	}
 	if len(errs) > 0 {
 		return Underlay{}, join(errs)
@@ -163,7 +164,7 @@ func (s Spec) on(l Link, families []netip.Addr) (Underlay, error) {
 	}
 	var names []string
 	for _, f := range families {
-		names = append(names, familyName(f))
+		names = append(names, subnet.FamilyName(f))
 	}
 	return Underlay{}, fmt.Errorf("interface %q has no global %s address: add one, or set underlay to another interface%s",
 		l.Name, strings.Join(names, " or "), s.orFamily())
@@ -224,13 +225,6 @@ func contains(families []netip.Addr, a netip.Addr) bool {
 // global leaves out what other hosts can't send to. A link-local address would
 // need its interface with it at every place where it is used.
 func global(a netip.Addr) bool { return a.IsGlobalUnicast() }
-
-func familyName(a netip.Addr) string {
-	if a.Is4() {
-		return "IPv4"
-	}
-	return "IPv6"
-}
 
 func compareFamily(a, b netip.Addr) int { return cmp.Compare(a.BitLen(), b.BitLen()) }
 

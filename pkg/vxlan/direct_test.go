@@ -268,18 +268,7 @@ func TestSyncMendsDirectRoutes(t *testing.T) {
 		t.Run(fault.name, func(t *testing.T) {
 			eachFamily(t, func(t *testing.T, h *host, f family) {
 				s := scene{h, f, h.desire(h.direct(f.underlay, f.node(1), mixed(f)...))}
-				h.sync(s.want)
-				before := h.dump()
-				fault.do(s)
-				changes := h.sync(s.want)
-				if len(changes) == 0 {
-					t.Fatal("the fault was not noticed")
-				}
-				t.Logf("changes: %s", changes)
-				h.check(s.want)
-				if diff := cmp.Diff(before, h.dump()); diff != "" {
-					t.Errorf("before and after:\n%s", diff)
-				}
+				s.mends(fault)
 			})
 		})
 	}

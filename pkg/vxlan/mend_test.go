@@ -74,6 +74,24 @@ type fault struct {
 	do   func(s scene)
 }
 
+// mends has a fault noticed and mended: all is as it was before.
+func (s scene) mends(f fault) {
+	s.t.Helper()
+	s.sync(s.want)
+	s.check(s.want)
+	before := s.dump()
+	f.do(s)
+	changes := s.sync(s.want)
+	if len(changes) == 0 {
+		s.t.Fatal("the fault was not noticed")
+	}
+	s.t.Logf("changes: %s", changes)
+	s.check(s.want)
+	if diff := cmp.Diff(before, s.dump()); diff != "" {
+		s.t.Errorf("before and after:\n%s", diff)
+	}
+}
+
 func deviceFaults() []fault {
 	overlay := func(s scene) netlink.Link { return s.link("overlay0") }
 	return []fault{
@@ -382,19 +400,7 @@ func TestSyncMends(t *testing.T) {
 			eachFamily(t, func(t *testing.T, h *host, f family) {
 				s := scene{h, f, h.want(f.underlay, f.node(1), f.nodes(1, 2, 3, 4)...)}
 				s.want.Device.Claimed = true
-				h.sync(s.want)
-				h.check(s.want)
-				before := h.dump()
-				fault.do(s)
-				changes := h.sync(s.want)
-				if len(changes) == 0 {
-					t.Fatal("the fault was not noticed")
-				}
-				t.Logf("changes: %s", changes)
-				h.check(s.want)
-				if diff := cmp.Diff(before, h.dump()); diff != "" {
-					t.Errorf("before and after:\n%s", diff)
-				}
+				s.mends(fault)
 			})
 		})
 	}

@@ -328,14 +328,7 @@ func hostAddress(peer registry.Node, u underlay.Underlay) (netip.Addr, error) {
 		return a, nil
 	}
 	return netip.Addr{}, fmt.Errorf("it has no %s address, but the tunnel runs from %s on %s: add one to the registry, or set underlayFamily to the other family, on all hosts",
-		familyName(u.Address), u.Address, u.Name)
-}
-
-func familyName(a netip.Addr) string {
-	if a.Is4() {
-		return "IPv4"
-	}
-	return "IPv6"
+		subnet.FamilyName(u.Address), u.Address, u.Name)
 }
 
 // conflict reports that a peer's entries would take another node's place. The

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"path/filepath"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -19,17 +18,7 @@ import (
 // and nothing of the old settings is left.
 func TestDaemonFollowsItsConfiguration(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
-		var path string
-		f := newIdleFleet(t, 2, m.set, func(c *lab.Config) {
-			path = filepath.Join(c.Dir, configFile)
-			c.DaemonArgs = append(c.DaemonArgs, "--config", path, "--resync", "1h")
-		})
-		f.configure("")
-		for _, h := range f.hosts {
-			ctx := withPatience(t)
-			f.start(ctx, h)
-			f.pods = append(f.pods, f.addPod(ctx, h, "pod"))
-		}
+		f := newFleetWithConfig(t, m.set)
 		a := f.hosts[0]
 		for _, tt := range []struct {
 			name, settings string
@@ -157,15 +146,7 @@ func TestDaemonFollowsItsAddressToAnotherInterface(t *testing.T) {
 // Direct routing is turned on and off while pods talk.
 func TestDaemonRoutesDirectly(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
-		f := newIdleFleet(t, 2, m.set, func(c *lab.Config) {
-			c.DaemonArgs = append(c.DaemonArgs, "--config", filepath.Join(c.Dir, configFile), "--resync", "1h")
-		})
-		f.configure("")
-		for _, h := range f.hosts {
-			ctx := withPatience(t)
-			f.start(ctx, h)
-			f.pods = append(f.pods, f.addPod(ctx, h, "pod"))
-		}
+		f := newFleetWithConfig(t, m.set)
 		ctx := withPatience(t)
 		f.quiet(ctx) // hosts don't ask for neighbours before their link-local addresses are beyond doubt
 		streams := f.talk(ctx, f.pods[0], f.pods[1])

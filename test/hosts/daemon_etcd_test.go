@@ -27,6 +27,11 @@ func etcdURL(segments []netip.Prefix) string {
 	return "http://" + netip.AddrPortFrom(segments[0].Addr(), 2379).String()
 }
 
+// byEtcd has hosts know nothing but where etcd is.
+func byEtcd(c *lab.Config) {
+	c.DaemonArgs = append(c.DaemonArgs, "--registry-type", "etcd", "--registry-etcd-endpoints", etcdURL(c.Segments))
+}
+
 // etcdServer runs in a namespace.
 type etcdServer struct {
 	*fleet
@@ -90,22 +95,42 @@ func (e *etcdServer) put(ctx context.Context, key, value string) {
 	e.ask(ctx, "put", map[string][]byte{"key": []byte(key), "value": []byte(value)}, &struct{}{})
 }
 
+// keyValue is an answer's, which JSON has in base64.
+type keyValue struct {
+	Key   []byte `json:"key"`
+	Value []byte `json:"value"`
+}
+
+func (e *etcdServer) find(ctx context.Context, request map[string][]byte) []keyValue {
+	e.t.Helper()
+	var found struct {
+		KVs []keyValue `json:"kvs"`
+	}
+	e.ask(ctx, "range", request, &found)
+	return found.KVs
+}
+
+// keys are those of the network.
+func (e *etcdServer) keys(ctx context.Context) []string {
+	e.t.Helper()
+	var all []string
+	for _, kv := range e.find(ctx, map[string][]byte{"key": []byte("/overlay-cni/"), "range_end": []byte("/overlay-cni0")}) {
+		all = append(all, string(kv.Key))
+	}
+	return all
+}
+
 // announced are the addresses in a host's entry.
 func (e *etcdServer) announced(ctx context.Context, h *lab.Host) []netip.Addr {
 	e.t.Helper()
-	var found struct {
-		KVs []struct {
-			Value []byte `json:"value"`
-		} `json:"kvs"`
-	}
-	e.ask(ctx, "range", map[string][]byte{"key": []byte("/overlay-cni/nodes/" + h.Name)}, &found)
-	if len(found.KVs) != 1 {
-		e.t.Fatalf("%s has %d entries", h.Name, len(found.KVs))
+	found := e.find(ctx, map[string][]byte{"key": []byte("/overlay-cni/nodes/" + h.Name)})
+	if len(found) != 1 {
+		e.t.Fatalf("%s has %d entries", h.Name, len(found))
 	}
 	var record struct {
 		Addresses []netip.Addr `json:"addresses"`
 	}
-	e.must(json.Unmarshal(found.KVs[0].Value, &record))
+	e.must(json.Unmarshal(found[0].Value, &record))
 	return record.Addresses
 }
 
@@ -113,9 +138,7 @@ func (e *etcdServer) announced(ctx context.Context, h *lab.Host) []netip.Addr {
 // on while it is away.
 func TestDaemonWithEtcd(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
-		f := newIdleFleet(t, 2, m.set, func(c *lab.Config) {
-			c.DaemonArgs = append(c.DaemonArgs, "--registry-type", "etcd", "--registry-etcd-endpoints", etcdURL(c.Segments), "--resync", "1h")
-		})
+		f := newIdleFleet(t, 2, m.set, byEtcd, noResync)
 		ctx := withPatience(t)
 		etcd := newEtcd(f)
 		settings := "networks: [" + quoted(m.prefixes("10.99.0.0/16", "fd99::/48")) + "]\nsettings: {vxlan: {vni: %d}}\n"

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -22,15 +21,7 @@ import (
 // is asked for, and over another one while everything runs; one device carries
 // the pods' packets of both.
 func TestDaemonFollowsTheFamilyOfTheUnderlay(t *testing.T) {
-	f := newIdleFleet(t, 2, modes[2].set, func(c *lab.Config) {
-		c.DaemonArgs = append(c.DaemonArgs, "--config", filepath.Join(c.Dir, configFile), "--resync", "1h")
-	})
-	f.configure("")
-	for _, h := range f.hosts {
-		ctx := withPatience(t)
-		f.start(ctx, h)
-		f.pods = append(f.pods, f.addPod(ctx, h, "pod"))
-	}
+	f := newFleetWithConfig(t, modes[2].set)
 	for _, tt := range []struct {
 		settings string
 		ipv6     bool
@@ -125,11 +116,7 @@ func TestDaemonPodSubnetsInsideTheUnderlaysNetwork(t *testing.T) {
 			nodes[i].subnets = m.prefixes(fmt.Sprintf("192.168.77.%d/27", 64*(i+1)), fmt.Sprintf("fd77:0:0:0:%d::/80", i+1))
 		}
 		f.register(nodes)
-		for _, h := range f.hosts {
-			ctx := withPatience(t)
-			f.start(ctx, h)
-			f.pods = append(f.pods, f.addPod(ctx, h, "pod"))
-		}
+		f.startInTurn()
 		ctx := withPatience(t)
 		f.eventually(ctx, func(ctx context.Context) error {
 			return errors.Join(ping(ctx, f.pods[0], f.pods[1]), ping(ctx, f.pods[1], f.pods[0]))

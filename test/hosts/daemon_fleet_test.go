@@ -56,6 +56,16 @@ func newFleet(t *testing.T, size int, changes ...func(*lab.Config)) *fleet {
 	return f
 }
 
+// newFleetWithConfig is of two hosts that follow one configuration file, in which
+// nothing is yet.
+func newFleetWithConfig(t *testing.T, set func(*lab.Config)) *fleet {
+	t.Helper()
+	f := newIdleFleet(t, 2, set, readConfig, noResync)
+	f.configure("")
+	f.startInTurn()
+	return f
+}
+
 // newIdleFleet is registered but runs nothing.
 func newIdleFleet(t *testing.T, size int, changes ...func(*lab.Config)) *fleet {
 	t.Helper()
@@ -108,6 +118,16 @@ func (f *fleet) start(ctx context.Context, h *lab.Host, args ...string) *lab.Dae
 	f.must(err)
 	f.must(d.Log.Wait(ctx, "reconciled network"))
 	return d
+}
+
+// startInTurn starts each daemon and a pod with it, one host after the other.
+func (f *fleet) startInTurn(args ...string) {
+	f.t.Helper()
+	for _, h := range f.hosts {
+		ctx := withPatience(f.t)
+		f.start(ctx, h, args...)
+		f.pods = append(f.pods, f.addPod(ctx, h, "pod"))
+	}
 }
 
 // launch starts a daemon that is not expected to get anywhere.
@@ -220,6 +240,11 @@ func (f *fleet) notPublished(h *lab.Host) {
 
 // configFile is the name of the configuration file of all hosts.
 const configFile = "overlayd.yaml"
+
+// readConfig gives the daemons that file, which has to be there when they start.
+func readConfig(c *lab.Config) {
+	c.DaemonArgs = append(c.DaemonArgs, "--config", filepath.Join(c.Dir, configFile))
+}
 
 // configure replaces the configuration file and returns its path.
 func (f *fleet) configure(text string) string {

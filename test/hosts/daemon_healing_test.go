@@ -208,7 +208,8 @@ func TestDaemonResyncHeals(t *testing.T) {
 		want := asNew(f.state(h))
 		f.stop(ctx, h)
 		f.start(ctx, h, "--resync", "1s")
-		f.must(firewall.New(firewall.InNetns(h.Netns().FD())).Delete())
+		_, err := firewall.New(firewall.InNetns(h.Netns().FD())).Sync(firewall.State{})
+		f.must(err)
 		f.must(os.Remove(filepath.Join(h.RunDir(), "node.json")))
 		f.eventually(ctx, func(context.Context) error {
 			if _, err := os.Stat(filepath.Join(h.RunDir(), "node.json")); err != nil {

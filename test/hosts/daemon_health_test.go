@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -103,9 +102,7 @@ func (f *fleet) eventuallyDown(ctx context.Context, h *lab.Host, why ...string) 
 // can't be connected or reach nobody, with 200 where the rest goes on.
 func TestDaemonReadiness(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
-		f := newIdleFleet(t, 2, m.set, withHealth, func(c *lab.Config) {
-			c.DaemonArgs = append(c.DaemonArgs, "--config", filepath.Join(c.Dir, configFile))
-		})
+		f := newIdleFleet(t, 2, m.set, withHealth, readConfig)
 		f.configure("")
 		a, b := f.hosts[0], f.hosts[1]
 		f.must(f.lab.Register(b))

@@ -114,11 +114,7 @@ func (f *fleet) getsOut(ctx context.Context, pod *lab.Pod) error {
 func TestDaemonMasqueradesByIPTables(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
 		f := newIdleFleet(t, 2, m.set, noResync)
-		for _, h := range f.hosts {
-			ctx := withPatience(t)
-			f.start(ctx, h, "--firewall", "iptables")
-			f.pods = append(f.pods, f.addPod(ctx, h, "pod"))
-		}
+		f.startInTurn("--firewall", "iptables")
 		ctx := withPatience(t)
 		works := func(ctx context.Context) error {
 			return errors.Join(f.getsOut(ctx, f.pods[0]), ping(ctx, f.pods[0], f.pods[1]), ping(ctx, f.pods[1], f.pods[0]))

@@ -169,11 +169,10 @@ func (f *fleet) checkMTU(ctx context.Context, want int) {
 	}
 	for i, address := range f.pods[1].Addresses {
 		before := f.fragments()
-		fits := want - headers(address)
-		if err := sendWhole(ctx, f.pods[0].Netns(), f.pods[1].Netns(), packet{address, fits}); err != nil {
-			f.t.Errorf("%s: %d bytes do not pass: %v", subnet.Host(address), fits, err)
+		if err := f.whole(ctx, address, want); err != nil {
+			f.t.Errorf("%s: %d bytes do not pass: %v", subnet.Host(address), want, err)
 		}
-		if err := sendWhole(ctx, f.pods[0].Netns(), f.pods[1].Netns(), packet{address, fits + 1}); !errors.Is(err, unix.EMSGSIZE) {
+		if err := f.whole(ctx, address, want+1); !errors.Is(err, unix.EMSGSIZE) {
 			f.t.Errorf("address %d: one byte more: %v", i, err)
 		}
 		// The outer packets may be fragmented, so that they arrived is not enough.
@@ -190,63 +189,15 @@ func mtuOf(f *fleet, h *netlink.Handle, name string) int {
 	return l.Attrs().MTU
 }
 
-// headers are those of IP and UDP.
-func headers(a netip.Addr) int {
-	if a.Is4() {
-		return 20 + 8
-	}
-	return 40 + 8
-}
-
-type packet struct {
-	to   netip.Addr
-	size int // of the payload
-}
-
-// sendWhole sends a datagram that must not be fragmented, and waits for its
-// echo, which the kernel does not fragment either.
-func sendWhole(ctx context.Context, from, to *sandbox.Netns, p packet) error {
-	echo, err := probe.ServeEcho(to, netip.AddrPortFrom(p.to, 0))
-	if err != nil {
-		return err
-	}
+// whole sends a packet of a size between the first two pods, and waits for it to
+// come back. The pod that answers doesn't fragment either: the kernel doesn't
+// where a packet fits.
+func (f *fleet) whole(ctx context.Context, to netip.Addr, size int) error {
+	f.t.Helper()
+	echo, err := probe.ServeEcho(f.pods[1].Netns(), netip.AddrPortFrom(to, 0))
+	f.must(err)
 	defer echo.Close()
-	var conn *net.UDPConn
-	err = from.Do(func() (err error) {
-		conn, err = net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(echo.Addr))
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	deadline, _ := ctx.Deadline()
-	err = errors.Join(conn.SetDeadline(deadline), forbidFragments(conn, p.to))
-	if err != nil {
-		return err
-	}
-	if _, err := conn.Write(make([]byte, p.size)); err != nil {
-		return err
-	}
-	n, err := conn.Read(make([]byte, p.size+1))
-	if err == nil && n != p.size {
-		err = fmt.Errorf("%d bytes came back", n)
-	}
-	return err
-}
-
-func forbidFragments(conn *net.UDPConn, family netip.Addr) error {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return err
-	}
-	level, option, value := unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DO
-	if family.Is6() {
-		level, option, value = unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_DO
-	}
-	var failed error
-	err = raw.Control(func(fd uintptr) { failed = unix.SetsockoptInt(int(fd), level, option, value) })
-	return errors.Join(err, failed)
+	return probe.Whole(ctx, f.pods[0].Netns(), echo.Addr, size)
 }
 
 // fragments is how many pieces each host has made of packets, as text.

@@ -18,7 +18,7 @@ func (p *pluginHost) killed(t *testing.T, r invocation, step int) bool {
 	cmd := p.command(t, r)
 	var out bytes.Buffer
 	cmd.Stdout = &out
-	err := killAfter(t, p.host.Netns(), cmd, step)
+	err := killAfter(p.host.Netns(), cmd, step)
 	if err != nil && !errors.Is(err, errKilled) {
 		t.Fatal(err)
 	}

@@ -52,20 +52,21 @@ func confs(t *testing.T, ns *sandbox.Netns, links ...string) []string {
 	return lines
 }
 
-// tentative are the IPv6 addresses of a namespace that can't be used yet.
-func tentative(t *testing.T, ns *sandbox.Netns) []netip.Addr {
+// addrs6 are a namespace's IPv6 addresses.
+func addrs6(t *testing.T, h *netlink.Handle) []netlink.Addr {
 	t.Helper()
-	h, err := ns.Handle()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer h.Close()
 	addrs, err := h.AddrList(nil, netlink.FAMILY_V6)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return addrs
+}
+
+// tentative are the IPv6 addresses of a namespace that can't be used yet.
+func tentative(t *testing.T, ns *sandbox.Netns) []netip.Addr {
+	t.Helper()
 	var found []netip.Addr
-	for _, a := range addrs {
+	for _, a := range addrs6(t, netlinkIn(t, ns)) {
 		if a.Flags&(unix.IFA_F_TENTATIVE|unix.IFA_F_DADFAILED) != 0 {
 			found = append(found, addrOf(a.IP))
 		}
@@ -128,24 +129,23 @@ type neighbour struct {
 	link string
 }
 
-// linkLocal is the address that the kernel gave it, and its MAC address.
-func (n neighbour) linkLocal(t *testing.T) (net.IP, net.HardwareAddr) {
+// open is netlink where it is, and the interface.
+func (n neighbour) open(t *testing.T) (*netlink.Handle, netlink.Link) {
 	t.Helper()
-	h, err := n.ns.Handle()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer h.Close()
+	h := netlinkIn(t, n.ns)
 	l, err := h.LinkByName(n.link)
 	if err != nil {
 		t.Fatal(err)
 	}
-	addrs, err := h.AddrList(l, netlink.FAMILY_V6)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, a := range addrs {
-		if a.IP.IsLinkLocalUnicast() {
+	return h, l
+}
+
+// linkLocal is the address that the kernel gave it, and its MAC address.
+func (n neighbour) linkLocal(t *testing.T) (net.IP, net.HardwareAddr) {
+	t.Helper()
+	h, l := n.open(t)
+	for _, a := range addrs6(t, h) {
+		if a.LinkIndex == l.Attrs().Index && a.IP.IsLinkLocalUnicast() {
 			return a.IP, l.Attrs().HardwareAddr
 		}
 	}
@@ -158,15 +158,7 @@ func (n neighbour) linkLocal(t *testing.T) (net.IP, net.HardwareAddr) {
 func (n neighbour) advertise(t *testing.T, victim neighbour) {
 	t.Helper()
 	target, mac := victim.linkLocal(t)
-	h, err := n.ns.Handle()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer h.Close()
-	l, err := h.LinkByName(n.link)
-	if err != nil {
-		t.Fatal(err)
-	}
+	h, l := n.open(t)
 	source := &netlink.Addr{IPNet: ipNet("fe80::666/64"), Flags: unix.IFA_F_NODAD}
 	known := &netlink.Neigh{LinkIndex: l.Attrs().Index, IP: target, HardwareAddr: mac, State: netlink.NUD_PERMANENT}
 	if err := errors.Join(h.AddrReplace(l, source), h.NeighSet(known)); err != nil {
@@ -216,21 +208,13 @@ func advertisementsHeard(t *testing.T, ns *sandbox.Netns) int {
 // configured are the IPv6 addresses and routes of a namespace.
 func configured(t *testing.T, ns *sandbox.Netns) []string {
 	t.Helper()
-	h, err := ns.Handle()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer h.Close()
-	addrs, err := h.AddrList(nil, netlink.FAMILY_V6)
-	if err != nil {
-		t.Fatal(err)
-	}
+	h := netlinkIn(t, ns)
 	routes, err := h.RouteList(nil, netlink.FAMILY_V6)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var lines []string
-	for _, a := range addrs {
+	for _, a := range addrs6(t, h) {
 		if !a.IP.IsLinkLocalUnicast() {
 			lines = append(lines, "address "+a.IPNet.String())
 		}
@@ -324,11 +308,7 @@ func TestIPv6IsTurnedOnWherePodsHaveIt(t *testing.T) {
 func TestOtherInterfacesOfAPodStayAsTheyAre(t *testing.T) {
 	p := newPlugin(t, "10.244.1.0/24", "fd00:244:1::/64")
 	ns := sandboxtest.NewNetns(t)
-	h, err := ns.Handle()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer h.Close()
+	h := netlinkIn(t, ns)
 	if err := h.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "net9"}, PeerName: "far"}); err != nil {
 		t.Fatal(err)
 	}

@@ -141,11 +141,7 @@ func TestFixedAddressAndMAC(t *testing.T) {
 			if got := fmt.Sprint(addrOf(r.IPs[0].Address.IP), addrOf(r.IPs[1].Address.IP)); got != "10.244.1.77 fd00:244:1::77" {
 				t.Errorf("addresses %s", got)
 			}
-			pod, err := ns.Handle()
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer pod.Close()
+			pod := netlinkIn(t, ns)
 			if link, err := pod.LinkByName("eth0"); err != nil || link.Attrs().HardwareAddr.String() != mac {
 				t.Errorf("MAC address: %v, %v", link, err)
 			}

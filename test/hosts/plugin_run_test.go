@@ -205,6 +205,17 @@ func (u *podUnderTest) check(t *testing.T) *types.Error {
 	return cniErr
 }
 
+// netlinkIn is netlink in a namespace, until the test ends.
+func netlinkIn(t *testing.T, ns *sandbox.Netns) *netlink.Handle {
+	t.Helper()
+	h, err := ns.Handle()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(h.Close)
+	return h
+}
+
 // addrOf is an address of a result.
 func addrOf(ip net.IP) netip.Addr {
 	a, _ := netip.AddrFromSlice(ip)

@@ -69,11 +69,7 @@ func TestResultSaysWhatIsInTheKernel(t *testing.T) {
 			if r.CNIVersion != "1.1.0" || len(r.Interfaces) != 3 {
 				t.Fatalf("%s", out)
 			}
-			pod, err := ns.Handle()
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer pod.Close()
+			pod := netlinkIn(t, ns)
 			for i, h := range []*netlink.Handle{p.host.Handle(), p.host.Handle(), pod} {
 				want := r.Interfaces[i]
 				link, err := h.LinkByName(want.Name)
@@ -260,11 +256,7 @@ func TestAddAfterAnAddThatWasNeverDeleted(t *testing.T) {
 func TestCheckSaysWhatDiffers(t *testing.T) {
 	inPod := func(do func(h *netlink.Handle, l netlink.Link) error) func(*testing.T, *podUnderTest) {
 		return func(t *testing.T, u *podUnderTest) {
-			h, err := u.ns.Handle()
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer h.Close()
+			h := netlinkIn(t, u.ns)
 			l, err := h.LinkByName("eth0")
 			if err == nil {
 				err = do(h, l)

@@ -6,14 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -23,86 +19,6 @@ import (
 
 	"github.com/overlay-cni/overlay-cni/internal/sandbox"
 )
-
-// pauser is a tracer that does something while the program stands still, and
-// then lets it go on.
-type pauser struct {
-	tracer
-	pause  func() error
-	paused bool
-}
-
-// errStatus says that a program ended with another status than 0.
-var errStatus = errors.New("ended with an error")
-
-// pauseAfter runs a program in ns and calls pause when it has come back from
-// the step-th of its system calls that change something. It returns whether it
-// came to that, and errStatus if the program failed.
-func pauseAfter(ns *sandbox.Netns, cmd *exec.Cmd, step int, pause func() error) (bool, error) {
-	cmd.SysProcAttr = &syscall.SysProcAttr{Ptrace: true}
-	p := &pauser{pause: pause}
-	err := ns.Do(func() error {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		if err := cmd.Start(); err != nil {
-			return err
-		}
-		p.tracer = tracer{pid: cmd.Process.Pid, left: step, inside: map[int]bool{}}
-		status, err := p.run()
-		if err != nil {
-			return errors.Join(err, cmd.Process.Kill())
-		}
-		// The end was seen by the tracer: what is left is to read the output.
-		if err := cmd.Wait(); err != nil && !errors.Is(err, unix.ECHILD) {
-			return err
-		}
-		switch {
-		case status.Signaled():
-			return fmt.Errorf("ended by %s", status.Signal())
-		case status.ExitStatus() != 0:
-			return errStatus
-		}
-		return nil
-	})
-	return p.paused, err
-}
-
-// run follows the program to its end and returns how that was.
-func (p *pauser) run() (status unix.WaitStatus, err error) {
-	if _, err := unix.Wait4(p.pid, &status, unix.WALL, nil); err != nil {
-		return status, fmt.Errorf("wait for the program's start: %w", err)
-	}
-	const options = unix.PTRACE_O_TRACESYSGOOD | unix.PTRACE_O_TRACECLONE | unix.PTRACE_O_EXITKILL
-	if err := errors.Join(unix.PtraceSetOptions(p.pid, options), unix.PtraceSyscall(p.pid, 0)); err != nil {
-		return status, fmt.Errorf("trace: %w", err)
-	}
-	for {
-		tid, err := unix.Wait4(-1, &status, unix.WALL|unix.WNOTHREAD, nil)
-		switch {
-		case errors.Is(err, unix.EINTR):
-			continue
-		case err != nil:
-			return status, fmt.Errorf("wait for the program: %w", err)
-		case tid == p.pid && (status.Exited() || status.Signaled()):
-			return status, nil
-		case status.Stopped():
-			if err := p.stopped(tid, status); err != nil {
-				return status, err
-			}
-		}
-	}
-}
-
-// stopped pauses in the place where a tracer kills.
-func (p *pauser) stopped(tid int, status unix.WaitStatus) error {
-	if status.StopSignal() == syscallStop && p.inside[tid] && p.left == 1 && p.changes(tid) {
-		if err := p.pause(); err != nil {
-			return err
-		}
-		p.left, p.paused = math.MaxInt, true
-	}
-	return p.tracer.stopped(tid, status)
-}
 
 // vanished runs ADD and removes the pod's network namespace after a step. The
 // plugin may have opened it by then: it goes when the plugin ends. It returns

@@ -8,7 +8,6 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/netip"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -64,10 +63,7 @@ func newSoak(t *testing.T, seed uint64, r soakRegistry) *soak {
 	s := &soak{
 		rng: rand.New(rand.NewPCG(seed, seed)), registry: r, damages: damages(),
 		wires: map[*lab.Host]*wire{}, ports: map[*lab.Pod]int{},
-		fleet: newIdleFleet(t, 4, func(c *lab.Config) {
-			noResync(c)
-			c.DaemonArgs = append(c.DaemonArgs, "--config", filepath.Join(c.Dir, configFile))
-		}),
+		fleet: newIdleFleet(t, 4, noResync, readConfig),
 	}
 	s.configure("")
 	for _, h := range s.hosts {

@@ -7,7 +7,6 @@ import (
 	"runtime"
 	"slices"
 	"syscall"
-	"testing"
 
 	"golang.org/x/sys/unix"
 
@@ -27,8 +26,50 @@ var errKilled = errors.New("killed")
 // killAfter runs a program in ns and kills it (SIGKILL) when it has come back
 // from the step-th of its system calls that change something. If it makes fewer
 // it ends by itself, and the error is nil or how it failed.
-func killAfter(t *testing.T, ns *sandbox.Netns, cmd *exec.Cmd, step int) error {
-	t.Helper()
+func killAfter(ns *sandbox.Netns, cmd *exec.Cmd, step int) error {
+	tr := &tracer{left: step, act: func(pid int) error { return unix.Kill(pid, unix.SIGKILL) }}
+	if err := tr.follow(ns, cmd); err != nil {
+		return err
+	}
+	if tr.acted() {
+		return errKilled
+	}
+	return nil
+}
+
+// errStatus says that a program ended with another status than 0.
+var errStatus = errors.New("ended with an error")
+
+// pauseAfter runs a program in ns and calls pause when it has come back from
+// the step-th of its system calls that change something. It returns whether it
+// came to that, and errStatus if the program failed.
+func pauseAfter(ns *sandbox.Netns, cmd *exec.Cmd, step int, pause func() error) (bool, error) {
+	tr := &tracer{left: step, act: func(int) error { return pause() }}
+	err := tr.follow(ns, cmd)
+	switch {
+	case err != nil:
+	case tr.status.Signaled():
+		err = fmt.Errorf("ended by %s", tr.status.Signal())
+	case tr.status.ExitStatus() != 0:
+		err = errStatus
+	}
+	return tr.acted(), err
+}
+
+// tracer follows all threads of a process (ptrace(2)), and does something while
+// the thread that made a certain step stands still.
+type tracer struct {
+	left   int                 // system calls that change something, up to that step
+	act    func(pid int) error // is given the process
+	pid    int
+	inside map[int]bool    // threads that are in a system call
+	status unix.WaitStatus // how the process ended
+}
+
+func (tr *tracer) acted() bool { return tr.left <= 0 }
+
+// follow runs a program in ns to its end.
+func (tr *tracer) follow(ns *sandbox.Netns, cmd *exec.Cmd) error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Ptrace: true}
 	return ns.Do(func() error {
 		// The thread that starts the program is the one that may trace it.
@@ -37,43 +78,27 @@ func killAfter(t *testing.T, ns *sandbox.Netns, cmd *exec.Cmd, step int) error {
 		if err := cmd.Start(); err != nil {
 			return err
 		}
-		tr := tracer{pid: cmd.Process.Pid, left: step, inside: map[int]bool{}}
-		killed, err := tr.run()
-		if err != nil {
+		tr.pid, tr.inside = cmd.Process.Pid, map[int]bool{}
+		if err := tr.run(); err != nil {
 			return errors.Join(err, cmd.Process.Kill())
 		}
 		// Its end was seen by the tracer, so there is nothing to wait for but
 		// the goroutines that read its output.
-		var exit *exec.ExitError
-		if err := cmd.Wait(); err != nil && !errors.As(err, &exit) && !errors.Is(err, unix.ECHILD) {
+		if err := cmd.Wait(); !errors.Is(err, unix.ECHILD) {
 			return err
-		}
-		if killed {
-			return errKilled
 		}
 		return nil
 	})
 }
 
-// tracer follows all threads of a process (ptrace(2)).
-type tracer struct {
-	pid    int
-	left   int
-	inside map[int]bool // threads that are in a system call
-}
-
-// run returns whether the process was killed.
-func (tr *tracer) run() (bool, error) {
+func (tr *tracer) run() error {
 	var status unix.WaitStatus
 	if _, err := unix.Wait4(tr.pid, &status, unix.WALL, nil); err != nil {
-		return false, fmt.Errorf("wait for the program's start: %w", err)
+		return fmt.Errorf("wait for the program's start: %w", err)
 	}
 	const options = unix.PTRACE_O_TRACESYSGOOD | unix.PTRACE_O_TRACECLONE | unix.PTRACE_O_EXITKILL
-	if err := unix.PtraceSetOptions(tr.pid, options); err != nil {
-		return false, fmt.Errorf("trace: %w", err)
-	}
-	if err := unix.PtraceSyscall(tr.pid, 0); err != nil {
-		return false, err
+	if err := errors.Join(unix.PtraceSetOptions(tr.pid, options), unix.PtraceSyscall(tr.pid, 0)); err != nil {
+		return fmt.Errorf("trace: %w", err)
 	}
 	for {
 		tid, err := unix.Wait4(-1, &status, unix.WALL|unix.WNOTHREAD, nil)
@@ -81,12 +106,13 @@ func (tr *tracer) run() (bool, error) {
 		case errors.Is(err, unix.EINTR):
 			continue
 		case err != nil:
-			return false, fmt.Errorf("wait for the program: %w", err)
+			return fmt.Errorf("wait for the program: %w", err)
 		case tid == tr.pid && (status.Exited() || status.Signaled()):
-			return tr.left <= 0, nil
+			tr.status = status
+			return nil
 		case status.Stopped():
 			if err := tr.stopped(tid, status); err != nil {
-				return false, err
+				return err
 			}
 		}
 	}
@@ -101,9 +127,8 @@ func (tr *tracer) stopped(tid int, status unix.WaitStatus) error {
 	case syscallStop:
 		tr.inside[tid] = !tr.inside[tid]
 		if !tr.inside[tid] && tr.changes(tid) {
-			tr.left--
-			if tr.left == 0 {
-				return unix.Kill(tr.pid, unix.SIGKILL)
+			if err := tr.step(); err != nil {
+				return err
 			}
 		}
 	case unix.SIGTRAP, unix.SIGSTOP: // of the tracing itself
@@ -115,6 +140,15 @@ func (tr *tracer) stopped(tid int, status unix.WaitStatus) error {
 		return err
 	}
 	return nil
+}
+
+// step counts one, and acts at the one that was asked for.
+func (tr *tracer) step() error {
+	tr.left--
+	if tr.left != 0 {
+		return nil
+	}
+	return tr.act(tr.pid)
 }
 
 func (tr *tracer) changes(tid int) bool {

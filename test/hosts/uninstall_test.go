@@ -161,10 +161,53 @@ func (f *fleet) occupy(ctx context.Context, i installation) {
 	f.must(err)
 }
 
-func (i installation) refuses(ctx context.Context, why string) {
+func (i installation) refuses(ctx context.Context, why string, args ...string) {
 	i.f.t.Helper()
-	if out, err := i.uninstall(ctx); err == nil || !strings.Contains(out, why) {
+	if out, err := i.uninstall(ctx, args...); err == nil || !strings.Contains(out, why) {
 		i.f.t.Errorf("%v, no word of %q in:\n%s", err, why, out)
+	}
+}
+
+// A host that leaves for good need not be missed for as long as its lease: told
+// where etcd is, as the daemon was, uninstall takes it out, and nobody else.
+func TestUninstallFreesSubnetsInEtcd(t *testing.T) {
+	f, ctx := newIdleFleet(t, 2, byEtcd, noResync), withPatience(t)
+	etcd := newEtcd(f)
+	etcd.put(ctx, "/overlay-cni/config", `networks: [10.99.0.0/16, "fd99::/48"]`)
+	for _, h := range f.hosts {
+		f.start(ctx, h, "--registry-etcd-host-id", h.Name)
+	}
+	a, b := f.hosts[0], f.hosts[1]
+	i, had := f.installation(a), f.published(a).Subnets
+	f.eventually(ctx, func(context.Context) error { return knows(b, []entry{{a.Name, a.Addresses(), had}}) })
+	config := i.file("overlayd.yaml")
+	f.must(os.WriteFile(config, fmt.Appendf(nil, "nodeName: %s\nregistry: {type: etcd, etcd: {endpoints: [%q], hostId: %s}}\n", a.Name, etcd.url, a.Name), 0o644))
+	all := etcd.keys(ctx)
+	if len(all) != 7 { // the configuration, and a node with two subnets twice
+		t.Fatalf("before there are %q", all)
+	}
+	i.refuses(ctx, "overlayd runs on this host", "--config", config)
+	f.stop(ctx, a)
+	i.refuses(ctx, "--registry-etcd-lease-time: ", "--config", config, "--registry-etcd-lease-time", "soon")
+	if out, err := i.uninstall(ctx); err != nil || strings.Contains(out, "etcd") {
+		t.Errorf("not told of etcd: %v\n%s", err, out)
+	}
+	i.refuses(ctx, "/overlay-cni/nodes/host-a was not written by this machine", "--config", config, "--registry-etcd-host-id", "another")
+	if left := etcd.keys(ctx); !slices.Equal(left, all) {
+		t.Fatalf("too early: there are %q, and were %q", left, all)
+	}
+
+	want := fmt.Sprintf("removed node host-a from etcd, which frees the pod subnets %s %s\n", had[0], had[1])
+	if out, err := i.uninstall(ctx, "--config", config); err != nil || !strings.Contains(out, want) {
+		t.Errorf("%v\n%s", err, out)
+	}
+	f.eventually(ctx, func(context.Context) error { return knows(b, nil) })
+	left := etcd.keys(ctx)
+	if !slices.Contains(left, "/overlay-cni/nodes/host-b") || len(left) != 4 {
+		t.Errorf("there are %q", left)
+	}
+	if out, err := i.uninstall(ctx, "--config", config); err != nil || strings.Contains(out, "removed") {
+		t.Errorf("a second time: %v\n%s", err, out)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/overlay-cni/overlay-cni/pkg/subnet"
 	"github.com/overlay-cni/overlay-cni/test/vm/internal/guest"
 )
 
@@ -39,7 +40,7 @@ func reachAs(ctx context.Context, from, to place, seen []netip.Addr) (string, er
 		if err := from.connect(ctx, netip.AddrPortFrom(a, guest.MirrorPort), seen); err != nil {
 			return "", err
 		}
-		details = append(details, fmt.Sprintf("ping %s %.1f ms", family(a), float64(rtt.Microseconds())/1000))
+		details = append(details, fmt.Sprintf("ping %s %.1f ms", subnet.FamilyName(a), float64(rtt.Microseconds())/1000))
 	}
 	if len(details) == 0 {
 		return "", fmt.Errorf("%s has no address", to.name)
@@ -96,13 +97,6 @@ func failsWith(says string, err error) error {
 		return fmt.Errorf("%w, which doesn't say %q", err, says)
 	}
 	return nil
-}
-
-func family(a netip.Addr) string {
-	if a.Is4() {
-		return "IPv4"
-	}
-	return "IPv6"
 }
 
 // edge tries both sides of the MTU's edge, in both directions and families.

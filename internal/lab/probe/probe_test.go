@@ -3,11 +3,14 @@ package probe_test
 import (
 	"context"
 	"errors"
+	"net"
 	"net/netip"
 	"os"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/overlay-cni/overlay-cni/internal/lab"
 	"github.com/overlay-cni/overlay-cni/internal/lab/probe"
@@ -19,6 +22,9 @@ const (
 	patience = 10 * time.Second
 	brief    = 100 * time.Millisecond
 )
+
+// mtu is the wire's.
+const mtu = 1500
 
 func TestMain(m *testing.M) { os.Exit(sandboxtest.Main(m)) }
 
@@ -42,7 +48,7 @@ func onEachFamily(t *testing.T, test func(*testing.T, network)) {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			t.Cleanup(cancel)
-			l, err := lab.New(lab.Config{Dir: t.TempDir(), Segments: []netip.Prefix{netip.MustParsePrefix(family.segment)}, MTU: 1500})
+			l, err := lab.New(lab.Config{Dir: t.TempDir(), Segments: []netip.Prefix{netip.MustParsePrefix(family.segment)}, MTU: mtu})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -83,6 +89,58 @@ func TestUDP(t *testing.T) {
 			t.Error("an answer came after the server's end")
 		}
 	})
+}
+
+func TestWhole(t *testing.T) {
+	onEachFamily(t, func(t *testing.T, n network) {
+		echo, err := probe.ServeEcho(n.b.Netns(), n.toB)
+		check(t, err)
+		t.Cleanup(func() { check(t, echo.Close()) })
+		for _, tt := range []struct {
+			size int
+			want error
+		}{{100, nil}, {mtu, nil}, {mtu + 1, unix.EMSGSIZE}} {
+			if err := probe.Whole(n.ctx, n.a.Netns(), echo.Addr, tt.size); !errors.Is(err, tt.want) {
+				t.Errorf("%d bytes on a wire of MTU %d: %v, want %v", tt.size, mtu, err, tt.want)
+			}
+		}
+	})
+}
+
+// What comes back changed is no answer.
+func TestWholeWantsItsOwnBytes(t *testing.T) {
+	for _, address := range []string{"127.0.0.1", "::1"} {
+		t.Run(address, func(t *testing.T) {
+			ns := sandboxtest.NewNetns(t)
+			var conn *net.UDPConn
+			sandboxtest.Do(t, ns, func() (err error) {
+				conn, err = net.ListenUDP("udp", &net.UDPAddr{IP: net.ParseIP(address)})
+				return err
+			})
+			defer conn.Close()
+			answered := make(chan error, 1)
+			go func() { answered <- answerChanged(conn) }()
+			ctx, cancel := context.WithTimeout(t.Context(), brief)
+			defer cancel()
+			err := probe.Whole(ctx, ns, conn.LocalAddr().(*net.UDPAddr).AddrPort(), mtu)
+			check(t, <-answered)
+			if err == nil || !strings.Contains(err.Error(), "no answer") {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
+// answerChanged sends one datagram back with another last byte.
+func answerChanged(conn *net.UDPConn) error {
+	buf := make([]byte, mtu)
+	size, from, err := conn.ReadFromUDPAddrPort(buf)
+	if err != nil {
+		return err
+	}
+	buf[size-1]++
+	_, err = conn.WriteToUDPAddrPort(buf[:size], from)
+	return err
 }
 
 func TestPing(t *testing.T) {

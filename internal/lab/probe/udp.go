@@ -70,18 +70,23 @@ func udp(ctx context.Context, ns *sandbox.Netns, dst netip.AddrPort) (time.Durat
 		return 0, err
 	}
 	defer conn.Close()
+	return exchange(ctx, conn, []byte(rand.Text()))
+}
+
+// exchange sends a question that only its own answer can match, and returns the
+// time until that came.
+func exchange(ctx context.Context, conn *net.UDPConn, question []byte) (time.Duration, error) {
 	stop, err := interruptible(ctx, conn)
 	if err != nil {
 		return 0, err
 	}
 	defer stop()
-	rtt, err := ask(conn)
-	return rtt, timedOut(ctx, err, dst.Addr())
+	rtt, err := ask(conn, question)
+	return rtt, timedOut(ctx, err, conn.RemoteAddr().(*net.UDPAddr).AddrPort().Addr())
 }
 
-// ask sends a question that only its own answer can match.
-func ask(conn *net.UDPConn) (time.Duration, error) {
-	question, answer := []byte(rand.Text()), make([]byte, maxDatagram)
+func ask(conn *net.UDPConn, question []byte) (time.Duration, error) {
+	answer := make([]byte, maxDatagram)
 	start := time.Now()
 	if _, err := conn.Write(question); err != nil {
 		return 0, err

@@ -2,7 +2,6 @@ package strictyaml
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -80,6 +79,3 @@ func (r *Reader) Mistakes() []error {
 	}
 	return errs
 }
-
-// Err joins all mistakes in the order of Mistakes; nil if there are none.
-func (r *Reader) Err() error { return errors.Join(r.Mistakes()...) }

@@ -10,6 +10,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
+// joined are all mistakes; nil if there are none.
+func joined(r *Reader) error { return errors.Join(r.Mistakes()...) }
+
 func TestDocumentRefuses(t *testing.T) {
 	tests := map[string]struct{ text, want string }{
 		"list not closed": {"a: 1\nb: [x\nc: d\n",
@@ -45,7 +48,7 @@ func TestDocumentRefuses(t *testing.T) {
 				t.Errorf("root is %v", root)
 			}
 			want := tt.want + ": check the indentation, quotes and brackets from here on"
-			if err := r.Err(); err == nil || err.Error() != want {
+			if err := joined(r); err == nil || err.Error() != want {
 				t.Errorf("got  %v\nwant %s", err, want)
 			}
 		})
@@ -58,7 +61,7 @@ func TestSecondDocumentIsAMistakeBesideTheFirst(t *testing.T) {
 		t.Error("the first document is lost")
 	}
 	want := "f.yaml:2:1: a second document begins here: keep one, and remove the line ---"
-	if err := r.Err(); err == nil || err.Error() != want {
+	if err := joined(r); err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
 }
@@ -66,8 +69,8 @@ func TestSecondDocumentIsAMistakeBesideTheFirst(t *testing.T) {
 func TestEmptyDocumentsAreNoMistake(t *testing.T) {
 	for _, text := range []string{"", "\n", "# comment\n", "---\n", "null\n", "\ufeff"} {
 		r := NewReader("f.yaml")
-		if root := r.Document([]byte(text)); root != nil || r.Err() != nil {
-			t.Errorf("%q: got %v, %v", text, root, r.Err())
+		if root := r.Document([]byte(text)); root != nil || joined(r) != nil {
+			t.Errorf("%q: got %v, %v", text, root, joined(r))
 		}
 	}
 }
@@ -121,11 +124,11 @@ func TestMistakesAreInTheOrderOfLinesAndMatch(t *testing.T) {
 	r.Add(fields["a"].Node, "a", sentinel)
 	r.Add(nil, "", sentinel)
 	want := "f.yaml: is wrong\nf.yaml:1:4: a: is wrong\nf.yaml:2:4: b: is wrong"
-	if diff := cmp.Diff(want, r.Err().Error()); diff != "" {
+	if diff := cmp.Diff(want, joined(r).Error()); diff != "" {
 		t.Errorf("error (-want +got):\n%s", diff)
 	}
 	var mistake *Mistake
-	if !errors.Is(r.Err(), sentinel) || !errors.As(r.Err(), &mistake) {
+	if !errors.Is(joined(r), sentinel) || !errors.As(joined(r), &mistake) {
 		t.Error("the error or its place can't be matched")
 	}
 }

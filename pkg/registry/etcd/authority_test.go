@@ -1,86 +1,48 @@
 package etcd
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
-	"math/big"
-	"net"
-	"os"
+	"net/netip"
 	"path/filepath"
 	"testing"
-	"time"
+
+	"github.com/overlay-cni/overlay-cni/internal/lab/pki"
 )
 
 // authority makes certificates.
 type authority struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
+	*pki.Authority
 	file string // PEM
 }
 
 func newAuthority(t testing.TB) *authority {
 	t.Helper()
-	a := &authority{}
-	a.cert, a.key = a.issue(t, &x509.Certificate{
-		Subject: pkix.Name{CommonName: "authority"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	})
-	a.file = filepath.Join(t.TempDir(), "ca.pem")
-	writePEM(t, a.file, "CERTIFICATE", a.cert.Raw)
-	return a
+	a, err := pki.New("authority")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, _ := write(t, a.Pair)
+	return &authority{a, cert}
 }
 
-// issue signs a certificate, or has it sign itself if there is no authority.
-func (a *authority) issue(t testing.TB, template *x509.Certificate) (*x509.Certificate, *ecdsa.PrivateKey) {
+// write puts a certificate and its key into files of their own.
+func write(t testing.TB, p pki.Pair) (cert, key string) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
+	path := filepath.Join(t.TempDir(), "pair")
+	if err := p.Write(path); err != nil {
 		t.Fatal(err)
 	}
-	template.SerialNumber = big.NewInt(time.Now().UnixNano())
-	template.NotBefore, template.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
-	parent, signer := a.cert, a.key
-	if parent == nil {
-		parent, signer = template, key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), signer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return cert, key
+	return path + ".crt", path + ".key"
 }
 
 // files makes a certificate for either side, and returns its files.
 func (a *authority) files(t testing.TB) (cert, key string) {
 	t.Helper()
-	dir := t.TempDir()
-	c, k := a.issue(t, &x509.Certificate{
-		Subject: pkix.Name{CommonName: "someone"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	})
-	der, err := x509.MarshalECPrivateKey(k)
+	pair, err := a.Issue(pki.Identity{Name: "someone", Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1")}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, key = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	writePEM(t, cert, "CERTIFICATE", c.Raw)
-	writePEM(t, key, "EC PRIVATE KEY", der)
-	return cert, key
-}
-
-func writePEM(t testing.TB, file, kind string, der []byte) {
-	t.Helper()
-	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	return write(t, pair)
 }
 
 func (a *authority) serverArgs(t testing.TB) []string {

@@ -47,9 +47,7 @@ func TestCrowdGetsTheLastSubnet(t *testing.T) {
 	if len(full.nodes) != hosts || strings.Contains(full.names(), late.name) {
 		t.Errorf("the late one sees %d nodes", len(full.nodes))
 	}
-	if err := all[7].Release(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	all[7].leave()
 	if has := late.own(); seen[has.Subnets[0]] != "host-7" {
 		t.Errorf("it has %v, want the subnet of host-7", has.Subnets)
 	}

@@ -176,6 +176,15 @@ func (h *host) close() {
 	}
 }
 
+// leave ends the host, and gives its subnets back.
+func (h *host) leave() {
+	h.t.Helper()
+	h.close()
+	if _, err := Release(h.t.Context(), h.opts); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
 // expire ends the lease of a host that was closed, as if its time were over.
 func (c *cluster) expire(name string) {
 	c.t.Helper()

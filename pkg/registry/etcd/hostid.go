@@ -17,6 +17,16 @@ func machineIDs() []string { return []string{"/etc/machine-id", "/var/lib/dbus/m
 // "uninitialized" before the first boot is complete.
 const machineIDLength = 32
 
+// identified fills in the host's identity, if none is given.
+func (o Options) identified() (Options, error) {
+	if o.HostID != "" {
+		return o, nil
+	}
+	var err error
+	o.HostID, err = hostIdentity(machineIDs())
+	return o, err
+}
+
 // hostIdentity is the machine's id, hashed: it identifies the machine to
 // everything that runs on it, and should not leave it (machine-id(5)).
 func hostIdentity(files []string) (string, error) {

@@ -75,12 +75,9 @@ func New(o Options) (*Registry, error) {
 }
 
 func open(o Options, t timing) (*Registry, error) {
-	if o.HostID == "" {
-		id, err := hostIdentity(machineIDs())
-		if err != nil {
-			return nil, err
-		}
-		o.HostID = id
+	o, err := o.identified()
+	if err != nil {
+		return nil, err
 	}
 	if strings.HasPrefix(o.Endpoints[0], "http:") && o.User != "" {
 		o.Log.Warn("the password for etcd is sent without encryption", "endpoints", o.Endpoints)

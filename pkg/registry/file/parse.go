@@ -16,15 +16,6 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/registry"
 )
 
-// Read returns the nodes of a file, sorted by name and validated.
-func Read(path string) ([]registry.Node, error) {
-	data, err := content(path)
-	if err != nil {
-		return nil, err
-	}
-	return parse(path, data)
-}
-
 func content(path string) ([]byte, error) {
 	// Opening a pipe would wait for its other end.
 	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
@@ -37,8 +28,9 @@ func content(path string) ([]byte, error) {
 	return data, nil
 }
 
-// reader is Read for a file that is read again and again. The same content is
-// not parsed again, which takes many times as long as reading and summing it.
+// reader returns the nodes of a file that is read again and again. The same
+// content is not parsed again, which takes many times as long as reading and
+// summing it.
 type reader struct {
 	path  string
 	known bool
@@ -59,7 +51,8 @@ func (r *reader) read() ([]registry.Node, error) {
 	return r.nodes, r.err
 }
 
-// parse reads the content of the file called name. Its error joins all
+// parse reads the content of the file called name. Nodes are sorted by name and
+// validated. Its error joins all
 // mistakes in the order of the lines.
 func parse(name string, data []byte) ([]registry.Node, error) {
 	d := decoder{reader: strictyaml.NewReader(name)}

@@ -147,7 +147,7 @@ func TestReadRefusesWhatIsNoFile(t *testing.T) {
 		large:         "read the nodes file: " + large + " is larger than 16 MiB: expected a YAML file",
 		dir + "/none": "read the nodes file: open " + dir + "/none: no such file or directory",
 	} {
-		if _, err := Read(path); err == nil || err.Error() != want {
+		if _, err := (&reader{path: path}).read(); err == nil || err.Error() != want {
 			t.Errorf("got %v, want %s", err, want)
 		}
 	}

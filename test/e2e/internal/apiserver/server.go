@@ -47,7 +47,7 @@ type Server struct {
 
 	options Options
 	address netip.AddrPort
-	pki     *pki
+	ca      []byte // PEM
 	netns   *sandbox.Netns
 }
 
@@ -63,7 +63,7 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 	if s.address, err = freePort(o.Address); err != nil {
 		return nil, err
 	}
-	if s.pki, err = newPKI(o.Dir, o.Address); err != nil {
+	if s.ca, err = writeCertificate(o.Dir, o.Address); err != nil {
 		return nil, err
 	}
 	if err := s.writeTokens(); err != nil {

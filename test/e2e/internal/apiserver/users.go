@@ -42,7 +42,7 @@ func (s *Server) Config(user string) (*rest.Config, error) {
 	}
 	return &rest.Config{
 		Host: s.URL(), BearerToken: token(user),
-		TLSClientConfig: rest.TLSClientConfig{CAData: s.pki.ca},
+		TLSClientConfig: rest.TLSClientConfig{CAData: s.ca},
 		QPS:             -1, // a client's own limit, off: what is asked for is wanted now
 		Dial:            s.dial,
 	}, nil

@@ -17,8 +17,8 @@ const (
 	nodeDevice   = "eth0"
 )
 
-// at calls fn with netlink in the namespace of a node or of the switch.
-func (c *Cluster) at(name string, fn func(*sandbox.Netns, *netlink.Handle) error) error {
+// At calls fn with netlink in the namespace of a node or of the switch.
+func (c *Cluster) At(name string, fn func(*sandbox.Netns, *netlink.Handle) error) error {
 	ns, err := c.Netns(name)
 	if err != nil {
 		return err
@@ -30,7 +30,7 @@ func (c *Cluster) at(name string, fn func(*sandbox.Netns, *netlink.Handle) error
 	}
 	defer h.Close()
 	if err := fn(ns, h); err != nil {
-		return fmt.Errorf("set up the network of %s: %w", name, err)
+		return fmt.Errorf("the network of %s: %w", name, err)
 	}
 	return nil
 }
@@ -39,7 +39,7 @@ func (c *Cluster) startSwitch() error {
 	if err := c.startFirst(Switch, 0); err != nil {
 		return err
 	}
-	return c.at(Switch, func(_ *sandbox.Netns, h *netlink.Handle) error {
+	return c.At(Switch, func(_ *sandbox.Netns, h *netlink.Handle) error {
 		bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: switchBridge, MTU: underlayMTU}}
 		if err := h.LinkAdd(bridge); err != nil {
 			return err
@@ -54,14 +54,14 @@ func (c *Cluster) startSwitch() error {
 
 // plug connects a node's new network namespace to the switch.
 func (c *Cluster) plug(n Node) error {
-	return c.at(Switch, func(ns *sandbox.Netns, h *netlink.Handle) error {
+	return c.At(Switch, func(ns *sandbox.Netns, h *netlink.Handle) error {
 		port := "to-" + n.Name
 		// After a reboot the old one may still be there: the kernel takes its time
 		// to end a network namespace.
 		if err := unplug(h, port); err != nil {
 			return err
 		}
-		err := c.at(n.Name, func(node *sandbox.Netns, inside *netlink.Handle) error {
+		err := c.At(n.Name, func(node *sandbox.Netns, inside *netlink.Handle) error {
 			pair := &netlink.Veth{
 				LinkAttrs: netlink.LinkAttrs{Name: nodeDevice, MTU: underlayMTU, HardwareAddr: card(n)},
 				PeerName:  port, PeerNamespace: netlink.NsFd(ns.FD()),

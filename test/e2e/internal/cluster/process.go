@@ -212,19 +212,24 @@ func (c *Cluster) Kill(ctx context.Context, node, program string) error {
 // pollPause is between two looks at what notifies nobody.
 const pollPause = 100 * time.Millisecond
 
-// Poll looks until there is no error, or the context ends.
+// Poll looks until there is no error, or the context ends. Then it tells what the
+// last look saw that had its time.
 func Poll(ctx context.Context, what string, look func(context.Context) error) error {
 	ticker := time.NewTicker(pollPause)
 	defer ticker.Stop()
+	var last error
 	for {
 		err := look(ctx)
 		if err == nil {
 			return nil
 		}
+		if last == nil || ctx.Err() == nil { // else it may say no more than that time is up
+			last = err
+		}
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
-			return fmt.Errorf("wait for %s: %w; last: %w", what, context.Cause(ctx), err)
+			return fmt.Errorf("wait for %s: %w; last: %w", what, context.Cause(ctx), last)
 		}
 	}
 }

@@ -3,9 +3,7 @@ package guest
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/netip"
 	"time"
@@ -87,59 +85,12 @@ func (s *Service) Ping(t Target, rtt *time.Duration) error {
 // back. The result is how the kernel refused to send it, or "".
 func (s *Service) Echo(t Target, refused *string) error {
 	return t.probing(func(ctx context.Context, n *sandbox.Netns) error {
-		err := sendWhole(ctx, n, t)
+		err := probe.Whole(ctx, n, t.To, t.Size)
 		if errors.Is(err, unix.EMSGSIZE) {
 			*refused, err = err.Error(), nil
 		}
 		return err
 	})
-}
-
-func sendWhole(ctx context.Context, n *sandbox.Netns, t Target) error {
-	var conn *net.UDPConn
-	err := n.Do(func() (err error) {
-		conn, err = net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(t.To))
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	deadline, _ := ctx.Deadline()
-	if err := errors.Join(conn.SetDeadline(deadline), forbidFragments(conn, t.To.Addr())); err != nil {
-		return err
-	}
-	payload := make([]byte, t.Size-headers(t.To.Addr()))
-	if _, err := conn.Write(payload); err != nil {
-		return err
-	}
-	got, err := conn.Read(make([]byte, len(payload)+1))
-	if err == nil && got != len(payload) {
-		err = fmt.Errorf("%d bytes were sent and %d came back", len(payload), got)
-	}
-	return err
-}
-
-// headers are those of IP and UDP, in bytes.
-func headers(a netip.Addr) int {
-	if a.Is4() {
-		return 20 + 8
-	}
-	return 40 + 8
-}
-
-func forbidFragments(conn *net.UDPConn, family netip.Addr) error {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return err
-	}
-	level, option, value := unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DO
-	if family.Is6() {
-		level, option, value = unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_DO
-	}
-	var failed error
-	err = raw.Control(func(fd uintptr) { failed = unix.SetsockoptInt(int(fd), level, option, value) })
-	return errors.Join(err, failed)
 }
 
 // Connect asks a mirror, by TCP, which address it sees.
