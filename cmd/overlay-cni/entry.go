@@ -2,13 +2,31 @@
 
 package main
 
+import "runtime"
+
 // entry is where the kernel enters the program, if it was linked with
-// -E main.entry as make build does. It puts GOMAXPROCS=1 in front of the
-// environment, twice since the stack is aligned to two words, and goes on to Go's
-// own entry: when Go code can first change that setting, the runtime has started
-// threads for the other CPUs and spread its memory over them, and takes both
-// back. That is a tenth of an ADD.
+// -E main.entry as make build does. What Go's runtime does in its first
+// microseconds is meant for programs that run for long, and is a third of an
+// ADD; when Go code can first ask it not to, it is done. So four things are said
+// before, and then entry goes on to Go's own entry:
+//
+//   - GOMAXPROCS=1, in front of the environment, twice since the stack is aligned
+//     to two words: no threads for other CPUs, and no memory spread over them.
+//   - No file may be opened but standard input, output and error
+//     (RLIMIT_NOFILE): so the runtime doesn't read /proc/self/cgroup and
+//     /proc/self/mountinfo for a limit on CPUs, of which it gets one anyhow. The
+//     package syscall raises the limit to the hard one before main.
+//   - Timers may be 10 ms late (PR_SET_TIMERSLACK), in threads to come too: the
+//     runtime's watching thread looks every 20 microseconds else.
+//   - *memProfileRate = 0: the first allocation would be sampled for a profile
+//     that nobody asks for, with a walk through tables that are not in memory yet.
+//
+// docs/benchmarks.md says what each of them saves. What the kernel refuses is
+// left as it is: all of this is about time alone.
 func entry()
 
-// The linker alone uses it.
-var _ = entry
+// memProfileRate is for entry, which can't name a variable of the runtime.
+var memProfileRate = &runtime.MemProfileRate
+
+// The linker and entry alone use them.
+var _, _ = entry, memProfileRate

@@ -1,5 +1,11 @@
 #include "textflag.h"
 
+#define SYS_prctl 167
+#define SYS_prlimit64 261
+
+#define PR_SET_TIMERSLACK 29
+#define RLIMIT_NOFILE 7
+
 // See entry.go. The kernel enters with the stack as on AMD64, see there. The
 // stack pointer stays a multiple of 16, without which the CPU refuses it.
 TEXT ·entry(SB), NOSPLIT|NOFRAME, $0
@@ -17,7 +23,36 @@ move:
 	MOVD   $·setting(SB), R3
 	MOVD   R3, 0(R2)
 	MOVD   R3, 8(R2)
-	B      _rt0_arm64_linux(SB)
+
+	// See entry_amd64.s.
+	SUB  $16, RSP
+	MOVD $SYS_prlimit64, R8
+	MOVD $0, R0
+	MOVD $RLIMIT_NOFILE, R1
+	MOVD $0, R2
+	MOVD RSP, R3
+	SVC
+	CBNZ R0, limited
+	MOVD $3, R4
+	MOVD R4, 0(RSP)
+	MOVD $SYS_prlimit64, R8
+	MOVD $0, R0
+	MOVD $RLIMIT_NOFILE, R1
+	MOVD RSP, R2
+	MOVD $0, R3
+	SVC
+
+limited:
+	ADD  $16, RSP
+
+	MOVD $SYS_prctl, R8
+	MOVD $PR_SET_TIMERSLACK, R0
+	MOVD $10000000, R1 // nanoseconds
+	SVC
+
+	MOVD ·memProfileRate(SB), R3
+	MOVD ZR, 0(R3)
+	B    _rt0_arm64_linux(SB)
 
 DATA ·setting+0(SB)/8, $"GOMAXPRO"
 DATA ·setting+8(SB)/8, $"CS=1\x00\x00\x00\x00"

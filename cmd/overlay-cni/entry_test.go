@@ -4,6 +4,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -11,6 +12,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/overlay-cni/overlay-cni/internal/lab/probe"
 )
 
 // linked builds the program as make build does.
@@ -46,7 +50,7 @@ func TestEntry(t *testing.T) {
 			cmd.Args = tt.args
 			cmd.Env = append(append([]string{"GODEBUG=schedtrace=1"}, tt.env...),
 				"CNI_COMMAND=ADD", "CNI_CONTAINERID=c", "CNI_IFNAME=eth0", "CNI_PATH=/", "CNI_NETNS=/the/last/one")
-			first, result := talk(t, cmd)
+			first, result := talk(t, cmd, func() {})
 			if !strings.Contains(first, " gomaxprocs=1 ") {
 				t.Errorf("the runtime began with %q", first)
 			}
@@ -57,11 +61,55 @@ func TestEntry(t *testing.T) {
 	}
 }
 
+// What was said before the runtime started is not left behind where it would
+// matter: files can be opened again. And the runtime's threads are born with what
+// was said of their timers.
+func TestEntryLimits(t *testing.T) {
+	cmd := exec.Command("sh", "-c", `ulimit -S -n 64; ulimit -H -n 99; exec "$0"`, linked(t))
+	cmd.Env = []string{"GODEBUG=schedtrace=1", "CNI_COMMAND=ADD", "CNI_CONTAINERID=c", "CNI_IFNAME=eth0", "CNI_PATH=/", "CNI_NETNS=/none"}
+	talk(t, cmd, func() {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		if err := probe.Eventually(ctx, func(context.Context) error { return mayOpen(cmd.Process.Pid, 64, 99) }); err != nil {
+			t.Error(err)
+		}
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", cmd.Process.Pid))
+		if err != nil || len(threads) < 2 {
+			t.Errorf("threads are %q (%v), want the watching one beside the first", threads, err)
+		}
+		for _, thread := range threads {
+			slack, err := os.ReadFile("/proc/" + filepath.Base(thread) + "/timerslack_ns")
+			if err != nil || strings.TrimSpace(string(slack)) != "10000000" {
+				t.Errorf("timers of thread %s may be %q ns late (%v), want 10 ms", thread, slack, err)
+			}
+		}
+	})
+}
+
+// mayOpen returns an error unless the process may have at least so many files
+// open, and has that hard limit.
+func mayOpen(pid, least, hard int) error {
+	limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", pid))
+	if err != nil {
+		return err
+	}
+	var soft, most int
+	_, line, _ := strings.Cut(string(limits), "Max open files")
+	if _, err := fmt.Sscan(line, &soft, &most); err != nil {
+		return err
+	}
+	if soft < least || most != hard {
+		return fmt.Errorf("limits of open files are %d and %d, want at least %d, and %d", soft, most, least, hard)
+	}
+	return nil
+}
+
 const config = `{"cniVersion": "1.0.0", "name": "x", "type": "overlay-cni", "ipam": {"ranges": [[{"subnet": "10.9.0.0/24"}]]}}`
 
 // talk returns the first line of stderr, and stdout. The program ends no sooner
-// than that line was written: until then it waits for its configuration.
-func talk(t *testing.T, cmd *exec.Cmd) (first, result string) {
+// than that line was written, and look has returned: until then it waits for its
+// configuration.
+func talk(t *testing.T, cmd *exec.Cmd, look func()) (first, result string) {
 	t.Helper()
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -80,6 +128,7 @@ func talk(t *testing.T, cmd *exec.Cmd) (first, result string) {
 	if lines.Scan() {
 		first = lines.Text()
 	}
+	look()
 	if _, err := io.WriteString(in, config); err != nil {
 		t.Error(err)
 	}

@@ -8,6 +8,8 @@ import (
 	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/overlay-cni/overlay-cni/internal/visit"
 )
 
 // Error is one operation the kernel refused.
@@ -50,6 +52,10 @@ func Open() (*Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open a route netlink socket: %w", err)
 	}
+	return newConn(fd), nil
+}
+
+func newConn(fd int) *Conn {
 	// Both make answers better or smaller and neither is needed: kernels
 	// before 4.12 and 4.3 just refuse them.
 	_ = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_EXT_ACK, 1)
@@ -57,24 +63,12 @@ func Open() (*Conn, error) {
 	// With this the kernel lists the objects of one interface instead of all
 	// and leaves the choice to us. Kernels before 4.20 refuse it.
 	_ = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1)
-	return &Conn{fd: fd, in: make([]byte, receiveSize)}, nil
+	return &Conn{fd: fd, in: make([]byte, receiveSize)}
 }
 
-// OpenAt opens a socket in the network namespace that netns refers to. Only
-// the calling thread visits it, and only for the time of the socket call.
-func OpenAt(netns *os.File) (*Conn, error) {
-	// Not os.Open, which would also ask the poller about it.
-	home, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("open the own network namespace: %w", err)
-	}
-	defer func() { _ = unix.Close(home) }()
-	return visit(netns, home, Open)
-}
-
-// visit opens a socket in a namespace that the calling thread enters and
+// within opens a socket in a namespace that the calling thread enters and
 // leaves for home.
-func visit(netns *os.File, home int, open func() (*Conn, error)) (*Conn, error) {
+func within(netns *os.File, home int, open func() (*Conn, error)) (*Conn, error) {
 	runtime.LockOSThread()
 	if err := unix.Setns(int(netns.Fd()), unix.CLONE_NEWNET); err != nil {
 		runtime.UnlockOSThread()
@@ -90,8 +84,10 @@ func visit(netns *os.File, home int, open func() (*Conn, error)) (*Conn, error) 
 	return conn, err
 }
 
-// OpenAt is the function OpenAt for a thread that is in the namespace of c. It
-// needs no file of /proc, whose first one costs a new process much.
+// OpenAt opens a socket in the network namespace that netns refers to. Only the
+// calling thread, which has to be in the namespace of c, visits it, and only for
+// the time of the socket call. It learns the way back from c, not from a file of
+// /proc, whose first one costs a new process much.
 func (c *Conn) OpenAt(netns *os.File) (*Conn, error) {
 	return c.OpenAfter(netns, func() error { return nil })
 }
@@ -104,12 +100,28 @@ func (c *Conn) OpenAfter(netns *os.File, do func() error) (*Conn, error) {
 		return nil, err
 	}
 	defer func() { _ = unix.Close(home) }()
-	return visit(netns, home, func() (*Conn, error) {
+	return within(netns, home, func() (*Conn, error) {
 		if err := do(); err != nil {
 			return nil, err
 		}
 		return Open()
 	})
+}
+
+// OpenWriting is OpenAt for callers who have files to be written in the
+// namespace: that is done first. It is faster than OpenAfter, and tells less of
+// what went wrong.
+func (c *Conn) OpenWriting(netns *os.File, files []visit.File) (*Conn, error) {
+	home, err := c.netns()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = unix.Close(home) }()
+	fd, err := visit.Socket(int(netns.Fd()), home, files)
+	if err != nil {
+		return nil, err
+	}
+	return newConn(fd), nil
 }
 
 // InNetns tells whether netns is the namespace of c.

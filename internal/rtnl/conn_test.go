@@ -1,6 +1,7 @@
 package rtnl
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net"
@@ -35,7 +36,7 @@ func newPlace(t *testing.T) *place {
 	f, err := os.Open(p.ns.Path())
 	p.must(err)
 	defer f.Close()
-	p.conn, err = OpenAt(f)
+	p.conn, err = openAt(f)
 	p.must(err)
 	p.handle, err = p.ns.Handle()
 	p.must(err)
@@ -53,6 +54,16 @@ func newPlace(t *testing.T) *place {
 	b.SetUp(p.index)
 	p.must(p.conn.Run(&b))
 	return p
+}
+
+// openAt opens a socket in a namespace from the thread's own.
+func openAt(netns *os.File) (*Conn, error) {
+	here, err := Open()
+	if err != nil {
+		return nil, err
+	}
+	conn, err := here.OpenAt(netns)
+	return conn, errors.Join(err, here.Close())
 }
 
 func (p *place) must(err error) {
@@ -244,7 +255,7 @@ func TestClosed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	conn, err := OpenAt(f)
+	conn, err := openAt(f)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -312,7 +323,7 @@ func TestOpenAtReturns(t *testing.T) {
 		want error
 	}{{netns, nil}, {file, unix.EINVAL}, {uts, unix.EINVAL}} {
 		before := sockets(t)
-		conn, err := OpenAt(tt.file)
+		conn, err := openAt(tt.file)
 		if !errors.Is(err, tt.want) || (conn == nil) != (err != nil) {
 			t.Errorf("%s: %v, %v", tt.file.Name(), conn, err)
 		}
@@ -380,6 +391,34 @@ func TestIndex(t *testing.T) {
 	for name, want := range map[string]error{"br1": unix.ENODEV, "a-name-too-long-": unix.EINVAL} {
 		if got, err := p.conn.Index(name); !errors.Is(err, want) || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s: got %d, %v, want %v", name, got, err, want)
+		}
+	}
+}
+
+func TestGlance(t *testing.T) {
+	p := newPlace(t)
+	bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Index: p.index}}
+	for _, tt := range []struct {
+		name   string
+		change func() error
+	}{
+		{"as it was born", func() error { return nil }},
+		{"up", func() error { return p.handle.LinkSetUp(bridge) }},
+		{"MTU", func() error { return p.handle.LinkSetMTU(bridge, 9000) }},
+		{"MAC", func() error { return p.handle.LinkSetHardwareAddr(bridge, net.HardwareAddr{2, 1, 2, 3, 4, 0xff}) }},
+		{"down", func() error { return p.handle.LinkSetDown(bridge) }},
+	} {
+		p.must(tt.change())
+		want, err := p.conn.Link("br0")
+		p.must(err)
+		got, err := p.conn.Glance("br0")
+		if err != nil || got.Name != "br0" || got.Index != want.Index || got.MTU != want.MTU || got.Up() != want.Up() || !bytes.Equal(got.MAC, want.MAC) {
+			t.Errorf("%s: at a glance it is %+v (%v), want %+v", tt.name, got, err, want)
+		}
+	}
+	for name, want := range map[string]error{"br1": unix.ENODEV, "a-name-too-long-": unix.EINVAL} {
+		if got, err := p.conn.Glance(name); !errors.Is(err, want) || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: got %+v, %v, want %v", name, got, err, want)
 		}
 	}
 }

@@ -2,7 +2,6 @@ package rtnl
 
 import (
 	"errors"
-	"fmt"
 	"net"
 	"slices"
 	"strconv"
@@ -130,20 +129,6 @@ type Link struct {
 
 // Up tells whether the interface was set up.
 func (l Link) Up() bool { return l.Flags&unix.IFF_UP != 0 }
-
-// Index looks up the index of an interface. If there is none of that name the
-// error is unix.ENODEV. Unlike Link it doesn't wait for the lock that is held
-// while others configure interfaces, in whatever namespace.
-func (c *Conn) Index(name string) (int, error) {
-	request, err := unix.NewIfreq(name)
-	if err == nil {
-		err = unix.IoctlIfreq(c.fd, unix.SIOCGIFINDEX, request)
-	}
-	if err != nil {
-		return 0, fmt.Errorf("look up the index of link %s: %w", name, err)
-	}
-	return int(request.Uint32()), nil
-}
 
 // Link looks an interface up by name. If there is none the error is
 // unix.ENODEV.

@@ -19,6 +19,9 @@ type Parameter struct {
 	Value string
 }
 
+// File is where the kernel shows the parameter.
+func (p Parameter) File() string { return filepath.Join(root, p.Path) }
+
 // Get returns the value of a parameter; the error is fs.ErrNotExist if there is
 // no such one.
 func Get(path string) (string, error) {
@@ -58,6 +61,16 @@ func Ensure(want []Parameter) ([]string, error) {
 		changes = append(changes, fmt.Sprintf("sysctl %s from %s to %s", p.dotted(), have, p.Value))
 	}
 	return changes, errors.Join(errs...)
+}
+
+// Set sets a parameter of which the caller knows that it has another value, such
+// as one of an interface that was just made: it doesn't look before it writes.
+func Set(p Parameter) error {
+	if p.write() == nil {
+		return nil
+	}
+	_, err := Ensure([]Parameter{p}) // which may find it right, or else says why not
+	return err
 }
 
 // String is the form that sysctl(8) and its files have.

@@ -55,18 +55,15 @@ func (k *Kernel) lib() (*netlink.Handle, error) {
 // and takes away nothing: other networks may share it, and its MAC address is
 // in their pods' ARP caches. It returns the bridge's interface index.
 //
-// Where nothing has to be done, which is so for nearly every pod, it asks the
-// kernel one question. Addresses aren't looked at then: Attach adds them.
+// Where nothing has to be done, which is so for nearly every pod, a glance will
+// do: a device with our MAC address, which nobody has by chance, is the bridge.
+// Addresses aren't looked at then: Attach adds them.
 func (k *Kernel) Ensure(s Spec) (int, error) {
 	want := s.Want()
-	link, err := k.find(s.Name)
-	if err != nil {
-		return 0, err
-	}
-	if link.Index != 0 {
+	if link, err := k.conn.Glance(s.Name); err == nil {
 		have := stateOf(link)
 		have.Addresses, have.Forwards, have.Switches = want.Addresses, want.Forwards, want.Switches
-		if len(additions(plan(want, &have))) == 0 {
+		if len(plan(want, &have)) == 0 {
 			return link.Index, nil
 		}
 	}
@@ -221,7 +218,7 @@ func (k *Kernel) apply(o op) error {
 		_, err := sysctl.Ensure([]sysctl.Parameter{{Path: forwardPath(o.family), Value: "1"}})
 		return err
 	case setSwitch:
-		return ensureSwitches([]sysctl.Parameter{o.param})
+		return setSwitches([]sysctl.Parameter{o.param})
 	case addAddress:
 		b.AddAddr(link.Index, o.address)
 	case delAddress:

@@ -13,6 +13,7 @@ import (
 
 	"github.com/overlay-cni/overlay-cni/internal/rtnl"
 	"github.com/overlay-cni/overlay-cni/internal/sysctl"
+	"github.com/overlay-cni/overlay-cni/internal/visit"
 )
 
 // ErrIfNameTaken is for an interface name that the pod already uses.
@@ -62,7 +63,7 @@ func (k *Kernel) Attach(netns *os.File, index int, s Spec, p Port) ([]Route, err
 		return nil, k.explain(err, s.Name, p)
 	}
 	// Before the pod's end is up: a router that is only heard can't be unheard.
-	pod, err := k.conn.OpenAfter(netns, func() error { return ensureSwitches(p.switches()) })
+	pod, err := k.visit(netns, p.switches())
 	if err != nil {
 		return nil, err
 	}
@@ -73,6 +74,20 @@ func (k *Kernel) Attach(netns *os.File, index int, s Spec, p Port) ([]Route, err
 	}
 	err = p.configure(pod, inPod, s)
 	return p.Routes, err
+}
+
+// visit sets switches in a pod's namespace and opens a socket there. Where the
+// short way fails, the long one mends it, or says what is wrong: a switch may not
+// be there, or be read-only.
+func (k *Kernel) visit(netns *os.File, switches []sysctl.Parameter) (*rtnl.Conn, error) {
+	files := make([]visit.File, len(switches))
+	for i, s := range switches {
+		files[i] = visit.File{Path: s.File(), Content: s.Value}
+	}
+	if pod, err := k.conn.OpenWriting(netns, files); err == nil {
+		return pod, nil
+	}
+	return k.conn.OpenAfter(netns, func() error { return setSwitches(switches) })
 }
 
 // configure sets the pod's end up, with addresses and routes. It replaces
