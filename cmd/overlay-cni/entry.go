@@ -14,8 +14,10 @@ import "runtime"
 //     to two words: no threads for other CPUs, and no memory spread over them.
 //   - No file may be opened but standard input, output and error
 //     (RLIMIT_NOFILE): so the runtime doesn't read /proc/self/cgroup and
-//     /proc/self/mountinfo for a limit on CPUs, of which it gets one anyhow. The
-//     package syscall raises the limit to the hard one before main.
+//     /proc/self/mountinfo for a limit on CPUs (it has one CPU anyhow), nor the
+//     size of huge pages. The package syscall raises the limit before main, to
+//     the hard one less one. It would pass the low one on to children, which the
+//     plugin has none of (hack/plugin-deps).
 //   - Timers may be 10 ms late (PR_SET_TIMERSLACK), in threads to come too: the
 //     runtime's watching thread looks every 20 microseconds else.
 //   - *memProfileRate = 0: the first allocation would be sampled for a profile

@@ -65,12 +65,30 @@ func TestEntry(t *testing.T) {
 // matter: files can be opened again. And the runtime's threads are born with what
 // was said of their timers.
 func TestEntryLimits(t *testing.T) {
-	cmd := exec.Command("sh", "-c", `ulimit -S -n 64; ulimit -H -n 99; exec "$0"`, linked(t))
+	program := linked(t)
+	for _, tt := range []struct {
+		name        string
+		soft, hard  int
+		least, most int
+	}{
+		{"as usual", 64, 99, 64, 99},
+		// Which package syscall leaves alone, so that it shows what entry said.
+		{"nothing to raise it to", 4, 4, 3, 3},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			script := fmt.Sprintf(`ulimit -S -n %d; ulimit -H -n %d; exec "$0"`, tt.soft, tt.hard)
+			limits(t, exec.Command("sh", "-c", script, program), tt.least, tt.most)
+		})
+	}
+}
+
+func limits(t *testing.T, cmd *exec.Cmd, least, most int) {
+	t.Helper()
 	cmd.Env = []string{"GODEBUG=schedtrace=1", "CNI_COMMAND=ADD", "CNI_CONTAINERID=c", "CNI_IFNAME=eth0", "CNI_PATH=/", "CNI_NETNS=/none"}
 	talk(t, cmd, func() {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
-		if err := probe.Eventually(ctx, func(context.Context) error { return mayOpen(cmd.Process.Pid, 64, 99) }); err != nil {
+		if err := probe.Eventually(ctx, func(context.Context) error { return mayOpen(cmd.Process.Pid, least, most) }); err != nil {
 			t.Error(err)
 		}
 		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", cmd.Process.Pid))
@@ -86,20 +104,19 @@ func TestEntryLimits(t *testing.T) {
 	})
 }
 
-// mayOpen returns an error unless the process may have at least so many files
-// open, and has that hard limit.
-func mayOpen(pid, least, hard int) error {
+// mayOpen returns an error unless the process may have so many files open.
+func mayOpen(pid, least, most int) error {
 	limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", pid))
 	if err != nil {
 		return err
 	}
-	var soft, most int
+	var soft int
 	_, line, _ := strings.Cut(string(limits), "Max open files")
-	if _, err := fmt.Sscan(line, &soft, &most); err != nil {
+	if _, err := fmt.Sscan(line, &soft); err != nil {
 		return err
 	}
-	if soft < least || most != hard {
-		return fmt.Errorf("limits of open files are %d and %d, want at least %d, and %d", soft, most, least, hard)
+	if soft < least || soft > most {
+		return fmt.Errorf("it may have %d files open, want %d to %d", soft, least, most)
 	}
 	return nil
 }

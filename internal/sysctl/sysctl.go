@@ -63,16 +63,6 @@ func Ensure(want []Parameter) ([]string, error) {
 	return changes, errors.Join(errs...)
 }
 
-// Set sets a parameter of which the caller knows that it has another value, such
-// as one of an interface that was just made: it doesn't look before it writes.
-func Set(p Parameter) error {
-	if p.write() == nil {
-		return nil
-	}
-	_, err := Ensure([]Parameter{p}) // which may find it right, or else says why not
-	return err
-}
-
 // String is the form that sysctl(8) and its files have.
 func (p Parameter) String() string { return p.dotted() + "=" + p.Value }
 

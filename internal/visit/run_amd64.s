@@ -18,7 +18,7 @@ next:
 
 second:
 	MOVQ call_b(R12), SI
-	MOVQ call_path(R12), AX
+	MOVQ call_data(R12), AX
 	TESTQ AX, AX
 	JEQ  ready
 	MOVQ AX, SI

@@ -17,7 +17,7 @@ next:
 
 second:
 	MOVD call_b(R10), R1
-	MOVD call_path(R10), R3
+	MOVD call_data(R10), R3
 	CBZ  R3, ready
 	MOVD R3, R1
 

@@ -32,6 +32,7 @@ func TestMain(m *testing.M) {
 const (
 	forward4 = "/proc/sys/net/ipv4/ip_forward"
 	forward6 = "/proc/sys/net/ipv6/conf/all/forwarding"
+	ttl      = "/proc/sys/net/ipv4/ip_default_ttl"
 )
 
 // place is a network namespace, and the one that the thread is in.
@@ -94,18 +95,28 @@ func TestSocket(t *testing.T) {
 		files []File
 	}{
 		{"no files", nil},
-		{"IPv4", []File{{forward4, "1"}}},
-		{"IPv6", []File{{forward6, "1"}}},
-		{"both", []File{{forward4, "1"}, {forward6, "1"}}},
+		{"IPv4", []File{{Path: forward4, Content: "1"}}},
+		{"IPv6", []File{{Path: forward6, Content: "1"}}},
+		{"both", []File{{Path: forward4, Content: "1"}, {Path: forward6, Content: "1"}}},
+		{"one that is read, and right", []File{{Path: ttl, Content: "64", Read: true}, {Path: forward4, Content: "1"}}},
+		{"one that isn't there", []File{{Path: "/proc/sys/none", Content: "1"}, {Path: forward6, Content: "1"}}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			p := newPlace(t)
 			read := func() (all string) {
 				for _, f := range tt.files {
 					have, err := os.ReadFile(f.Path)
-					all += fmt.Sprintln(string(bytes.TrimSpace(have)), err)
+					if !errors.Is(err, fs.ErrNotExist) {
+						all += fmt.Sprintln(f.Path, string(bytes.TrimSpace(have)), err)
+					}
 				}
 				return all
+			}
+			want := ""
+			for _, f := range tt.files {
+				if f.Path != "/proc/sys/none" {
+					want += fmt.Sprintln(f.Path, f.Content, nil)
+				}
 			}
 			atHome, before := read(), openFiles(t)
 			socket, err := Socket(p.away, p.home, tt.files)
@@ -133,7 +144,7 @@ func TestSocket(t *testing.T) {
 			if err := unix.Setns(p.home, unix.CLONE_NEWNET); err != nil {
 				t.Fatal(err)
 			}
-			if want := strings.Repeat("1 <nil>\n", len(tt.files)); there != want {
+			if there != want {
 				t.Errorf("there it is %q, want %q", there, want)
 			}
 		})
@@ -153,12 +164,15 @@ func TestSocketFails(t *testing.T) {
 		want  error
 		path  string
 	}{
-		{"no file descriptor", func(place) int { return 9999 }, []File{{forward4, "1"}}, unix.EBADF, ""},
-		{"no network namespace", func(place) int { return 0 }, []File{{forward4, "1"}}, unix.EINVAL, ""},
-		{"no such file", nil, []File{{forward4, "1"}, {"/proc/sys/none", "1"}}, fs.ErrNotExist, "/proc/sys/none"},
-		{"a folder", nil, []File{{closed, "1"}, {"/proc", "1"}}, unix.EISDIR, "/proc"},
-		{"a value that can't be", nil, []File{{forward4, "yes"}, {forward6, "1"}}, unix.EINVAL, forward4},
-		{"a path with a zero", nil, []File{{"/proc\x00", "1"}}, unix.EINVAL, "/proc"},
+		{"no file descriptor", func(place) int { return 9999 }, []File{{Path: forward4, Content: "1"}}, unix.EBADF, ""},
+		{"no network namespace", func(place) int { return 0 }, []File{{Path: forward4, Content: "1"}}, unix.EINVAL, ""},
+		{"a folder", nil, []File{{Path: closed, Content: "1"}, {Path: "/proc", Content: "1"}}, unix.EISDIR, "/proc"},
+		{"a folder to read", nil, []File{{Path: "/proc", Content: "1", Read: true}}, unix.EISDIR, "/proc"},
+		{"a value that can't be", nil, []File{{Path: forward4, Content: "yes"}, {Path: forward6, Content: "1"}}, unix.EINVAL, forward4},
+		{"a path with a zero", nil, []File{{Path: "/proc\x00", Content: "1"}}, unix.EINVAL, "/proc"},
+		{"another value", nil, []File{{Path: forward4, Content: "1", Read: true}}, ErrDiffers, forward4},
+		{"a longer value", nil, []File{{Path: ttl, Content: "6", Read: true}}, ErrDiffers, ttl},
+		{"a shorter value", nil, []File{{Path: ttl, Content: "640", Read: true}}, ErrDiffers, ttl},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			p := newPlace(t)

@@ -156,6 +156,59 @@ func address(text string) *netlink.Addr {
 	return &netlink.Addr{IPNet: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}}
 }
 
+// What makes pods unreachable is mended by whoever comes next; what others may
+// want to be so is left.
+func TestEnsure(t *testing.T) {
+	for mode, gateways := range map[string][]netip.Prefix{
+		"IPv4": prefixes("10.244.1.1/24"), "IPv6": prefixes("fd00::1/64"), "dual stack": prefixes("10.244.1.1/24", "fd00::1/64"),
+	} {
+		spec := Spec{Name: "cni0", MTU: 1450, Gateways: gateways}
+		for name, damage := range damages(gateways[0]) {
+			t.Run(mode+"/"+name, func(t *testing.T) {
+				inNetns(t, func(k *Kernel, h *netlink.Handle, _ *sandbox.Netns) error {
+					if _, err := k.Ensure(spec); err != nil {
+						return err
+					}
+					l, err := h.LinkByName("cni0")
+					if err == nil {
+						err = damage(h, l)
+					}
+					if err != nil {
+						return err
+					}
+					before, _ := h.LinkByName("cni0")
+					index, err := k.Ensure(spec)
+					if err != nil {
+						return err
+					}
+					after, err := h.LinkByName("cni0")
+					if err != nil || index != after.Attrs().Index || after.Attrs().Flags&net.FlagUp == 0 {
+						t.Errorf("it has index %d (%v), and the bridge is %+v", index, err, after)
+					}
+					if before != nil && (after.Attrs().MTU != before.Attrs().MTU || after.Attrs().HardwareAddr.String() != before.Attrs().HardwareAddr.String()) {
+						t.Errorf("it was %+v, and is %+v", before, after)
+					}
+					return err
+				})
+			})
+		}
+	}
+}
+
+func TestEnsureRefusesAnotherDevice(t *testing.T) {
+	inNetns(t, func(k *Kernel, h *netlink.Handle, _ *sandbox.Netns) error {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = "cni0"
+		if err := h.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "other"}); err != nil {
+			return err
+		}
+		if _, err := k.Ensure(Spec{Name: "cni0", MTU: 1450, Gateways: prefixes("10.244.1.1/24")}); !errors.Is(err, ErrForeign) {
+			t.Errorf("got %v, want %v", err, ErrForeign)
+		}
+		return nil
+	})
+}
+
 func TestEnsureLeavesOthersAddresses(t *testing.T) {
 	inNetns(t, func(k *Kernel, _ *netlink.Handle, _ *sandbox.Netns) error {
 		one := Spec{Name: "cni0", MTU: 1500, Gateways: prefixes("10.244.1.1/24")}

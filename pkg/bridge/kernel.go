@@ -57,18 +57,29 @@ func (k *Kernel) lib() (*netlink.Handle, error) {
 //
 // Where nothing has to be done, which is so for nearly every pod, a glance will
 // do: a device with our MAC address, which nobody has by chance, is the bridge.
-// Addresses aren't looked at then: Attach adds them.
+// One that another network made has another, so its kind is asked for. Addresses
+// aren't looked at in either case: Attach adds them.
 func (k *Kernel) Ensure(s Spec) (int, error) {
 	want := s.Want()
-	if link, err := k.conn.Glance(s.Name); err == nil {
-		have := stateOf(link)
-		have.Addresses, have.Forwards, have.Switches = want.Addresses, want.Forwards, want.Switches
-		if len(plan(want, &have)) == 0 {
-			return link.Index, nil
-		}
+	if link, err := k.conn.Glance(s.Name); err == nil && len(lacks(want, link)) == 0 {
+		return link.Index, nil
+	}
+	link, err := k.find(s.Name)
+	if err != nil {
+		return 0, err
+	}
+	if link.Index != 0 && len(additions(lacks(want, link))) == 0 {
+		return link.Index, nil
 	}
 	index, _, err := k.sync(want, addOnly)
 	return index, err
+}
+
+// lacks lists the changes of the link itself that turn it into want.
+func lacks(want Bridge, link rtnl.Link) []op {
+	have := stateOf(link)
+	have.Addresses, have.Forwards, have.Switches = want.Addresses, want.Forwards, want.Switches
+	return plan(want, &have)
 }
 
 // Sync makes the bridge exactly as specified and returns what it changed.
@@ -218,7 +229,7 @@ func (k *Kernel) apply(o op) error {
 		_, err := sysctl.Ensure([]sysctl.Parameter{{Path: forwardPath(o.family), Value: "1"}})
 		return err
 	case setSwitch:
-		return setSwitches([]sysctl.Parameter{o.param})
+		return ensureSwitches([]sysctl.Parameter{o.param})
 	case addAddress:
 		b.AddAddr(link.Index, o.address)
 	case delAddress:

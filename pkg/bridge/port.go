@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -77,17 +78,19 @@ func (k *Kernel) Attach(netns *os.File, index int, s Spec, p Port) ([]Route, err
 }
 
 // visit sets switches in a pod's namespace and opens a socket there. Where the
-// short way fails, the long one mends it, or says what is wrong: a switch may not
-// be there, or be read-only.
+// short way fails, the long one mends it, or says what is wrong: a switch may be
+// read-only. That IPv6 is on is looked at only, on the short way: it is on in
+// most pods, and who writes that waits for RTNL, a write of the same too
+// (addrconf_disable_ipv6 in net/ipv6/addrconf.c).
 func (k *Kernel) visit(netns *os.File, switches []sysctl.Parameter) (*rtnl.Conn, error) {
 	files := make([]visit.File, len(switches))
 	for i, s := range switches {
-		files[i] = visit.File{Path: s.File(), Content: s.Value}
+		files[i] = visit.File{Path: s.File(), Content: s.Value, Read: filepath.Base(s.Path) == disableIPv6}
 	}
 	if pod, err := k.conn.OpenWriting(netns, files); err == nil {
 		return pod, nil
 	}
-	return k.conn.OpenAfter(netns, func() error { return setSwitches(switches) })
+	return k.conn.OpenAfter(netns, func() error { return ensureSwitches(switches) })
 }
 
 // configure sets the pod's end up, with addresses and routes. It replaces

@@ -50,13 +50,13 @@ func (p Port) switches() []sysctl.Parameter {
 	return want
 }
 
-// setSwitches takes a switch that the kernel doesn't have for one of IPv6 in
+// ensureSwitches takes a switch that the kernel doesn't have for one of IPv6 in
 // a kernel without it, or of an interface whose MTU is too small for it (1280):
 // then there is nothing to switch, and IPv6 addresses are refused later.
-func setSwitches(want []sysctl.Parameter) error {
+func ensureSwitches(want []sysctl.Parameter) error {
 	var errs []error
 	for _, p := range want {
-		if err := sysctl.Set(p); !errors.Is(err, fs.ErrNotExist) {
+		if _, err := sysctl.Ensure([]sysctl.Parameter{p}); !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}
 	}
@@ -105,7 +105,7 @@ func (k *Kernel) keepRouters() error {
 		if !hearsRouters(l.Attrs()) {
 			continue
 		}
-		if err := setSwitches([]sysctl.Parameter{{Path: switchPath(l.Attrs().Name, acceptRA), Value: "2"}}); err != nil {
+		if err := ensureSwitches([]sysctl.Parameter{{Path: switchPath(l.Attrs().Name, acceptRA), Value: "2"}}); err != nil {
 			return err
 		}
 	}

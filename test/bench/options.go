@@ -33,7 +33,7 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 	f.IntVar(&o.parallel, "parallel", 16, "pods that a turn connects at once")
 	f.IntVar(&o.scaling, "scaling", 5, "repetitions of the scaling part; 0: none")
 	f.StringSliceVar(&o.only, "only", nil, "names of the sets to run, beside floor and process (default all)")
-	f.StringArrayVar(&o.extra, "set", nil, "a set of your own as NAME=DIR,CONFLIST: the plugins' folder, and the file that names them")
+	f.StringArrayVar(&o.extra, "set", nil, "a set of your own as NAME=DIR,CONFLIST: the plugins' folder, and the file that names them; they are run where they are")
 	f.StringVar(&o.dir, "dir", "bin", "folder of overlay-cni")
 	f.StringVar(&o.cniDir, "cni-dir", debianDir, "folder of the reference plugins (Debian: containernetworking-plugins)")
 	f.StringVar(&o.json, "json", "", "file to write all measurements to")
