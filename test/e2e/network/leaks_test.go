@@ -138,24 +138,16 @@ func (w *world) reserved(node string) map[netip.Addr]bool {
 }
 
 // ports is how many a node's bridge has.
-func (w *world) ports(node string) (int, error) {
-	ns, err := w.cluster.Netns(node)
-	if err != nil {
-		return 0, err
-	}
-	defer ns.Close()
-	h, err := ns.Handle()
-	if err != nil {
-		return 0, err
-	}
-	defer h.Close()
-	links, err := h.LinkList()
-	n := 0
-	for _, l := range links {
-		if l.Type() == "veth" && l.Attrs().MasterIndex != 0 {
-			n++
+func (w *world) ports(node string) (n int, err error) {
+	err = w.cluster.At(node, func(_ *sandbox.Netns, h *netlink.Handle) error {
+		links, err := h.LinkList()
+		for _, l := range links {
+			if l.Type() == "veth" && l.Attrs().MasterIndex != 0 {
+				n++
+			}
 		}
-	}
+		return err
+	})
 	return n, err
 }
 

@@ -2,11 +2,13 @@ package network
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -83,7 +85,7 @@ func (s *streams) unharmed() {
 				one.from, one.to, counts, counts.Duplicated, counts.Gap, overflows(one.from.netns), overflows(one.to.netns))
 		}
 	}
-	s.w.Logf("%d packets in %d flows, and as many answers", sent, len(s.all))
+	s.w.Logf("%d packets in %d flows", sent, len(s.all))
 }
 
 // overflows is how many datagrams came to a namespace and found no room in a
@@ -151,14 +153,11 @@ func TestNodeLeavesAndReturns(t *testing.T) {
 			w.must(err)
 			pods := w.onAllNodes("a")
 			s := w.stream(without(pods, node.Name))
-			w.leave(node)
+			back := w.leave(node, comeBack)
 			for _, p := range without(pods, node.Name) {
 				w.eventually(p.node+" to forget "+node.Name, func(context.Context) error { return w.forgets(p.node, node) })
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), patient)
-			defer cancel()
-			w.must(comeBack(w.cluster, ctx, node))
-			w.must(w.cluster.AwaitReady(ctx))
+			w.must(back())
 			w.mesh(w.ready("a", len(pods)))
 			s.unharmed()
 			w.clean()
@@ -166,14 +165,22 @@ func TestNodeLeavesAndReturns(t *testing.T) {
 	}
 }
 
-// leave takes a node out of the cluster.
-func (w *world) leave(n cluster.Node) {
+// leave takes a node out of the cluster. It returns what brings it back, which is
+// done at the test's end otherwise.
+func (w *world) leave(n cluster.Node, comeBack func(*cluster.Cluster, context.Context, cluster.Node) error) (back func() error) {
 	w.Helper()
 	_, err := w.cluster.Kubectl(w.Context(), "drain", n.Name, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=60s")
 	w.must(err)
+	back = sync.OnceValue(func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), patient)
+		defer cancel()
+		return errors.Join(comeBack(w.cluster, ctx, n), w.cluster.AwaitReady(ctx))
+	})
+	w.Cleanup(func() { w.must(back()) })
 	w.must(w.cluster.Kill(w.Context(), n.Name, cluster.Kubelet))
 	w.must(w.client.CoreV1().Nodes().Delete(w.Context(), n.Name, metav1.DeleteOptions{}))
 	w.abandon(n.Name)
+	return back
 }
 
 // abandon deletes the pods of a node that is gone, as Kubernetes does by itself a
@@ -189,47 +196,50 @@ func (w *world) abandon(node string) {
 
 // forgets says what a node's tunnel still has of another node.
 func (w *world) forgets(node string, gone cluster.Node) error {
-	ns, err := w.cluster.Netns(node)
-	if err != nil {
-		return err
-	}
-	defer ns.Close()
-	h, err := ns.Handle()
-	if err != nil {
-		return err
-	}
-	defer h.Close()
-	link, err := h.LinkByName("overlay0")
-	if err != nil {
-		return err
-	}
-	entries, err := h.NeighList(link.Attrs().Index, unix.AF_BRIDGE)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if to, ok := netip.AddrFromSlice(e.IP); ok && slices.Contains(gone.Addresses, to.Unmap()) {
-			return fmt.Errorf("a forwarding entry leads there: %v", e)
+	return w.cluster.At(node, func(_ *sandbox.Netns, h *netlink.Handle) error {
+		link, err := h.LinkByName("overlay0")
+		if err != nil {
+			return err
 		}
-	}
-	return w.routesTo(h, link, len(w.cluster.Nodes)-2)
+		entries, err := h.NeighList(link.Attrs().Index, unix.AF_BRIDGE)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			if to, ok := netip.AddrFromSlice(e.IP); ok && slices.Contains(gone.Addresses, to.Unmap()) {
+				return fmt.Errorf("a forwarding entry leads there: %v", e)
+			}
+		}
+		return w.leadsTo(h, link, len(w.cluster.Nodes)-2)
+	})
 }
 
-// routesTo: as many other nodes' pods are reached through the tunnel.
-func (w *world) routesTo(h *netlink.Handle, tunnel netlink.Link, others int) error {
-	routes, err := h.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{LinkIndex: tunnel.Attrs().Index}, netlink.RT_FILTER_OIF)
+// leadsTo: as many other nodes' pods are reached through the tunnel, each by a route
+// and a neighbour.
+func (w *world) leadsTo(h *netlink.Handle, tunnel netlink.Link, others int) error {
+	index := tunnel.Attrs().Index
+	routes, err := h.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{LinkIndex: index}, netlink.RT_FILTER_OIF)
+	if err != nil {
+		return err
+	}
+	neighbors, err := h.NeighList(index, netlink.FAMILY_ALL)
 	if err != nil {
 		return err
 	}
 	for _, f := range w.cluster.Families {
-		n := 0
+		ways, hops := 0, 0
 		for _, r := range routes {
 			if to, ok := netip.AddrFromSlice(r.Dst.IP); ok && r.Gw != nil && f.Pods.Contains(to.Unmap()) {
-				n++
+				ways++
 			}
 		}
-		if n != others {
-			return fmt.Errorf("%d routes of %s through the tunnel, want %d", n, f.Name, others)
+		for _, n := range neighbors {
+			if at, ok := netip.AddrFromSlice(n.IP); ok && f.Pods.Contains(at.Unmap()) {
+				hops++
+			}
+		}
+		if ways != others || hops != others {
+			return fmt.Errorf("%d routes and %d neighbours of %s are on the tunnel, want %d of each", ways, hops, f.Name, others)
 		}
 	}
 	return nil

@@ -1,35 +1,24 @@
 package network
 
 import (
-	"bytes"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
-	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/overlay-cni/overlay-cni/internal/lab/probe"
 	"github.com/overlay-cni/overlay-cni/internal/sandbox"
+	"github.com/overlay-cni/overlay-cni/pkg/subnet"
 	"github.com/overlay-cni/overlay-cni/test/e2e/internal/cluster"
 )
 
-func deadline(ctx context.Context) time.Time {
-	d := time.Now().Add(prompt)
-	if ctxDeadline, ok := ctx.Deadline(); ok && ctxDeadline.Before(d) {
-		return ctxDeadline
-	}
-	return d
-}
-
 // mesh: every pod reaches every pod, itself too, under its own address; every
-// node reaches every pod; and every pod every node.
+// node reaches every pod; and every pod every node, and what is outside, where
+// nobody knows the way to a pod's address.
 func (w *world) mesh(pods []pod) {
 	w.Helper()
 	for _, f := range w.cluster.Families {
@@ -42,6 +31,7 @@ func (w *world) mesh(pods []pod) {
 func (w *world) reached(f cluster.Family, to pod, pods []pod) {
 	w.Helper()
 	address := f.Of(to.addresses)
+	w.pings(to.netns, f.Switch)
 	for _, from := range pods {
 		w.seesSource(from.netns, to.at(f, webPort), f.Of(from.addresses))
 		w.pings(from.netns, address)
@@ -103,21 +93,9 @@ func TestUDPBetweenPods(t *testing.T) {
 	})
 }
 
-// headers are the lengths of what is before a datagram's data.
-func headers(f cluster.Family) int {
-	const udp = 8
-	if f.Switch.Is4() {
-		return 20 + udp
-	}
-	return 40 + udp
-}
-
 // podMTU is what VXLAN leaves of Ethernet's 1500 bytes. Nodes send to each other
 // in the cluster's first family.
-func (w *world) podMTU() int {
-	const vxlan, ethernet = 8, 14
-	return 1500 - headers(w.cluster.Families[0]) - vxlan - ethernet
-}
+func (w *world) podMTU() int { return 1500 - subnet.Overhead(w.cluster.Families[0].Switch) }
 
 // A packet of the pods' MTU passes whole, in both directions and on all ways; one
 // byte more is refused at once, where it is sent.
@@ -134,57 +112,21 @@ func TestMTUEdge(t *testing.T) {
 
 func (w *world) takesWhole(f cluster.Family, to pod, pods []pod) {
 	w.Helper()
-	payload := w.podMTU() - headers(f)
+	fits := w.podMTU()
 	echo, err := probe.ServeEcho(to.netns, to.at(f, echoPort))
 	w.must(err)
 	for _, from := range pods {
 		if from.name == to.name {
 			continue
 		}
-		if err := whole(w.Context(), from.netns, echo.Addr, payload); err != nil {
-			w.Errorf("%d bytes from %s to %s: %v", payload, from, to, err)
+		if err := probe.Whole(w.Context(), from.netns, echo.Addr, fits); err != nil {
+			w.Errorf("%d bytes from %s to %s: %v", fits, from, to, err)
 		}
-		if err := whole(w.Context(), from.netns, echo.Addr, payload+1); !errors.Is(err, unix.EMSGSIZE) {
-			w.Errorf("%d bytes from %s to %s: %v, want %v", payload+1, from, to, err, unix.EMSGSIZE)
+		if err := probe.Whole(w.Context(), from.netns, echo.Addr, fits+1); !errors.Is(err, unix.EMSGSIZE) {
+			w.Errorf("%d bytes from %s to %s: %v, want %v", fits+1, from, to, err, unix.EMSGSIZE)
 		}
 	}
 	w.must(echo.Close())
-}
-
-// whole sends a datagram that may not be fragmented to an echo server.
-func whole(ctx context.Context, from *sandbox.Netns, to netip.AddrPort, size int) error {
-	dialer := net.Dialer{Control: func(_, _ string, c syscall.RawConn) (err error) {
-		controlErr := c.Control(func(fd uintptr) {
-			level, option := unix.IPPROTO_IP, unix.IP_MTU_DISCOVER
-			if to.Addr().Is6() {
-				level, option = unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER
-			}
-			err = unix.SetsockoptInt(int(fd), level, option, unix.IP_PMTUDISC_DO) // the same number in both
-		})
-		return errors.Join(err, controlErr)
-	}}
-	var conn net.Conn
-	err := from.Do(func() (err error) {
-		conn, err = dialer.DialContext(ctx, "udp", to.String())
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	question, answer := make([]byte, size), make([]byte, size+1)
-	_, _ = rand.Read(question) // never fails
-	if err := conn.SetDeadline(deadline(ctx)); err != nil {
-		return err
-	}
-	if _, err := conn.Write(question); err != nil {
-		return err
-	}
-	n, err := conn.Read(answer)
-	if err == nil && !bytes.Equal(answer[:n], question) {
-		err = fmt.Errorf("%d other bytes came back", n)
-	}
-	return err
 }
 
 func TestHostPorts(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -180,7 +181,7 @@ func (w *world) datagram(from *sandbox.Netns, to netip.AddrPort) {
 			return err
 		}
 		defer conn.Close()
-		if err := conn.SetDeadline(deadline(ctx)); err != nil {
+		if err := conn.SetDeadline(time.Now().Add(prompt)); err != nil {
 			return err
 		}
 		if _, err := conn.Write([]byte("hostname")); err != nil {

@@ -11,8 +11,10 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/overlay-cni/overlay-cni/internal/sandbox"
 	"github.com/overlay-cni/overlay-cni/test/e2e/internal/cluster"
 )
 
@@ -21,11 +23,16 @@ import (
 func TestUninstall(t *testing.T) {
 	w := newWorld(t)
 	pods := w.onAllNodes("a")
+	w.onNode("host-port", "worker1", func(s *corev1.PodSpec) {
+		s.Containers[0].Ports = []corev1.ContainerPort{{ContainerPort: webPort, HostPort: 18080}}
+	})
 	t.Run("nodes are clean", func(t *testing.T) {
 		w := w.within(t)
 		t.Cleanup(w.install)
 		w.kubectl("replace", "--save-config", "-f", filepath.Join(filepath.Dir(manifest()), "uninstall.yaml"))
-		w.kubectl("-n", system, "rollout", "status", "--timeout=2m", "daemonset/"+daemonSet)
+		if _, err := w.cluster.Kubectl(t.Context(), "-n", system, "rollout", "status", "--timeout=2m", "daemonset/"+daemonSet); err != nil {
+			t.Fatalf("%v: %s", err, w.kubectl("-n", system, "logs", "--prefix", "--tail=5", "--container=uninstall", "daemonset/"+daemonSet, "--all-pods"))
+		}
 		w.kubectl("delete", "-f", manifest())
 		if left := w.kubectl("get", "--ignore-not-found", "-f", manifest()); left != "" {
 			t.Errorf("the API has still: %s", left)
@@ -101,33 +108,33 @@ func (w *world) traces(node string) []string {
 			found = append(found, "rule "+line)
 		}
 	}
-	ns := w.netns(node)
-	h, err := ns.Handle()
-	w.must(err)
-	defer h.Close()
-	return append(found, w.netTraces(h)...)
+	w.must(w.cluster.At(node, func(_ *sandbox.Netns, h *netlink.Handle) error {
+		left, err := w.netTraces(h)
+		found = append(found, left...)
+		return err
+	}))
+	return found
 }
 
 // netTraces are devices and routes. What a node had before were its cable and lo,
 // and no way to any pod.
-func (w *world) netTraces(h *netlink.Handle) []string {
-	w.Helper()
-	var found []string
+func (w *world) netTraces(h *netlink.Handle) (found []string, err error) {
 	links, err := h.LinkList()
-	w.must(err)
+	if err != nil {
+		return nil, err
+	}
 	for _, l := range links {
 		if !slices.Contains([]string{"lo", "eth0"}, l.Attrs().Name) {
 			found = append(found, "device "+l.Attrs().Name)
 		}
 	}
 	routes, err := h.RouteList(nil, netlink.FAMILY_ALL)
-	w.must(err)
 	for _, r := range routes {
 		if r.Dst != nil && w.toPods(r.Dst.IP) {
 			found = append(found, "route "+r.String())
 		}
 	}
-	return found
+	return found, err
 }
 
 func (w *world) toPods(ip []byte) bool {

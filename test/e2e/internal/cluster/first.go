@@ -35,7 +35,7 @@ func (c *Cluster) startFirst(name string, namespaces uintptr) error {
 		return err
 	}
 	defer ready.Close()
-	cmd := exec.Command("/proc/self/exe", FirstArgument, name, c.Dir)
+	cmd := exec.Command("/proc/self/exe", FirstArgument, name, c.Dir, c.Bin)
 	cmd.ExtraFiles = []*os.File{theirs}
 	goAhead, err := cmd.StdinPipe()
 	if err != nil {
@@ -69,7 +69,7 @@ func (c *Cluster) startFirst(name string, namespaces uintptr) error {
 // RunFirst is the first process of a node or of the switch. It ends when it is
 // killed.
 func RunFirst(args []string) error {
-	if os.Getpid() != 1 || len(args) != 2 {
+	if os.Getpid() != 1 || len(args) != 3 {
 		return errors.New("this is run by the cluster itself, as the first process of a node")
 	}
 	if n, err := os.Stdin.Read(make([]byte, 1)); n != 1 {
@@ -77,7 +77,7 @@ func RunFirst(args []string) error {
 	}
 	ready := os.NewFile(readyFD, "ready")
 	if args[0] != Switch {
-		if err := prepareNode(args[0], args[1]); err != nil {
+		if err := prepareNode(args[0], args[1], args[2]); err != nil {
 			fmt.Fprint(ready, err)
 			return err
 		}
@@ -90,8 +90,8 @@ func RunFirst(args []string) error {
 }
 
 // prepareNode makes the namespaces that this process is in those of a machine.
-func prepareNode(name, dir string) error {
-	if err := mountAll(nodeMounts(name, dir)); err != nil {
+func prepareNode(name, dir, bin string) error {
+	if err := mountAll(nodeMounts(name, dir, bin)); err != nil {
 		return err
 	}
 	if err := unix.Sethostname([]byte(name)); err != nil {

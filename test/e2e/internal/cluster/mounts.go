@@ -20,20 +20,26 @@ type mount struct {
 	optional bool
 }
 
-// state is where the cluster's folder is kept while others are mounted over it.
-const state = "/run/state"
+// These are where the cluster's folder and its programs' are kept while others
+// are mounted over them.
+const (
+	state    = "/run/state"
+	programs = "/run/programs"
+)
 
 // nodeMounts are a node's view of the machine: programs and libraries are the
 // machine's; /etc and /var/lib too, with the node's own changes on top; /opt,
 // /tmp and what Kubernetes and containerd keep are the node's; /run is empty at
-// each start, as after a boot.
-func nodeMounts(name, dir string) []mount {
+// each start, as after a boot. The cluster's folder and its programs' are where
+// they are outside, wherever that is.
+func nodeMounts(name, dir, bin string) []mount {
 	node := filepath.Join(state, "nodes", name)
 	all := []mount{
 		{target: "/", flags: unix.MS_REC | unix.MS_PRIVATE},
 		{source: "proc", target: "/proc", kind: "proc"},
 		{source: "tmpfs", target: "/run", kind: "tmpfs", data: "mode=755"},
 		{source: dir, target: state, flags: unix.MS_BIND},
+		{source: bin, target: programs, flags: unix.MS_BIND},
 		// The same cgroups below a /sys of this network namespace.
 		{source: "/sys/fs/cgroup", target: "/run/cgroup", flags: unix.MS_BIND | unix.MS_REC},
 		{source: "sysfs", target: "/sys", kind: "sysfs"},
@@ -54,7 +60,9 @@ func nodeMounts(name, dir string) []mount {
 	} {
 		all = append(all, mount{source: filepath.Join(node, path), target: path, flags: unix.MS_BIND})
 	}
-	all = append(all, mount{source: state, target: dir, flags: unix.MS_BIND})
+	all = append(all,
+		mount{source: state, target: dir, flags: unix.MS_BIND},
+		mount{source: programs, target: bin, flags: unix.MS_BIND})
 	for name := range kubeletSysctls {
 		path := filepath.Join("/proc/sys", name)
 		all = append(all, mount{source: sysctlFile(name), target: path, flags: unix.MS_BIND, optional: true})

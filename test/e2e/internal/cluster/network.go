@@ -40,7 +40,11 @@ func (c *Cluster) startSwitch() error {
 		return err
 	}
 	return c.At(Switch, func(_ *sandbox.Netns, h *netlink.Handle) error {
-		bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: switchBridge, MTU: underlayMTU}}
+		// Without an address of its own it takes that of a port, and another one
+		// when that goes: nodes would send to the old one for seconds.
+		bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{
+			Name: switchBridge, MTU: underlayMTU, HardwareAddr: card(c.Families[0].Switch),
+		}}
 		if err := h.LinkAdd(bridge); err != nil {
 			return err
 		}
@@ -63,7 +67,7 @@ func (c *Cluster) plug(n Node) error {
 		}
 		err := c.At(n.Name, func(node *sandbox.Netns, inside *netlink.Handle) error {
 			pair := &netlink.Veth{
-				LinkAttrs: netlink.LinkAttrs{Name: nodeDevice, MTU: underlayMTU, HardwareAddr: card(n)},
+				LinkAttrs: netlink.LinkAttrs{Name: nodeDevice, MTU: underlayMTU, HardwareAddr: card(n.Addresses[0])},
 				PeerName:  port, PeerNamespace: netlink.NsFd(ns.FD()),
 			}
 			if err := inside.LinkAdd(pair); err != nil {
@@ -82,12 +86,12 @@ func (c *Cluster) plug(n Node) error {
 	})
 }
 
-// card is the MAC address of a node's network card, which a reboot does not
-// change: others remember it.
-func card(n Node) net.HardwareAddr {
-	address := n.Addresses[0].AsSlice()
+// card is the MAC address of the network card that has an IP address. No reboot
+// changes it: others remember it.
+func card(address netip.Addr) net.HardwareAddr {
+	bytes := address.AsSlice()
 	const local = 0x02 // not given by a manufacturer
-	return append(net.HardwareAddr{local, 0}, address[len(address)-4:]...)
+	return append(net.HardwareAddr{local, 0}, bytes[len(bytes)-4:]...)
 }
 
 func unplug(h *netlink.Handle, port string) error {

@@ -65,8 +65,10 @@ func (c *Cluster) refuse() error {
 	if os.Geteuid() != 0 {
 		return errors.New("namespaces of nodes can be made by root only: run it with sudo")
 	}
-	if strings.HasPrefix(c.Bin+"/", "/tmp/") || strings.HasPrefix(c.Bin+"/", "/opt/") {
-		return fmt.Errorf("programs in %s can't be seen in nodes, which have a /tmp and /opt of their own: put them elsewhere", c.Bin)
+	for _, path := range []string{c.Dir, c.Bin} {
+		if strings.HasPrefix(path+"/", "/run/") {
+			return fmt.Errorf("%s can't be seen in nodes, which have a /run of their own: put it elsewhere", path)
+		}
 	}
 	if _, err := os.Stat(c.path("pids")); !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("a cluster is in %s already: take it down first: make e2e-down", c.Dir)
