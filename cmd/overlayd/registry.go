@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -57,6 +58,9 @@ func leaveRegistry(ctx context.Context, c config.Config) (removed string, err er
 		return "", nil
 	}
 	freed, err := etcd.Release(ctx, etcdOptions(c, slog.Default()))
+	if errors.Is(err, etcd.ErrNameTaken) {
+		return "", err // the subnets there are another machine's
+	}
 	if err != nil {
 		return "", fmt.Errorf("this host keeps its pod subnets in etcd for up to %s (its lease), or until uninstall is run again: %w", c.Registry.Etcd.LeaseTime, err)
 	}

@@ -30,6 +30,9 @@ may be run twice. The sysctls that were turned on, such as forwarding, stay on.
 
 It refuses while overlayd runs, and while there are pods.
 
+Where things are is taken from the daemon's configuration, if it is given. Flags
+win over it.
+
 With registry.type etcd the other hosts keep this one until its lease ends, and
 nobody gets its pod subnets. Uninstall frees them at once if it is told where
 etcd is, by the daemon's own configuration or flags.`,
@@ -38,7 +41,12 @@ etcd is, by the daemon's own configuration or flags.`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			host.Program = cnifiles.Program{Path: filepath.Join(binDir, pluginName)}
-			if err := clean(cmd, host, member); err != nil || !stay {
+			c, err := member.load()
+			if err != nil {
+				return err
+			}
+			configure(&host, cmd.Flags(), c)
+			if err := clean(cmd, host, c); err != nil || !stay {
 				return err
 			}
 			<-cmd.Context().Done()
@@ -55,15 +63,29 @@ etcd is, by the daemon's own configuration or flags.`,
 }
 
 func addHostFlags(f *pflag.FlagSet, host *uninstall.Host) {
-	f.StringVar(&host.Config.Dir, "conf-dir", cnifiles.DefaultConfDir, "directory of the network configuration")
-	f.StringVar(&host.Config.Name, "conf-name", cnifiles.DefaultConfName, "file name of the network configuration")
+	f.StringVar(&host.Config.Dir, "conf-dir", cnifiles.DefaultConfDir, "directory of the network configuration: the daemon's cni.confDir")
+	f.StringVar(&host.Config.Name, "conf-name", cnifiles.DefaultConfName, "file name of the network configuration: the daemon's cni.confName")
 	f.StringVar(&host.RunDir, "run-dir", nodestate.DefaultDir, "the daemon's runDir")
-	f.StringVar(&host.Bridge, "bridge", "", "the daemon's bridge (default: the one it used last, else cni0)")
-	f.StringVar(&host.Device, "vxlan-device", "", "the daemon's vxlan.device (default: the one it used last, else overlay0)")
+	f.StringVar(&host.Bridge, "bridge", "", "the daemon's bridge (default: the one it used last, else that of its configuration, else cni0)")
+	f.StringVar(&host.Device, "vxlan-device", "", "the daemon's vxlan.device (default: the one it used last, else that of its configuration, else overlay0)")
+}
+
+// configure takes from the daemon's configuration what no flag says. An empty
+// one says nothing.
+func configure(host *uninstall.Host, f *pflag.FlagSet, c config.Config) {
+	fill := func(flag string, to *string, configured string) {
+		if configured != "" && !f.Changed(flag) {
+			*to = configured
+		}
+	}
+	fill("conf-dir", &host.Config.Dir, c.CNI.ConfDir)
+	fill("conf-name", &host.Config.Name, c.CNI.ConfName)
+	fill("run-dir", &host.RunDir, c.RunDir)
+	host.Configured = uninstall.Names{Bridge: c.Bridge, Device: c.VXLAN.Device}
 }
 
 // membership is what the daemon was told of the registry: flags, and the file
-// that one of them names.
+// that one of them names, which may say more.
 type membership struct {
 	loader *config.Loader
 	flags  []*pflag.Flag
@@ -94,11 +116,7 @@ func (m *membership) load() (config.Config, error) {
 
 // clean tells of each thing that it removes. The registry is last: a host that is
 // not clean yet may have pods, whose subnets nobody else may get.
-func clean(cmd *cobra.Command, host uninstall.Host, member membership) error {
-	c, err := member.load()
-	if err != nil {
-		return err
-	}
+func clean(cmd *cobra.Command, host uninstall.Host, c config.Config) error {
 	out := cmd.OutOrStdout()
 	if err := host.Clean(func(what string) { fmt.Fprintln(out, "removed", what) }); err != nil {
 		return err

@@ -291,9 +291,14 @@ func (h *host) awaitFlag(addr netip.Addr, flag int, updates <-chan netlink.AddrU
 // other one is eth0, which is on one wire with eth1.
 func TestFindLeavesOutDuplicates(t *testing.T) {
 	h := newHost(t)
-	updates, done := make(chan netlink.AddrUpdate, 16), make(chan struct{})
+	updates, done := make(chan netlink.AddrUpdate), make(chan struct{})
 	h.must(netlink.AddrSubscribeWithOptions(updates, done, netlink.AddrSubscribeOptions{}))
-	defer close(done)
+	defer func() {
+		close(done)
+		for range updates {
+			// Whoever sends waits for a reader, and ends after that.
+		}
+	}()
 	duplicate := netip.MustParseAddr("fd77::1")
 	h.must(h.nl.AddrAdd(h.link("eth1"), &netlink.Addr{IPNet: network("fd77::1/64")}))
 	h.awaitFlag(duplicate, unix.IFA_F_DADFAILED, updates)

@@ -17,16 +17,22 @@ import (
 // Host says where things are.
 type Host struct {
 	RunDir string
-	// Bridge and Device are names. Empty, they are what the daemon told the
-	// plugin, and else the daemon's defaults.
-	Bridge, Device string
-	Program        cnifiles.Program
-	Config         cnifiles.Config
+	// Names win over what the daemon told the plugin when it last ran, and that
+	// over Configured, which may have been changed since, or have had a flag
+	// beside it.
+	Names
+	Configured Names
+	Program    cnifiles.Program
+	Config     cnifiles.Config
 	// Force takes pods off the network, too.
 	Force bool
 }
 
-// The daemon's defaults, for a host whose run directory is gone.
+// Names are those of the interfaces that the daemon makes, each empty if it is
+// not known.
+type Names struct{ Bridge, Device string }
+
+// The daemon's defaults, for a host of which nothing is known.
 const (
 	defaultBridge = "cni0"
 	defaultDevice = "overlay0"
@@ -45,8 +51,8 @@ func (h Host) Clean(done func(what string)) error {
 	}
 	defer sole.Close()
 	published, _ := nodestate.Last(h.RunDir) // there may be none
-	h.Bridge = cmp.Or(h.Bridge, published.Bridge, defaultBridge)
-	h.Device = cmp.Or(h.Device, published.Device, defaultDevice)
+	h.Bridge = cmp.Or(h.Bridge, published.Bridge, h.Configured.Bridge, defaultBridge)
+	h.Device = cmp.Or(h.Device, published.Device, h.Configured.Device, defaultDevice)
 	k, err := bridge.Open()
 	if err != nil {
 		return err

@@ -266,9 +266,9 @@ func (s scene) directRoute() *netlink.Route {
 func TestSyncMendsDirectRoutes(t *testing.T) {
 	for _, fault := range directFaults() {
 		t.Run(fault.name, func(t *testing.T) {
-			eachFamily(t, func(t *testing.T, h *host, f family) {
+			eachNotice(t, func(h *host, f family, n notice) {
 				s := scene{h, f, h.desire(h.direct(f.underlay, f.node(1), mixed(f)...))}
-				s.mends(fault)
+				s.mends(fault, n)
 			})
 		})
 	}

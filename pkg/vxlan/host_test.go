@@ -143,7 +143,7 @@ func (h *host) sync(want State) Changes {
 }
 
 // check compares the kernel with want and makes sure that another sync does
-// nothing.
+// nothing, neither by what the kernel told nor by what is read.
 func (h *host) check(want State) {
 	h.t.Helper()
 	have, err := h.k.Read(want.Device.Name)
@@ -151,8 +151,11 @@ func (h *host) check(want State) {
 	if diff := diffStates(want, have); diff != "" {
 		h.t.Fatalf("the kernel's state is not the desired one (-want +have):\n%s", diff)
 	}
-	if again := h.sync(want); len(again) > 0 {
-		h.t.Fatalf("another sync is not idle: %s", again)
+	for _, n := range notices() {
+		n.prepare(h.k)
+		if again := h.sync(want); len(again) > 0 {
+			h.t.Fatalf("another sync is not idle (%s): %s", n.name, again)
+		}
 	}
 }
 

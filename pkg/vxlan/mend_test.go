@@ -74,13 +74,36 @@ type fault struct {
 	do   func(s scene)
 }
 
+// notice is a way in which the next sync comes to know of a fault.
+type notice struct {
+	name    string
+	prepare func(*Kernel)
+}
+
+// notices are: the kernel told, or everything is read, as by a daemon that just
+// started.
+func notices() []notice {
+	return []notice{{"told", func(*Kernel) {}}, {"read", (*Kernel).Distrust}}
+}
+
+// eachNotice runs a test on a host with the underlay of each family, for each
+// way in which a fault comes to be known.
+func eachNotice(t *testing.T, test func(h *host, f family, n notice)) {
+	for _, n := range notices() {
+		t.Run(n.name, func(t *testing.T) {
+			eachFamily(t, func(_ *testing.T, h *host, f family) { test(h, f, n) })
+		})
+	}
+}
+
 // mends has a fault noticed and mended: all is as it was before.
-func (s scene) mends(f fault) {
+func (s scene) mends(f fault, n notice) {
 	s.t.Helper()
 	s.sync(s.want)
 	s.check(s.want)
 	before := s.dump()
 	f.do(s)
+	n.prepare(s.k)
 	changes := s.sync(s.want)
 	if len(changes) == 0 {
 		s.t.Fatal("the fault was not noticed")
@@ -397,10 +420,10 @@ func TestSyncMends(t *testing.T) {
 	}
 	for _, fault := range faults {
 		t.Run(fault.name, func(t *testing.T) {
-			eachFamily(t, func(t *testing.T, h *host, f family) {
+			eachNotice(t, func(h *host, f family, n notice) {
 				s := scene{h, f, h.want(f.underlay, f.node(1), f.nodes(1, 2, 3, 4)...)}
 				s.want.Device.Claimed = true
-				s.mends(fault)
+				s.mends(fault, n)
 			})
 		})
 	}

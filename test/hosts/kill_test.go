@@ -12,7 +12,7 @@ import (
 )
 
 // killed runs the plugin and kills it after a step. It returns false if the
-// plugin came to its end before.
+// plugin came to its end before, and did what it was asked for.
 func (p *pluginHost) killed(t *testing.T, r invocation, step int) bool {
 	t.Helper()
 	cmd := p.command(t, r)
@@ -20,7 +20,7 @@ func (p *pluginHost) killed(t *testing.T, r invocation, step int) bool {
 	cmd.Stdout = &out
 	err := killAfter(p.host.Netns(), cmd, step)
 	if err != nil && !errors.Is(err, errKilled) {
-		t.Fatal(err)
+		t.Fatalf("step %d: %v, and the plugin printed: %s", step, err, &out)
 	}
 	return err != nil
 }

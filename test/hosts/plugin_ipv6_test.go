@@ -65,8 +65,10 @@ func addrs6(t *testing.T, h *netlink.Handle) []netlink.Addr {
 // tentative are the IPv6 addresses of a namespace that can't be used yet.
 func tentative(t *testing.T, ns *sandbox.Netns) []netip.Addr {
 	t.Helper()
+	h := netlinkIn(t, ns)
+	defer h.Close() // it holds the namespace
 	var found []netip.Addr
-	for _, a := range addrs6(t, netlinkIn(t, ns)) {
+	for _, a := range addrs6(t, h) {
 		if a.Flags&(unix.IFA_F_TENTATIVE|unix.IFA_F_DADFAILED) != 0 {
 			found = append(found, addrOf(a.IP))
 		}
@@ -209,6 +211,7 @@ func advertisementsHeard(t *testing.T, ns *sandbox.Netns) int {
 func configured(t *testing.T, ns *sandbox.Netns) []string {
 	t.Helper()
 	h := netlinkIn(t, ns)
+	defer h.Close() // it holds the namespace
 	routes, err := h.RouteList(nil, netlink.FAMILY_V6)
 	if err != nil {
 		t.Fatal(err)

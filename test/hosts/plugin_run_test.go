@@ -205,7 +205,7 @@ func (u *podUnderTest) check(t *testing.T) *types.Error {
 	return cniErr
 }
 
-// netlinkIn is netlink in a namespace, until the test ends.
+// netlinkIn is netlink in a namespace, until the test ends or it is closed.
 func netlinkIn(t *testing.T, ns *sandbox.Netns) *netlink.Handle {
 	t.Helper()
 	h, err := ns.Handle()

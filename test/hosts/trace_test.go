@@ -25,7 +25,7 @@ var errKilled = errors.New("killed")
 
 // killAfter runs a program in ns and kills it (SIGKILL) when it has come back
 // from the step-th of its system calls that change something. If it makes fewer
-// it ends by itself, and the error is nil or how it failed.
+// it ends by itself, and the error is nil, or errStatus if the program failed.
 func killAfter(ns *sandbox.Netns, cmd *exec.Cmd, step int) error {
 	tr := &tracer{left: step, act: func(pid int) error { return unix.Kill(pid, unix.SIGKILL) }}
 	if err := tr.follow(ns, cmd); err != nil {
@@ -34,7 +34,7 @@ func killAfter(ns *sandbox.Netns, cmd *exec.Cmd, step int) error {
 	if tr.acted() {
 		return errKilled
 	}
-	return nil
+	return tr.failure()
 }
 
 // errStatus says that a program ended with another status than 0.
@@ -45,15 +45,10 @@ var errStatus = errors.New("ended with an error")
 // came to that, and errStatus if the program failed.
 func pauseAfter(ns *sandbox.Netns, cmd *exec.Cmd, step int, pause func() error) (bool, error) {
 	tr := &tracer{left: step, act: func(int) error { return pause() }}
-	err := tr.follow(ns, cmd)
-	switch {
-	case err != nil:
-	case tr.status.Signaled():
-		err = fmt.Errorf("ended by %s", tr.status.Signal())
-	case tr.status.ExitStatus() != 0:
-		err = errStatus
+	if err := tr.follow(ns, cmd); err != nil {
+		return tr.acted(), err
 	}
-	return tr.acted(), err
+	return tr.acted(), tr.failure()
 }
 
 // tracer follows all threads of a process (ptrace(2)), and does something while
@@ -67,6 +62,17 @@ type tracer struct {
 }
 
 func (tr *tracer) acted() bool { return tr.left <= 0 }
+
+// failure is how the program ended, if not well.
+func (tr *tracer) failure() error {
+	switch {
+	case tr.status.Signaled():
+		return fmt.Errorf("ended by %s", tr.status.Signal())
+	case tr.status.ExitStatus() != 0:
+		return errStatus
+	}
+	return nil
+}
 
 // follow runs a program in ns to its end.
 func (tr *tracer) follow(ns *sandbox.Netns, cmd *exec.Cmd) error {

@@ -192,7 +192,8 @@ func TestUninstallFreesSubnetsInEtcd(t *testing.T) {
 	if out, err := i.uninstall(ctx); err != nil || strings.Contains(out, "etcd") {
 		t.Errorf("not told of etcd: %v\n%s", err, out)
 	}
-	i.refuses(ctx, "/overlay-cni/nodes/host-a was not written by this machine", "--config", config, "--registry-etcd-host-id", "another")
+	i.refuses(ctx, `overlayd: remove node "host-a" from etcd: the node name is taken: the key /overlay-cni/nodes/host-a was not written by this machine`,
+		"--config", config, "--registry-etcd-host-id", "another")
 	if left := etcd.keys(ctx); !slices.Equal(left, all) {
 		t.Fatalf("too early: there are %q, and were %q", left, all)
 	}
@@ -209,6 +210,75 @@ func TestUninstallFreesSubnetsInEtcd(t *testing.T) {
 	if out, err := i.uninstall(ctx, "--config", config); err != nil || strings.Contains(out, "removed") {
 		t.Errorf("a second time: %v\n%s", err, out)
 	}
+}
+
+// The configuration alone says where pods are to be looked for, and what to
+// remove; a run directory that is away for a while hides no pod. As long as
+// there is one, nobody else may get the host's subnets.
+func TestUninstallGoesByTheConfiguration(t *testing.T) {
+	f, ctx := newIdleFleet(t, 1, byEtcd, noResync), withPatience(t)
+	etcd, h := newEtcd(f), f.hosts[0]
+	etcd.put(ctx, "/overlay-cni/config", `networks: [10.99.0.0/16, "fd99::/48"]`)
+	i := f.installation(h)
+	i.prepare()
+	f.must(os.RemoveAll(h.RunDir())) // which the lab made
+	before := i.left()
+	f.must(os.MkdirAll(h.RunDir(), 0o755))
+	config := filepath.Join(t.TempDir(), "overlayd.yaml")
+	f.must(os.WriteFile(config, fmt.Appendf(nil, `
+nodeName: %s
+runDir: %s
+bridge: br9
+vxlan: {device: tun9}
+cni: {confDir: %s, confName: 20-ours.conflist}
+registry: {type: etcd, etcd: {endpoints: [%q], hostId: %s}}
+`, h.Name, h.RunDir(), i.file("net.d"), etcd.url, h.Name), 0o644))
+	f.start(ctx, h, "--config", config)
+	pod, during := f.addPod(ctx, h, "pod"), etcd.keys(ctx)
+	f.stop(ctx, h)
+
+	refuses := func(names string) {
+		t.Helper()
+		out, err := i.run(ctx, "uninstall", "--config", config)
+		if err == nil || !strings.Contains(out, "pods of this host are on the network: "+names) || strings.Contains(out, "removed") {
+			t.Errorf("%v\n%s", err, out)
+		}
+	}
+	refuses("lab/pod: ")
+	aside := h.RunDir() + "-aside"
+	f.must(os.Rename(h.RunDir(), aside))
+	refuses("veth")
+	f.must(os.Rename(aside, h.RunDir()))
+	if left := etcd.keys(ctx); len(left) != 4 || !slices.Equal(left, during) { // the configuration, and a node with two subnets
+		t.Fatalf("there are %q, and were %q", left, during)
+	}
+
+	f.must(pod.Delete(ctx))
+	out, err := i.run(ctx, "uninstall", "--config", config)
+	if err != nil || !strings.Contains(out, "removed node "+h.Name+" from etcd") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	f.sameState(before, i.left())
+	if left := etcd.keys(ctx); len(left) != 1 {
+		t.Errorf("there are %q", left)
+	}
+}
+
+// What the daemon had last is better than its configuration, beside which it may
+// have been given flags; and uninstall's own flags are better than either.
+func TestUninstallKnowsTheLastNames(t *testing.T) {
+	f, ctx := newIdleFleet(t, 1), withPatience(t)
+	h := f.hosts[0]
+	i := f.installation(h)
+	f.start(ctx, h, "--bridge", "br9")
+	f.addPod(ctx, h, "pod")
+	f.stop(ctx, h)
+	config := i.file("overlayd.yaml")
+	f.must(os.WriteFile(config, fmt.Appendf(nil, "nodeName: %s\nrunDir: /none\nbridge: br8\n", h.Name), 0o644))
+	i.refuses(ctx, "lab/pod: delete them first", "--config", config)
+	f.must(os.RemoveAll(filepath.Join(h.RunDir(), "attachments")))
+	i.refuses(ctx, "on the network: veth", "--config", config)
+	i.refuses(ctx, "on the network: veth", "--config", config, "--bridge", "br9", "--run-dir", "/none")
 }
 
 // A run directory that somebody removed hides no pod.

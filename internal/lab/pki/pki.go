@@ -65,6 +65,12 @@ func New(name string) (*Authority, error) {
 	if a.Pair, err = a.sign(a.cert, a.key); err != nil {
 		return nil, err
 	}
+	// What it signs has to name its key (RFC 5280, 4.2.1.1), of which the template
+	// knows nothing.
+	block, _ := pem.Decode(a.Cert)
+	if a.cert, err = x509.ParseCertificate(block.Bytes); err != nil {
+		return nil, fmt.Errorf("read the certificate of %q back: %w", name, err)
+	}
 	return a, nil
 }
 

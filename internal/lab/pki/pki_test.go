@@ -1,8 +1,10 @@
 package pki_test
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"net"
 	"net/netip"
@@ -78,6 +80,20 @@ func TestServerAndClientTrustEachOther(t *testing.T) {
 				t.Errorf("got %v, want %q", err, tt.want)
 			}
 		})
+	}
+}
+
+// Verifiers may insist on it: two authorities may have one name.
+func TestCertificatesNameTheirAuthoritysKey(t *testing.T) {
+	a := newAuthority(t)
+	block, _ := pem.Decode(a.Cert)
+	authority, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	issued := issue(t, a, pki.Identity{Name: "server"}).Leaf
+	if len(authority.SubjectKeyId) == 0 || !bytes.Equal(issued.AuthorityKeyId, authority.SubjectKeyId) {
+		t.Errorf("the certificate names the key %x of an authority that has %x", issued.AuthorityKeyId, authority.SubjectKeyId)
 	}
 }
 

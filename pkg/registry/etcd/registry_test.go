@@ -1,12 +1,15 @@
 package etcd
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 func TestHostsFindEachOther(t *testing.T) {
@@ -232,6 +235,37 @@ func TestRelease(t *testing.T) {
 	}
 	b.awaitNames("host-2")
 	if keys := c.keys(); len(keys) != 3 {
+		t.Errorf("left: %q", keys)
+	}
+}
+
+// expiring has a host's lease end between the look at its key and the answer.
+type expiring struct {
+	clientv3.KV
+	end func()
+}
+
+func (e expiring) Get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
+	defer e.end()
+	return e.KV.Get(ctx, key, opts...)
+}
+
+// A lease that ends by itself just then is what was asked for.
+func TestReleaseWhileTheLeaseEnds(t *testing.T) {
+	c := startCluster(t, setup{})
+	c.put("/overlay-cni/config", config4)
+	a := c.join(1)
+	a.own()
+	a.close()
+	c.do(func(ctx context.Context, client *clientv3.Client) error {
+		client.KV = expiring{client.KV, func() { c.expire("host-1") }}
+		freed, err := leave(ctx, client, a.opts)
+		if len(freed) > 0 {
+			t.Errorf("freed %v, which may be another's by now", freed)
+		}
+		return err
+	})
+	if keys := c.keys(); len(keys) != 1 {
 		t.Errorf("left: %q", keys)
 	}
 }

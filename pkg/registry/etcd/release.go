@@ -2,9 +2,11 @@ package etcd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -53,5 +55,8 @@ func leave(ctx context.Context, client *clientv3.Client, o Options) ([]netip.Pre
 		return nil, fmt.Errorf("%w: the key %s was not written by this machine: delete it by hand if its host is gone for good", ErrNameTaken, key)
 	}
 	_, err = client.Revoke(ctx, clientv3.LeaseID(kv.Lease))
+	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
+		return nil, nil // it ended since, or an earlier try ended it whose answer was lost
+	}
 	return rec.Subnets, err
 }

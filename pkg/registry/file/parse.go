@@ -52,8 +52,7 @@ func (r *reader) read() ([]registry.Node, error) {
 }
 
 // parse reads the content of the file called name. Nodes are sorted by name and
-// validated. Its error joins all
-// mistakes in the order of the lines.
+// validated. Its error joins all mistakes in the order of the lines.
 func parse(name string, data []byte) ([]registry.Node, error) {
 	d := decoder{reader: strictyaml.NewReader(name)}
 	d.document(data)
