@@ -85,7 +85,37 @@ func (s *suite) modules() error {
 	s.podWithout(n, lack{"nft_fib_inet", "nft_fib_inet"}, capabilities{"portMappings": []any{tcpPort}})
 	s.podWithout(n, lack{"sch_tbf", "sch_tbf"}, capabilities{"bandwidth": ingressLimit})
 	s.podWithout(n, lack{"ifb", "ifb"}, capabilities{"bandwidth": egressLimit})
+	s.check("a pod comes and goes without modprobe", func(ctx context.Context) (string, error) {
+		return "", n.withoutModprobe(ctx, func() error {
+			p, err := n.addPod(ctx, "quiet", nil)
+			if err != nil {
+				return err
+			}
+			return errors.Join(p.remove(ctx), n.empty(ctx))
+		})
+	})
 	return nil
+}
+
+// withoutModprobe fails if the kernel starts modprobe while do runs, as it does for
+// who asks an ioctl for an interface that isn't there.
+func (n *node) withoutModprobe(ctx context.Context, do func() error) error {
+	const usual, watched, log = "/sbin/modprobe", "/run/modprobe", "/run/modprobe.log"
+	set := func(path string) error {
+		_, err := n.Run(ctx, "busybox", "sh", "-c", "echo "+path+" > /proc/sys/kernel/modprobe && touch "+log+" && chmod 755 "+path)
+		return err
+	}
+	script := "#!/bin/busybox sh\necho \"$@\" >> " + log + "\nexec " + usual + " \"$@\"\n"
+	err := errors.Join(n.WriteFile(ctx, watched, script), set(watched))
+	if err != nil {
+		return err
+	}
+	err = errors.Join(do(), set(usual))
+	asked, readErr := n.Run(ctx, "busybox", "cat", log)
+	if asked != "" {
+		err = errors.Join(err, fmt.Errorf("the kernel started modprobe: %s", strings.TrimSpace(asked)))
+	}
+	return errors.Join(err, readErr)
 }
 
 // daemonWithout starts overlayd on a machine without modules, which then come,
