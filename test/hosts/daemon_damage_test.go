@@ -116,9 +116,10 @@ func entryDamages(m mode) []damage {
 			damage{"one " + name + " is altered", onLink(tunnel, func(h *netlink.Handle, l netlink.Link) error {
 				return first(h, l, family, func(n *netlink.Neigh) error {
 					if family == unix.AF_BRIDGE {
-						return errors.Join(h.NeighDel(n), h.NeighAdd(&netlink.Neigh{
+						// In one step: between two the daemon may have mended the first.
+						return h.NeighSet(&netlink.Neigh{
 							LinkIndex: n.LinkIndex, Family: n.Family, Flags: n.Flags, State: n.State, HardwareAddr: n.HardwareAddr, IP: m.stranger(),
-						}))
+						})
 					}
 					n.HardwareAddr = strangeMAC()
 					return h.NeighSet(n)
