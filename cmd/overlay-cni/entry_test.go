@@ -106,12 +106,12 @@ func limits(t *testing.T, cmd *exec.Cmd, least, most int) {
 
 // mayOpen returns an error unless the process may have so many files open.
 func mayOpen(pid, least, most int) error {
-	limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", pid))
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", pid))
 	if err != nil {
 		return err
 	}
 	var soft int
-	_, line, _ := strings.Cut(string(limits), "Max open files")
+	_, line, _ := strings.Cut(string(text), "Max open files")
 	if _, err := fmt.Sscan(line, &soft); err != nil {
 		return err
 	}

@@ -35,9 +35,9 @@ type File struct {
 	Read bool
 }
 
-// Socket writes or reads the files and opens a route netlink socket (closed on exec) in
-// the network namespace that the file descriptor netns is of. The calling thread
-// comes from the one that home is of, and goes back there; if it can't, the
+// Socket writes or reads the files and opens a route netlink socket (closed on
+// exec) in the network namespace that the file descriptor netns is of. The calling
+// thread comes from the one that home is of, and goes back there; if it can't, the
 // process ends. With an error there is no socket; the files may have been
 // written.
 func Socket(netns, home int, files []File) (int, error) {

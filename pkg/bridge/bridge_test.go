@@ -105,11 +105,7 @@ func TestSyncMends(t *testing.T) {
 					if _, err := k.Sync(spec); err != nil {
 						return err
 					}
-					l, err := h.LinkByName("cni0")
-					if err == nil {
-						err = damage(h, l)
-					}
-					if err != nil {
+					if err := damage(h); err != nil {
 						return err
 					}
 					changes, err := k.Sync(spec)
@@ -127,10 +123,11 @@ func TestSyncMends(t *testing.T) {
 	}
 }
 
-// damages are done to a bridge with that gateway.
-func damages(gateway netip.Prefix) map[string]func(h *netlink.Handle, l netlink.Link) error {
+// damages are done to the bridge cni0 with that gateway.
+func damages(gateway netip.Prefix) map[string]func(h *netlink.Handle) error {
 	shorter := netip.PrefixFrom(gateway.Addr(), gateway.Bits()-8)
-	return map[string]func(h *netlink.Handle, l netlink.Link) error{
+	all := map[string]func(h *netlink.Handle) error{}
+	for name, do := range map[string]func(h *netlink.Handle, l netlink.Link) error{
 		"nothing":   func(*netlink.Handle, netlink.Link) error { return nil },
 		"deleted":   func(h *netlink.Handle, l netlink.Link) error { return h.LinkDel(l) },
 		"set down":  func(h *netlink.Handle, l netlink.Link) error { return h.LinkSetDown(l) },
@@ -148,7 +145,16 @@ func damages(gateway netip.Prefix) map[string]func(h *netlink.Handle, l netlink.
 		},
 		"foreign IPv4 address": func(h *netlink.Handle, l netlink.Link) error { return h.AddrAdd(l, address("192.0.2.1/24")) },
 		"foreign IPv6 address": func(h *netlink.Handle, l netlink.Link) error { return h.AddrAdd(l, address("fd00:9::1/64")) },
+	} {
+		all[name] = func(h *netlink.Handle) error {
+			l, err := h.LinkByName("cni0")
+			if err != nil {
+				return err
+			}
+			return do(h, l)
+		}
 	}
+	return all
 }
 
 func address(text string) *netlink.Addr {
@@ -169,11 +175,7 @@ func TestEnsure(t *testing.T) {
 					if _, err := k.Ensure(spec); err != nil {
 						return err
 					}
-					l, err := h.LinkByName("cni0")
-					if err == nil {
-						err = damage(h, l)
-					}
-					if err != nil {
+					if err := damage(h); err != nil {
 						return err
 					}
 					before, _ := h.LinkByName("cni0")
