@@ -29,7 +29,7 @@ type server struct {
 	address string // stays over restarts
 
 	mu      sync.Mutex
-	http    *httptest.Server
+	http    *httptest.Server // nil while it is down
 	version int
 	nodes   map[string]*corev1.Node
 	history []event
@@ -70,7 +70,9 @@ func (s *server) serve(l net.Listener) {
 	s.mu.Unlock()
 }
 
-// down ends the server and all of its connections.
+// down ends the server and all of its connections. A watch that begins
+// meanwhile is refused: one that began and was cut off at once would be a short
+// watch without an event, after which a list is in order.
 func (s *server) down() {
 	s.mu.Lock()
 	web := s.http
@@ -149,9 +151,11 @@ func (s *server) inject(f func(http.ResponseWriter, *http.Request) bool) {
 
 func (s *server) handle(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
-	fault := s.fault
+	fault, isDown := s.fault, s.http == nil
 	s.mu.Unlock()
 	switch {
+	case isDown: // came in while the connections were being ended
+		status(s.t, w, http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable)
 	case fault != nil && fault(w, r):
 	case r.Header.Get("Accept") != runtime.ContentTypeProtobuf || r.Header.Get("Authorization") != "Bearer secret":
 		http.Error(w, fmt.Sprintf("unexpected headers %v", r.Header), http.StatusBadRequest)
