@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 
+	_ "github.com/overlay-cni/overlay-cni/internal/stack"
 	"github.com/overlay-cni/overlay-cni/pkg/plugin"
 )
 
@@ -13,7 +14,6 @@ import (
 var version = "devel"
 
 func main() {
-	_ = roomForStack()
 	// One thing is done after the other: a second thread to run Go code on costs
 	// more than it gives, most of all where many pods start at once. This does
 	// nothing where entry did it already.
@@ -22,14 +22,4 @@ func main() {
 		Getenv: os.Getenv, In: os.Stdin, Out: os.Stdout, Err: os.Stderr,
 		About: "overlay-cni " + version + ": CNI plugin, see https://www.cni.dev/docs/spec/",
 	}.Run())
-}
-
-// roomForStack has the stack grow to what an ADD needs while there is little on
-// it: later the runtime would walk up all callers, with tables that are not in
-// memory yet, to copy them.
-//
-//go:noinline
-func roomForStack() byte {
-	var room [8 << 10]byte
-	return room[len(os.Args)%len(room)]
 }

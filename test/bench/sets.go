@@ -17,6 +17,7 @@ type attacher interface {
 // Names of the sets that come with the program.
 const (
 	floorSet   = "floor"
+	librarySet = "floor by a library"
 	processSet = "process"
 	boundSet   = "floor + empty Go"
 	startSet   = "floor + VERSION"
@@ -79,6 +80,7 @@ func makeSets(o options) ([]*set, error) {
 	var sets []*set
 	for _, m := range []func() (*set, error){
 		func() (*set, error) { return newFloorSet(o) },
+		func() (*set, error) { return newLibrarySet(o) },
 		func() (*set, error) { return newProcessSet(o) },
 		func() (*set, error) { return newBoundSet(o) },
 		func() (*set, error) { return newStartSet(o) },
@@ -128,7 +130,11 @@ func addExtra(o options, sets []*set) ([]*set, error) {
 }
 
 func newFloorSet(o options) (*set, error) {
-	return newKernelSet(o, floorSet, func(f *floor) attacher { return f })
+	return newKernelSet(o, floorSet, func(_ *host, f *floor) (attacher, error) { return f, nil })
+}
+
+func newLibrarySet(o options) (*set, error) {
+	return newKernelSet(o, librarySet, func(h *host, f *floor) (attacher, error) { return newLibrary(h, f, o.workers()) })
 }
 
 // newBoundSet makes the set of what a plugin in Go takes at least that starts as
@@ -137,18 +143,18 @@ func newBoundSet(o options) (*set, error) {
 	empty := filepath.Join(o.dir, emptyProgram)
 	// For one CPU, as overlay-cni: the runtime starts faster so.
 	start := process{program{path: empty, env: []string{"GOMAXPROCS=1"}}}
-	return newKernelSet(o, boundSet, func(f *floor) attacher { return bound{start, f} })
+	return newKernelSet(o, boundSet, func(_ *host, f *floor) (attacher, error) { return bound{start, f}, nil })
 }
 
 // newStartSet makes the set of what overlay-cni would take if all that it does
 // itself took no time.
 func newStartSet(o options) (*set, error) {
 	start := process{program{path: o.plugin(), env: []string{"CNI_COMMAND=VERSION"}}}
-	return newKernelSet(o, startSet, func(f *floor) attacher { return bound{start, f} })
+	return newKernelSet(o, startSet, func(_ *host, f *floor) (attacher, error) { return bound{start, f}, nil })
 }
 
 // newKernelSet makes a set that connects pods without a plugin.
-func newKernelSet(o options, name string, attach func(*floor) attacher) (*set, error) {
+func newKernelSet(o options, name string, attach func(*host, *floor) (attacher, error)) (*set, error) {
 	h, err := newHost(strings.NewReplacer(" ", "", "+", "").Replace(name), o.workers(), o.workers())
 	if err != nil {
 		return nil, err
@@ -157,7 +163,11 @@ func newKernelSet(o options, name string, attach func(*floor) attacher) (*set, e
 	if err != nil {
 		return nil, err
 	}
-	s := &set{name: name, host: h, rows: []*row{{Name: name, attacher: attach(f)}}}
+	a, err := attach(h, f)
+	if err != nil {
+		return nil, err
+	}
+	s := &set{name: name, host: h, rows: []*row{{Name: name, attacher: a}}}
 	return s, s.prove(s.rows[0])
 }
 

@@ -101,7 +101,7 @@ func (r *results) ours(other string) *row {
 
 // faster says how overlay-cni compares with a row that isn't its own.
 func (r *results) faster(row *row, theirs, ours float64) string {
-	if strings.HasPrefix(row.Name, ourSet) || slices.Contains([]string{floorSet, processSet, boundSet, startSet}, row.Name) || math.IsNaN(theirs/ours) {
+	if strings.HasPrefix(row.Name, ourSet) || slices.Contains([]string{floorSet, librarySet, processSet, boundSet, startSet}, row.Name) || math.IsNaN(theirs/ours) {
 		return ""
 	}
 	return fmt.Sprintf("%.1f x faster", theirs/ours)
