@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -45,6 +47,9 @@ func install(cmd *cobra.Command, binDir, plugin string) error {
 	}
 	path := filepath.Join(binDir, pluginName)
 	changed, err := cnifiles.Program{Path: path}.Install(plugin)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: keep %s beside overlayd, or name it with --plugin", err, pluginName)
+	}
 	if err != nil {
 		return err
 	}

@@ -56,6 +56,9 @@ they are on. Run it on every host; the CNI plugin overlay-cni connects the pods.
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return fmt.Errorf("%w: see %s --help", err, cmd.CommandPath())
+	})
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(runCommand(), installCommand(), uninstallCommand(), demoCommand())
 	return root

@@ -2,6 +2,7 @@ package main
 
 import (
 	"io"
+	"os"
 	"strings"
 	"testing"
 )
@@ -17,5 +18,19 @@ func TestNoArguments(t *testing.T) {
 		if err == nil || !strings.HasPrefix(err.Error(), want) || !strings.Contains(err.Error(), "--NAME=false") {
 			t.Errorf("%v\nis not %s", err, want)
 		}
+	}
+}
+
+func TestInstallWithoutThePlugin(t *testing.T) {
+	dir := t.TempDir()
+	root := rootCommand()
+	root.SetArgs([]string{"install", "--bin-dir", dir, "--plugin", dir + "/none"})
+	root.SetOut(io.Discard)
+	want := "read the plugin to install: open " + dir + "/none: no such file or directory: keep overlay-cni beside overlayd, or name it with --plugin"
+	if err := root.Execute(); err == nil || err.Error() != want {
+		t.Errorf("%v\nis not %s", err, want)
+	}
+	if left, err := os.ReadDir(dir); len(left) != 0 || err != nil {
+		t.Errorf("left behind: %v, %v", left, err)
 	}
 }

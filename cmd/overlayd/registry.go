@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"strings"
 
@@ -27,12 +28,15 @@ func openRegistry(c config.Config, log *slog.Logger) (closable, error) {
 	switch c.Registry.Type {
 	case config.RegistryKube:
 		r, err := kube.New(kube.Options{NodeName: c.NodeName, Kubeconfig: c.Registry.Kubeconfig, Log: log})
-		return r, wrap("reach the Kubernetes API", err)
+		return r, wrap("reach the Kubernetes API, as registry.kubeconfig says", err)
 	case config.RegistryEtcd:
 		r, err := etcd.New(etcdOptions(c, log))
 		return r, wrap("the settings of etcd have mistakes", err)
 	default:
 		r, err := file.New(c.Registry.File)
+		if errors.Is(err, fs.ErrNotExist) {
+			return r, fmt.Errorf("%w: write it, or name another file with registry.file", err)
+		}
 		return r, wrap("the nodes file has mistakes", err)
 	}
 }

@@ -276,7 +276,9 @@ func TestLoadRefusesFile(t *testing.T) {
 		"resync":                    {"resync: 30ms\n", `c.yaml:1:9: resync: "30ms": expected a duration of at least 1s, such as 30s or 5m`},
 		"resync without unit":       {"resync: 30\n", `c.yaml:1:9: resync: "30": expected a duration of at least 1s, such as 30s or 5m`},
 		"underlay":                  {"underlay: a/b\n", `c.yaml:1:11: underlay: "a/b": expected auto, the name of an interface, an address, or to:ADDRESS`},
-		"underlay to a name":        {"underlay: to:eth0\n", `c.yaml:1:11: underlay: "eth0": expected an address such as 192.168.77.1`},
+		"underlay to a name":        {"underlay: to:eth0\n", `c.yaml:1:11: underlay: "to:eth0": expected an address of another machine, such as to:192.168.77.2`},
+		"underlay to nothing":       {"underlay: 'to:'\n", `c.yaml:1:11: underlay: "to:": expected an address of another machine, such as to:192.168.77.2`},
+		"underlay to loopback":      {"underlay: to:127.0.0.1\n", `c.yaml:1:11: underlay: address 127.0.0.1 is a loopback address: give the address by which the other hosts reach this one`},
 		"underlay, loopback":        {"underlay: 127.0.0.1\n", `c.yaml:1:11: underlay: address 127.0.0.1 is a loopback address: give the address by which the other hosts reach this one`},
 
 		"mtu, small":       {"mtu: 575\n", `c.yaml:1:6: mtu: "575": expected 0 (from the underlay), or 576 to 65535`},
@@ -290,7 +292,7 @@ func TestLoadRefusesFile(t *testing.T) {
 		"port 0":           {"vxlan: {port: 0}\n", `c.yaml:1:15: vxlan.port: "0": expected a whole number from 1 to 65535`},
 		"port, large":      {"vxlan: {port: 65536}\n", `c.yaml:1:15: vxlan.port: "65536": expected a whole number from 1 to 65535`},
 		"masquerade":       {"masquerade: yes\n", `c.yaml:1:13: masquerade: "yes": expected true or false`},
-		"registry type":    {"registry: {type: consul}\n", `c.yaml:1:18: registry.type: "consul": expected file or kube or etcd`},
+		"registry type":    {"registry: {type: consul}\n", `c.yaml:1:18: registry.type: "consul": expected file, kube or etcd`},
 		"etcd endpoint": {"registry: {etcd: {endpoints: [etcd-1, 'http://a', 'https://a:1/b']}}\n",
 			`c.yaml:1:31: registry.etcd.endpoints[0]: "etcd-1": expected the URL of an etcd member, such as https://192.168.77.10:2379
 c.yaml:1:39: registry.etcd.endpoints[1]: "http://a": expected the URL of an etcd member, such as https://192.168.77.10:2379
@@ -326,7 +328,7 @@ c.yaml:1:43: noMasqueradeTo[3]: "::ffff:10.0.0.0/104": expected a network: write
 			`c.yaml:3:11: vxlan.device: "br0": bridge names the same device: they must differ`},
 		"bridge is the device's default": {"bridge: overlay0\n",
 			`c.yaml:1:9: bridge: "overlay0": vxlan.device names the same device: they must differ`},
-		"underlay's family": {"underlayFamily: IPv6\n", `c.yaml:1:17: underlayFamily: "IPv6": expected auto or ipv4 or ipv6`},
+		"underlay's family": {"underlayFamily: IPv6\n", `c.yaml:1:17: underlayFamily: "IPv6": expected auto, ipv4 or ipv6`},
 		"underlay of the other family": {"underlay: 192.168.77.1\nunderlayFamily: ipv6\n",
 			`c.yaml:2:17: underlayFamily: "ipv6": underlay is 192.168.77.1, an address of the other family: give one of ipv6, or leave underlayFamily out`},
 		"underlay by an address of the other family": {"underlay: to:fd77::1\nunderlayFamily: ipv4\n",

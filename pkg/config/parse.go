@@ -121,7 +121,8 @@ func oneOf[T ~string](words ...T) func(string) (T, error) {
 			}
 			names[i] = string(w)
 		}
-		return "", fmt.Errorf("%s: expected %s", quote(text), strings.Join(names, " or "))
+		last := len(names) - 1
+		return "", fmt.Errorf("%s: expected %s or %s", quote(text), strings.Join(names[:last], ", "), names[last])
 	}
 }
 
@@ -258,6 +259,9 @@ func parseUnderlay(text string) (Underlay, error) {
 		return Underlay{}, nil
 	}
 	if target, ok := strings.CutPrefix(text, reaches); ok {
+		if _, err := netip.ParseAddr(target); err != nil {
+			return Underlay{}, fmt.Errorf("%s: expected an address of another machine, such as %s192.168.77.2", quote(text), reaches)
+		}
 		addr, err := parseAddr(target)
 		return Underlay{Reaches: addr}, err
 	}

@@ -33,7 +33,7 @@ func TestDaemonRefusesToStart(t *testing.T) {
 		}},
 		{"no configuration", "", []string{"--config", "/nowhere.yaml"}, []string{"open /nowhere.yaml: no such file"}},
 		{"a mistaken flag", "", []string{"--vxlan-port", "0"}, []string{`--vxlan-port: "0": expected a whole number from 1 to 65535`}},
-		{"an unknown flag", "", []string{"--unknown"}, []string{"unknown flag: --unknown"}},
+		{"an unknown flag", "", []string{"--unknown"}, []string{"unknown flag: --unknown: see overlayd run --help"}},
 		{"the tunnel through itself", "", []string{"--underlay", tunnel}, []string{`--underlay: "overlay0": vxlan.device names the same device`}},
 		{"overlapping subnets", f.badRegistry(overlap), nil, []string{
 			`nodes.yaml:5:3: node "host-b": pod subnet 10.244.1.128/25 overlaps pod subnet 10.244.1.0/24 of node "host-a"`,
@@ -42,7 +42,9 @@ func TestDaemonRefusesToStart(t *testing.T) {
 			`nodes.yaml:5:3: node "host-b": address 192.168.77.1 is that of node "host-a", too`,
 		}},
 		{"malformed YAML", malformed, nil, []string{"nodes.yaml:2: malformed YAML"}},
-		{"no registry", "", []string{"--registry-file", "/nowhere.yaml"}, []string{"open /nowhere.yaml: no such file"}},
+		{"no registry", "", []string{"--registry-file", "/nowhere.yaml"}, []string{
+			"open /nowhere.yaml: no such file or directory: write it, or name another file with registry.file",
+		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f, ctx := f.sub(t), withPatience(t)
