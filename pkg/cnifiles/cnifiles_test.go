@@ -353,18 +353,31 @@ func TestInstallNothing(t *testing.T) {
 func TestRemove(t *testing.T) {
 	dir := t.TempDir()
 	c, p := ours(dir), Program{filepath.Join(dir, plugin)}
-	other := filepath.Join(dir, "20-flannel.conflist")
-	for _, path := range []string{c.path(), c.file().next(), p.Path, other} {
-		write(t, path, "x", 0o644)
+	for path, content := range map[string]string{
+		c.path(): "x", c.file().next(): "x", p.Path: "x",
+		// Names that the daemon was told before.
+		filepath.Join(dir, "05-before.conflist"): string(c.Content),
+		filepath.Join(dir, "30-chain.conflist"):  strings.Replace(string(c.Content), "]\n}", `, {"type":"portmap"}]}`, 1),
+		// Other people's.
+		filepath.Join(dir, "20-flannel.conflist"): "x",
+		filepath.Join(dir, "40-other.conflist"):   strings.Replace(string(c.Content), "overlay-cni", "another", 1),
+		filepath.Join(dir, "50-copy.bak"):         string(c.Content),
+	} {
+		write(t, path, content, 0o644)
 	}
-	for i, want := range []bool{true, false} {
-		for _, remove := range []func() (bool, error){c.Remove, p.Remove} {
-			if removed, err := remove(); removed != want || err != nil {
-				t.Errorf("round %d: removed %v, %v", i, removed, err)
-			}
+	want := []string{c.path(), filepath.Join(dir, "05-before.conflist"), filepath.Join(dir, "30-chain.conflist")}
+	for i, want := range [][]string{want, nil} {
+		if removed, err := c.Remove(); !slices.Equal(removed, want) || err != nil {
+			t.Errorf("round %d: removed %q, %v, want %q", i, removed, err, want)
+		}
+		if removed, err := p.Remove(); removed != (want != nil) || err != nil {
+			t.Errorf("round %d: removed the program: %v, %v", i, removed, err)
 		}
 	}
-	if got := files(t, dir); !slices.Equal(got, []string{filepath.Base(other)}) {
-		t.Errorf("there is %q", got)
+	if got, want := files(t, dir), []string{"20-flannel.conflist", "40-other.conflist", "50-copy.bak"}; !slices.Equal(got, want) {
+		t.Errorf("there is %q, want %q", got, want)
+	}
+	if removed, err := ours(filepath.Join(dir, "none")).Remove(); removed != nil || err != nil {
+		t.Errorf("of no directory: removed %q, %v", removed, err)
 	}
 }

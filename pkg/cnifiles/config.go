@@ -85,8 +85,37 @@ func (c Config) Keep() ([]string, error) {
 	return changes, c.shadowed()
 }
 
-// Remove removes the file, and tells whether there was one.
-func (c Config) Remove() (bool, error) { return c.file().remove() }
+// Remove removes the file, and those of the directory that say the same: the
+// daemon made them when it was told to use other names. It returns the paths of
+// what it removed.
+func (c Config) Remove() ([]string, error) {
+	files, err := os.ReadDir(c.Dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("look for network configurations: %w", err)
+	}
+	all := []Config{c}
+	for _, f := range files {
+		if other := (Config{c.Dir, f.Name(), c.Content}); f.Name() != c.Name && f.Type().IsRegular() && other.isOurs() {
+			all = append(all, other)
+		}
+	}
+	var removed []string
+	var errs []error
+	for _, one := range all {
+		was, err := one.file().remove()
+		if was {
+			removed = append(removed, one.path())
+		}
+		errs = append(errs, err)
+	}
+	return removed, errors.Join(errs...)
+}
+
+// isOurs tells whether the file is there and says what it should.
+func (c Config) isOurs() bool {
+	why, err := c.unlike()
+	return CheckName(c.Name) == nil && err == nil && why == ""
+}
 
 func (c Config) path() string { return filepath.Join(c.Dir, c.Name) }
 

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
+	"github.com/overlay-cni/overlay-cni/pkg/cnifiles"
 	"github.com/overlay-cni/overlay-cni/pkg/firewall"
 	"github.com/overlay-cni/overlay-cni/pkg/hostport"
 	"github.com/overlay-cni/overlay-cni/pkg/ipam"
@@ -37,8 +38,12 @@ func (c cleaner) note(what string, removed bool, err error) error {
 }
 
 func (c cleaner) config() error {
+	c.Config.Content = cnifiles.Conflist(c.RunDir)
 	removed, err := c.Config.Remove()
-	return c.note(filepath.Join(c.Config.Dir, c.Config.Name), removed, err)
+	for _, path := range removed {
+		c.done(path)
+	}
+	return c.note("the network configuration", false, err)
 }
 
 func (c cleaner) program() error {

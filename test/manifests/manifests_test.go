@@ -271,6 +271,55 @@ func TestUninstallerReplacesTheDaemons(t *testing.T) {
 	}
 }
 
+// Helm's uninstaller is that of the file, with the chart's values; the rest of the
+// chart stays.
+func TestHelmUninstaller(t *testing.T) {
+	u, h := decode(t, uninstaller(t)).Daemons, decode(t, helm(t, "uninstall: true"))
+	if diff := cmp.Diff(u, h.Daemons); diff != "" {
+		t.Errorf("-uninstall.yaml +helm\n%s", diff)
+	}
+	installed := decode(t, helm(t, ""))
+	installed.Daemons, h.Daemons = appsv1.DaemonSet{}, appsv1.DaemonSet{}
+	if diff := cmp.Diff(installed, h); diff != "" {
+		t.Errorf("-installed +to uninstall\n%s", diff)
+	}
+	for _, tt := range []struct{ values, want string }{
+		{"image: {repository: example.com/x, tag: v9}", "example.com/x:v9"},
+		{"cni: {binDir: /other/bin}", "/other/bin"},
+		{"cni: {confDir: /other/net.d}", "/other/net.d"},
+		{"imagePullSecrets: [{name: secret}]", "secret"},
+	} {
+		pod := decode(t, helm(t, tt.values+"\nuninstall: true")).Daemons.Spec.Template.Spec
+		if found := append(hostPaths(pod), pod.InitContainers[0].Image, fmt.Sprint(pod.ImagePullSecrets)); !strings.Contains(fmt.Sprint(found), tt.want) {
+			t.Errorf("%s: %q", tt.values, found)
+		}
+	}
+}
+
+// The uninstaller goes by the daemons' settings, under the node's name.
+func TestUninstallerKnowsTheSettings(t *testing.T) {
+	daemon, u := decode(t, rendered(t)).Daemons.Spec.Template.Spec, decode(t, uninstaller(t)).Daemons.Spec.Template.Spec
+	for _, c := range slices.Concat(u.InitContainers, u.Containers) {
+		for _, arg := range daemon.Containers[0].Args[1:] {
+			if !slices.Contains(c.Args, arg) {
+				t.Errorf("container %s has not %s: %v", c.Name, arg, c.Args)
+			}
+		}
+		if diff := cmp.Diff(daemon.Containers[0].Env, c.Env); diff != "" {
+			t.Errorf("container %s: -daemon +is\n%s", c.Name, diff)
+		}
+		if mountsOf(c)["/etc/overlay-cni"] != mountsOf(daemon.Containers[0])["/etc/overlay-cni"] {
+			t.Errorf("container %s has not the settings: %v", c.Name, mountsOf(c))
+		}
+	}
+	settings := func(p corev1.PodSpec) corev1.Volume {
+		return p.Volumes[slices.IndexFunc(p.Volumes, func(v corev1.Volume) bool { return v.Name == "config" })]
+	}
+	if diff := cmp.Diff(settings(daemon), settings(u)); diff != "" {
+		t.Errorf("-daemon +uninstaller\n%s", diff)
+	}
+}
+
 // All rights: a new one has to be written here, too.
 func TestRights(t *testing.T) {
 	m := decode(t, rendered(t))
@@ -374,6 +423,28 @@ func TestKindClusterIsValid(t *testing.T) {
 	}
 	if want := []kind.NodeRole{kind.ControlPlaneRole, kind.WorkerRole, kind.WorkerRole}; !slices.Equal(roles, want) || !c.Networking.DisableDefaultCNI {
 		t.Errorf("%v, without kind's own network: %v", roles, c.Networking.DisableDefaultCNI)
+	}
+}
+
+// What make kind tries the network with: pods of which the Service's are all, and
+// which run where the network does.
+func TestKindSmokeIsValid(t *testing.T) {
+	objects, err := Split(read(t, "../../conf/kind/smoke.yaml"))
+	must(t, err)
+	var pods appsv1.DaemonSet
+	var service corev1.Service
+	into := map[string]any{"DaemonSet": &pods, "Service": &service}
+	for _, o := range objects {
+		must(t, yaml.UnmarshalStrict(o.YAML, into[o.Kind]))
+	}
+	labels := pods.Spec.Template.Labels
+	for _, selector := range []map[string]string{pods.Spec.Selector.MatchLabels, service.Spec.Selector} {
+		if diff := cmp.Diff(labels, selector); diff != "" || len(labels) == 0 {
+			t.Errorf("-labels of the pods +selector\n%s", diff)
+		}
+	}
+	if web := pods.Spec.Template.Spec.Containers[0]; service.Spec.Ports[0].Port != web.ReadinessProbe.HTTPGet.Port.IntVal {
+		t.Errorf("the Service has %v, the pods %v", service.Spec.Ports, web.ReadinessProbe.HTTPGet)
 	}
 }
 

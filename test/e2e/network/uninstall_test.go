@@ -19,7 +19,8 @@ import (
 )
 
 // The commands of docs/install.md leave clean nodes, on which the product can be
-// installed again.
+// installed again. The network configuration has another name than is usual, and
+// under that one it is still there, too.
 func TestUninstall(t *testing.T) {
 	w := newWorld(t)
 	pods := w.onAllNodes("a")
@@ -29,6 +30,7 @@ func TestUninstall(t *testing.T) {
 	t.Run("nodes are clean", func(t *testing.T) {
 		w := w.within(t)
 		t.Cleanup(w.install)
+		w.renameConflist("05-pods.conflist")
 		w.kubectl("replace", "--save-config", "-f", filepath.Join(filepath.Dir(manifest()), "uninstall.yaml"))
 		if _, err := w.cluster.Kubectl(t.Context(), "-n", system, "rollout", "status", "--timeout=2m", "daemonset/"+daemonSet); err != nil {
 			t.Fatalf("%v: %s", err, w.kubectl("-n", system, "logs", "--prefix", "--tail=5", "--container=uninstall", "daemonset/"+daemonSet, "--all-pods"))
@@ -46,6 +48,27 @@ func TestUninstall(t *testing.T) {
 	w.anew(w.namespace)
 	w.mesh(w.ready("a", len(pods)))
 	w.clean()
+}
+
+// renameConflist has the daemons write it under that name from now on.
+func (w *world) renameConflist(name string) {
+	w.Helper()
+	const settings, before = "overlayd.yaml", "  confDir: /etc/cni/net.d\n"
+	maps, pods := w.client.CoreV1().ConfigMaps(system), w.client.CoreV1().Pods(system)
+	m, err := maps.Get(w.Context(), daemonSet, metav1.GetOptions{})
+	w.must(err)
+	m.Data[settings] = strings.Replace(m.Data[settings], before, before+"  confName: "+name+"\n", 1)
+	_, err = maps.Update(w.Context(), m, metav1.UpdateOptions{})
+	w.must(err)
+	w.must(pods.DeleteCollection(w.Context(), now, metav1.ListOptions{LabelSelector: "app.kubernetes.io/name=" + daemonSet}))
+	w.eventually("the configuration "+name, func(context.Context) error {
+		for _, n := range w.cluster.Nodes {
+			if found := w.hostFiles(n.Name, "etc/cni/net.d/"+name); len(found) == 0 {
+				return fmt.Errorf("%s has none: %q", n.Name, w.hostFiles(n.Name, "etc/cni/net.d/*"))
+			}
+		}
+		return nil
+	})
 }
 
 func (w *world) kubectl(args ...string) string {

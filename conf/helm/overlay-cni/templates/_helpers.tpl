@@ -26,3 +26,30 @@ capabilities:
   add: {{ toJson . }}
 {{- end }}
 {{- end }}
+
+{{/* A container that cleans its node: the chart's values, and how it is told to. */}}
+{{- define "overlay-cni.uninstall" -}}
+{{- $top := first . -}}
+image: {{ include "overlay-cni.image" $top }}
+imagePullPolicy: {{ $top.Values.image.pullPolicy }}
+args: [uninstall, {{ rest . | join ", " }}, --config=/etc/overlay-cni/overlayd.yaml, --node-name=$(NODE_NAME)]
+env:
+- name: NODE_NAME
+  valueFrom:
+    fieldRef:
+      fieldPath: spec.nodeName
+securityContext:
+  {{- include "overlay-cni.securityContext" (list "NET_ADMIN") | nindent 2 }}
+resources:
+  {{- toYaml $top.Values.resources | nindent 2 }}
+volumeMounts:
+- name: config
+  mountPath: /etc/overlay-cni
+  readOnly: true
+- name: run
+  mountPath: /run
+- name: cni-bin
+  mountPath: /opt/cni/bin
+- name: cni-conf
+  mountPath: /etc/cni/net.d
+{{- end }}
