@@ -105,8 +105,8 @@ func pidOfTask(t *testing.T, name string, ended <-chan error, out *strings.Build
 	pid := ""
 	err := probe.Eventually(ctx, func(context.Context) error {
 		select {
-		case <-ended:
-			t.Fatalf("ctr run ended: %s", out.String())
+		case err := <-ended:
+			t.Fatalf("ctr run ended: %v: %s", err, out.String())
 		default:
 		}
 		list, err := exec.Command("sh", "-c", "ctr task ls | awk '$1 == \""+name+"\" { print $2 }'").Output()

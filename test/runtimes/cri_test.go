@@ -121,14 +121,14 @@ func TestCRI(t *testing.T) {
 		t.Errorf("no interface has the alias shop/web: %q", aliases(t))
 	}
 	h.mesh(t, web, other)
-	h.hostPort(t, 8081, web, other)
+	h.hostPort(t, web, other)
 
 	_, err := k.RunPodSandbox(t.Context(), &cri.RunPodSandboxRequest{Config: podConfig("rival", both(8081)...)})
 	if err == nil || !strings.Contains(err.Error(), "8081") || !strings.Contains(err.Error(), "shop/web") {
 		t.Errorf("a port that is taken: %v", err)
 	}
 	t.Logf("a port that is taken: %v", err)
-	h.hostPort(t, 8081, web, other)
+	h.hostPort(t, web, other)
 
 	for _, id := range []string{webID, otherID} {
 		k.stop(t, id)
@@ -152,7 +152,7 @@ func TestCRIDualStack(t *testing.T) {
 	reach(t, other.ns, netip.AddrPortFrom(second, podPort))
 	reach(t, h.ns, netip.AddrPortFrom(second, podPort))
 	h.mesh(t, one, other)
-	h.hostPort(t, 8081, one, other)
+	h.hostPort(t, one, other)
 	for _, id := range []string{id, otherID} {
 		k.stop(t, id)
 		k.remove(t, id)

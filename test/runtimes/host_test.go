@@ -275,15 +275,18 @@ func (h *host) mesh(t *testing.T, a, b pod) {
 	}
 }
 
+// webHostPort is the host's for the pod that serves.
+const webHostPort = 8081
+
 // hostPort checks every way to a pod's port on the host.
-func (h *host) hostPort(t *testing.T, port uint16, to, other pod) {
+func (h *host) hostPort(t *testing.T, to, other pod) {
 	t.Helper()
-	out := netip.AddrPortFrom(hostAddr(), port)
+	out := netip.AddrPortFrom(hostAddr(), webHostPort)
 	if seen := reach(t, h.client, out); seen != netip.MustParseAddr("192.168.77.9") {
-		t.Errorf("port %d of the host: the client is seen as %s, expected its own address", port, seen)
+		t.Errorf("port %d of the host: the client is seen as %s, expected its own address", webHostPort, seen)
 	}
 	reach(t, h.ns, out)
-	reach(t, h.ns, netip.AddrPortFrom(localhost(), port))
+	reach(t, h.ns, netip.AddrPortFrom(localhost(), webHostPort))
 	reach(t, other.ns, out)
 	reach(t, to.ns, out) // hairpin
 }

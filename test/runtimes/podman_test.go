@@ -52,7 +52,7 @@ func TestPodman(t *testing.T) {
 	web := podmanRun(t, "web", "--publish", "8081:8080/tcp", "--publish", "8081:8080/udp")
 	other := podmanRun(t, "other")
 	h.mesh(t, web, other)
-	h.hostPort(t, 8081, web, other)
+	h.hostPort(t, web, other)
 	address := strings.TrimSpace(run(t, "podman", "inspect", "--format", "{{.NetworkSettings.Networks.overlay.IPAddress}}", "web"))
 	if address != web.addr.String() {
 		t.Errorf("the container's address is %s, and %s for podman", web.addr, address)
@@ -60,11 +60,11 @@ func TestPodman(t *testing.T) {
 
 	run(t, "podman", "restart", "--time", "1", "web")
 	web = podmanPod(t, "web")
-	h.hostPort(t, 8081, web, other)
+	h.hostPort(t, web, other)
 
 	run(t, "podman", "network", "reload", "--all")
 	web = podmanPod(t, "web")
-	h.hostPort(t, 8081, web, other)
+	h.hostPort(t, web, other)
 
 	run(t, "podman", "kill", "other")
 	run(t, "podman", "rm", "--force", "--time", "1", "web", "other")

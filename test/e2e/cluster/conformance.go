@@ -22,15 +22,18 @@ import (
 // suite is a choice among Kubernetes' own tests, by regular expressions.
 type suite struct {
 	focus, skip string
+	// tests is how many there are: another version of Kubernetes may call them by
+	// other words, and none would fail. 0: any number.
+	tests int
 }
 
 // unfit are tests that need what is not here, or would disturb others.
 const unfit = `\[Serial\]|\[Disruptive\]|\[Flaky\]|\[Slow\]`
 
 var (
-	conformanceTests = suite{focus: `\[sig-network\].*\[Conformance\]`, skip: unfit + `|\[Feature:`}
+	conformanceTests = suite{focus: `\[sig-network\].*\[Conformance\]`, skip: unfit + `|\[Feature:`, tests: 47}
 	// dualStackTests are not among those, as clusters need not have both families.
-	dualStackTests = suite{focus: `\[sig-network\].*\[Feature:IPv6DualStack\]`, skip: unfit + `|\[Feature:SCTP`}
+	dualStackTests = suite{focus: `\[sig-network\].*\[Feature:IPv6DualStack\]`, skip: unfit + `|\[Feature:SCTP`, tests: 22}
 )
 
 func conformance(ctx context.Context, o options) error {
@@ -70,7 +73,15 @@ func runSuite(ctx context.Context, c *cluster.Cluster, o options, s suite) (outc
 	if failed != nil {
 		err = errors.Join(fmt.Errorf("tests failed, see %s: %w", log.Name(), failed), err)
 	}
-	return result, err
+	return result, errors.Join(err, s.complete(result))
+}
+
+// complete is an error if other tests ran than there are.
+func (s suite) complete(o outcome) error {
+	if ran := o.passed + o.failed; s.tests > 0 && ran != s.tests {
+		return fmt.Errorf("%d of Kubernetes' tests ran, expected %d: if its version was changed, look which tests have the labels %s", ran, s.tests, s.focus)
+	}
+	return nil
 }
 
 // printReport prints one line for each test that ran, and how many there were.

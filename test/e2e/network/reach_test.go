@@ -87,7 +87,7 @@ func TestUDPBetweenPods(t *testing.T) {
 	w.each(func(w *world, f cluster.Family) {
 		for _, to := range pods {
 			for _, from := range pods {
-				w.datagram(from.netns, to.at(f, udpPort))
+				w.datagrams(from.netns, to.at(f, udpPort), to)
 			}
 		}
 	})
@@ -148,7 +148,7 @@ func TestHostPorts(t *testing.T) {
 		to := netip.AddrPortFrom(f.Of(p.hosts), port)
 		for name, ns := range from {
 			w.answers(name, ns, to, p)
-			w.datagram(ns, to)
+			w.datagrams(ns, to, p)
 		}
 		if f.Switch.Is4() { // to ::1 of a node no host port can be
 			w.answers("the node itself", w.netns(p.node), netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port), p)

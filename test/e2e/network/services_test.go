@@ -87,7 +87,7 @@ func TestClusterIP(t *testing.T) {
 		for _, p := range pods {
 			w.reaches(p.netns, at(s, f), pods...)
 			w.reaches(w.netns(p.node), at(s, f), pods...)
-			w.datagram(p.netns, at(s, f))
+			w.datagrams(p.netns, at(s, f), pods...)
 		}
 		seen := map[string]bool{}
 		w.eventually("answers of all pods", func(ctx context.Context) error {
@@ -172,25 +172,38 @@ func (w *world) wishes() []wish {
 	return all
 }
 
-// datagram asks the pods' UDP server for its name.
-func (w *world) datagram(from *sandbox.Netns, to netip.AddrPort) {
+// datagrams are answered by the UDP server of one of the pods. That may take as
+// long as rules take to be set; from then on none is lost.
+func (w *world) datagrams(from *sandbox.Netns, to netip.AddrPort, pods ...pod) {
 	w.Helper()
 	w.eventually("a datagram back from "+to.String(), func(ctx context.Context) error {
-		conn, err := dialIn(from)(ctx, "udp", to.String())
-		if err != nil {
-			return err
-		}
-		defer conn.Close()
-		if err := conn.SetDeadline(time.Now().Add(prompt)); err != nil {
-			return err
-		}
-		if _, err := conn.Write([]byte("hostname")); err != nil {
-			return err
-		}
-		answer := make([]byte, 256)
-		_, err = conn.Read(answer)
+		_, err := askedByDatagram(ctx, from, to)
 		return err
 	})
+	for range 3 {
+		name, err := askedByDatagram(w.Context(), from, to)
+		if err != nil || !slices.ContainsFunc(pods, func(p pod) bool { return p.name == name }) {
+			w.Errorf("datagram from %s to %s: %q answers (%v), want one of %v", from.Name(), to, name, err, pods)
+		}
+	}
+}
+
+// askedByDatagram is the name of the pod that answers one datagram.
+func askedByDatagram(ctx context.Context, from *sandbox.Netns, to netip.AddrPort) (string, error) {
+	conn, err := dialIn(from)(ctx, "udp", to.String())
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(prompt)); err != nil {
+		return "", err
+	}
+	if _, err := conn.Write([]byte("hostname")); err != nil {
+		return "", err
+	}
+	answer := make([]byte, 256)
+	n, err := conn.Read(answer)
+	return string(answer[:n]), err
 }
 
 // A Service of one pod, asked from the same node, from another one, and by the
@@ -238,7 +251,7 @@ func TestNodePort(t *testing.T) {
 				w.reaches(p.netns, to, pods...)
 				w.reaches(w.netns(p.node), to, pods...)
 			}
-			w.datagram(w.outside, netip.AddrPortFrom(to.Addr(), udp))
+			w.datagrams(w.outside, netip.AddrPortFrom(to.Addr(), udp), pods...)
 		}
 	})
 }
