@@ -96,7 +96,7 @@ func (s *Store) holder(a netip.Addr) (Key, error) {
 func (s *Store) reserved() (map[netip.Addr]bool, error) {
 	d, err := os.Open(filepath.Join(s.dir, addressesDir))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return map[netip.Addr]bool{}, nil
 	}
 	if err != nil {
 		return nil, err
@@ -170,6 +170,7 @@ func (s *Store) search(set RangeSet, first netip.Addr, k Key) (netip.Addr, error
 	if err != nil {
 		return netip.Addr{}, err
 	}
+	taken[first] = true
 	for a := set.next(first); a != first; a = set.next(a) {
 		if taken[a] {
 			continue
@@ -177,6 +178,7 @@ func (s *Store) search(set RangeSet, first netip.Addr, k Key) (netip.Addr, error
 		if err := s.take(a, k); !errors.Is(err, ErrTaken) {
 			return a, err
 		}
+		taken[a] = true // by somebody who was faster
 	}
 	return netip.Addr{}, s.exhausted(set, taken)
 }

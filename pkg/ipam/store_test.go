@@ -260,41 +260,62 @@ func TestNamesStayInTheDirectory(t *testing.T) {
 	}
 }
 
-// TestParallel lets many take and free at once: no address may be with two.
+// TestParallel lets many take and free at once: no address may be with two. Each
+// attachment stays until the next one of its worker is there, so that two which
+// were given one address meet.
 func TestParallel(t *testing.T) {
-	s, sets := Open(t.TempDir()), setOf(t, "10.244.1.0/27", "fd00:1::/123")
-	var mu sync.Mutex
-	holder := map[netip.Addr]string{}
+	s, sets := Open(t.TempDir()), setOf(t, "10.244.1.0/26", "fd00:1::/122")
+	var holders sync.Map // who has an address, from the end of Reserve to the beginning of Release
 	var wg sync.WaitGroup
 	for worker := range 16 {
 		wg.Go(func() {
-			id := fmt.Sprint("c", worker)
-			for range 100 {
+			end := func() {} // the attachment before
+			for i := range 100 {
+				id := fmt.Sprintf("c%d-%d", worker, i%2)
 				addrs, err := attach(t, s, id, sets)
 				if err != nil {
 					t.Error(err)
 					return
 				}
-				mu.Lock()
 				for _, a := range addrs {
-					if holder[a] != "" {
-						t.Errorf("%s has %s, which %s got too", holder[a], a, id)
+					if other, taken := holders.LoadOrStore(a, id); taken {
+						t.Errorf("%s has %s, which %s got too", other, a, id)
 					}
-					holder[a] = id
 				}
-				mu.Unlock()
-				mu.Lock()
-				for _, a := range addrs {
-					delete(holder, a)
+				end()
+				end = func() {
+					for _, a := range addrs {
+						holders.Delete(a)
+					}
+					detach(t, s, id)
 				}
-				mu.Unlock()
-				detach(t, s, id)
 			}
+			end()
 		})
 	}
 	wg.Wait()
 	if left := files(t, s.dir); len(left) != 0 {
 		t.Errorf("left behind: %v", left)
+	}
+}
+
+// TestNoneIsLeftForManyAtOnce: who is refused is told that all are in use, also
+// where others took the last ones while it searched.
+func TestNoneIsLeftForManyAtOnce(t *testing.T) {
+	set := setOf(t, "10.244.1.0/28")[0]
+	const want = "no address left in 10.244.1.0/28: 13 of 13 are in use, "
+	for range 100 {
+		s := Open(t.TempDir())
+		var wg sync.WaitGroup
+		for worker := range 64 {
+			wg.Go(func() {
+				_, err := s.search(set, set.next(netip.Addr{}), Owner{fmt.Sprint("c", worker), "eth0"}.Key())
+				if err != nil && !strings.HasPrefix(err.Error(), want) {
+					t.Errorf("got  %v\nwant %s", err, want)
+				}
+			})
+		}
+		wg.Wait()
 	}
 }
 

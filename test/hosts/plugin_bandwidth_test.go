@@ -1,7 +1,7 @@
 package hosts
 
 import (
-	"fmt"
+	"maps"
 	"strings"
 	"testing"
 
@@ -17,37 +17,55 @@ func (p *pluginHost) bandwidth(values map[string]uint64) []byte {
 	return p.with(map[string]any{"runtimeConfig": map[string]any{"bandwidth": values}})
 }
 
+// bucket is a token bucket filter as the kernel has it. The reference plugin
+// "bandwidth" sets the same for the same numbers.
+type bucket struct {
+	rate   uint64 // bytes a second
+	limit  uint32 // bytes that may wait: the burst, and what goes within 25 ms
+	buffer uint32 // how long the burst takes at that rate, in ticks
+}
+
+// millisecond has so many ticks of the kernel's packet scheduler, of 64 ns each.
+const millisecond = 1_000_000 / 64
+
+// buckets are all token bucket filters, by the type of their device.
+func buckets(t *testing.T, h *netlink.Handle) map[string]bucket {
+	t.Helper()
+	qdiscs, err := h.QdiscList(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]bucket{}
+	for _, q := range qdiscs {
+		if tbf, ok := q.(*netlink.Tbf); ok {
+			link, err := h.LinkByIndex(tbf.LinkIndex)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all[link.Type()] = bucket{tbf.Rate, tbf.Limit, tbf.Buffer}
+		}
+	}
+	return all
+}
+
 func TestBandwidth(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
 		p := newPlugin(t, m.subnets...)
 		before := p.snapshot(t)
 		ns := sandboxtest.NewNetns(t)
 		call := invocation{command: "ADD", netns: ns.Path(), stdin: p.bandwidth(map[string]uint64{
-			"ingressRate": 8_000_000, "ingressBurst": 800_000, "egressRate": 16_000_000, "egressBurst": 1_600_000,
+			"ingressRate": 8_000_000, "ingressBurst": 800_000, "egressRate": 16_000_000, "egressBurst": 3_200_000,
 		})}
 		if _, cniErr := p.run(t, call); cniErr != nil {
 			t.Fatal(cniErr)
 		}
-		// Each limit is in bytes a second at the one device that sends that way.
-		got := map[string]uint64{}
 		h := p.host.Handle()
-		qdiscs, err := h.QdiscList(nil)
-		if err != nil {
-			t.Fatal(err)
+		want := map[string]bucket{ // at the one device that sends that way
+			"veth": {rate: 1_000_000, limit: 100_000 + 25_000, buffer: 100 * millisecond},
+			"ifb":  {rate: 2_000_000, limit: 400_000 + 50_000, buffer: 200 * millisecond},
 		}
-		for _, q := range qdiscs {
-			tbf, ok := q.(*netlink.Tbf)
-			if !ok {
-				continue
-			}
-			link, err := h.LinkByIndex(tbf.LinkIndex)
-			if err != nil {
-				t.Fatal(err)
-			}
-			got[link.Type()] = tbf.Rate
-		}
-		if want := fmt.Sprint(map[string]uint64{"veth": 1_000_000, "ifb": 2_000_000}); fmt.Sprint(got) != want {
-			t.Errorf("rates are %v, want %s", got, want)
+		if got := buckets(t, h); !maps.Equal(got, want) {
+			t.Errorf("token buckets are %+v, want %+v", got, want)
 		}
 		for _, gateway := range m.gateways() {
 			if _, err := probe.Ping(withPatience(t), ns, gateway); err != nil {

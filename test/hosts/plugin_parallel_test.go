@@ -2,6 +2,7 @@ package hosts
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"sync"
@@ -30,31 +31,29 @@ func addressOf(t *testing.T, out string) netip.Addr {
 	return addrOf(r.IPs[0].Address.IP)
 }
 
-// TestManyAtOnce has 64 runtimes add and delete pods at the same time.
+// TestManyAtOnce has 64 runtimes add and delete pods at the same time. Each pod
+// lives until the next one of its runtime is there, so that two which were given
+// one address meet.
 func TestManyAtOnce(t *testing.T) {
 	p := newPlugin(t, "10.244.1.0/24")
 	before := p.snapshot(t)
-	var holders sync.Map // who has an address
+	var holders sync.Map // who has an address, from the end of its ADD to the beginning of its DEL
 	var group sync.WaitGroup
 	for w := range workers {
 		ns := sandboxtest.NewNetns(t)
 		group.Go(func() {
-			id := fmt.Sprint("pod", w)
-			for range rounds {
-				out, cniErr := p.run(t, invocation{command: "ADD", id: id, netns: ns.Path()})
-				if cniErr != nil {
-					t.Error(cniErr)
+			end := func() error { return nil } // the pod before
+			for i := range rounds {
+				pod := invocation{id: fmt.Sprint("pod", w), netns: ns.Path(), ifName: fmt.Sprint("eth", i%2)}
+				held, err := p.hold(t, pod, &holders)
+				if err := errors.Join(err, end()); err != nil {
+					t.Error(err)
 					return
 				}
-				addr := addressOf(t, out)
-				if other, taken := holders.LoadOrStore(addr, id); taken {
-					t.Errorf("%s has %s, which %s got too", other, addr, id)
-				}
-				holders.Delete(addr)
-				if _, cniErr := p.run(t, invocation{command: "DEL", id: id, netns: ns.Path()}); cniErr != nil {
-					t.Error(cniErr)
-					return
-				}
+				end = held
+			}
+			if err := end(); err != nil {
+				t.Error(err)
 			}
 		})
 	}
@@ -64,35 +63,68 @@ func TestManyAtOnce(t *testing.T) {
 	}
 }
 
+// hold adds a pod and notes its address, which nobody else may have until end
+// deletes the pod.
+func (p *pluginHost) hold(t *testing.T, pod invocation, holders *sync.Map) (end func() error, err error) {
+	t.Helper()
+	pod.command = "ADD"
+	out, cniErr := p.run(t, pod)
+	if cniErr != nil {
+		return nil, cniErr
+	}
+	addr := addressOf(t, out)
+	if other, taken := holders.LoadOrStore(addr, pod.id); taken {
+		return nil, fmt.Errorf("%s has %s, which %s got too", other, addr, pod.id)
+	}
+	pod.command = "DEL"
+	return func() error {
+		holders.Delete(addr)
+		if _, cniErr := p.run(t, pod); cniErr != nil {
+			return cniErr
+		}
+		return nil
+	}, nil
+}
+
 // TestEveryAddressCanBeUsed fills a /24, many at once, with more pods than it
-// has addresses: as many as there are get one.
+// has addresses: as many as there are get one, and the others, and whoever comes
+// later, are told why they don't.
 func TestEveryAddressCanBeUsed(t *testing.T) {
 	const addresses, pods = 253, 256 // all but network, gateway and broadcast
 	p := newPlugin(t, "10.244.1.0/24")
 	var given, refused atomic.Int64
 	var seen sync.Map
+	add := func(call invocation) {
+		switch out, cniErr := p.run(t, call); {
+		case cniErr == nil:
+			given.Add(1)
+			if other, taken := seen.LoadOrStore(addressOf(t, out), call); taken {
+				t.Errorf("%v and %v have the same address", other, call)
+			}
+		case cniErr.Code == plugin.CodeNoAddress && cniErr.Msg == p.full("10.244.1.0/24", addresses):
+			refused.Add(1)
+		default:
+			t.Errorf("%v, want %s", cniErr, p.full("10.244.1.0/24", addresses))
+		}
+	}
 	var group sync.WaitGroup
 	for w := range workers {
 		ns := sandboxtest.NewNetns(t)
 		group.Go(func() {
 			for i := range pods / workers {
-				call := invocation{command: "ADD", id: fmt.Sprint("pod", w), netns: ns.Path(), ifName: fmt.Sprint("eth", i)}
-				switch out, cniErr := p.run(t, call); {
-				case cniErr == nil:
-					given.Add(1)
-					if other, taken := seen.LoadOrStore(addressOf(t, out), call); taken {
-						t.Errorf("%v and %v have the same address", other, call)
-					}
-				case cniErr.Code == plugin.CodeNoAddress:
-					refused.Add(1)
-				default:
-					t.Error(cniErr)
-				}
+				add(invocation{command: "ADD", id: fmt.Sprint("pod", w), netns: ns.Path(), ifName: fmt.Sprint("eth", i)})
 			}
 		})
 	}
 	group.Wait()
-	if given.Load() != addresses || refused.Load() != pods-addresses {
-		t.Errorf("%d pods got an address and %d didn't, want %d and %d", given.Load(), refused.Load(), addresses, pods-addresses)
+	add(invocation{command: "ADD", id: "late", netns: sandboxtest.NewNetns(t).Path()})
+	if given.Load() != addresses || refused.Load() != pods+1-addresses {
+		t.Errorf("%d pods got an address and %d didn't, want %d and %d", given.Load(), refused.Load(), addresses, pods+1-addresses)
 	}
+}
+
+// full is what a pod is told for which a subnet has no address.
+func (p *pluginHost) full(subnet string, addresses int) string {
+	return fmt.Sprintf("no address left in %s: %d of %d are in use, %s/addresses lists by whom; delete pods, or give the node a larger subnet",
+		subnet, addresses, addresses, p.host.RunDir())
 }

@@ -23,7 +23,11 @@ func (n *node) place() place { return place{n.Client, n.name, "", n.addresses} }
 
 // serve starts servers for all probes.
 func (p place) serve(ctx context.Context) error {
-	return p.Serve(ctx, guest.Servers{Netns: p.netns, Addresses: p.addresses})
+	return p.Serve(ctx, p.servers())
+}
+
+func (p place) servers() guest.Servers {
+	return guest.Servers{Netns: p.netns, Addresses: p.addresses}
 }
 
 // pod is a network namespace that the plugin has connected. It serves all
@@ -39,13 +43,15 @@ type capabilities map[string]any
 
 // Host ports that lead to the servers of a pod.
 const (
-	tcpHostPort = 8080
-	udpHostPort = 8053
+	tcpHostPort  = 8080
+	udpHostPort  = 8053
+	sctpHostPort = 3868
 )
 
 var (
-	tcpPort = map[string]any{"hostPort": tcpHostPort, "containerPort": guest.MirrorPort, "protocol": "tcp"}
-	udpPort = map[string]any{"hostPort": udpHostPort, "containerPort": guest.EchoPort, "protocol": "udp"}
+	tcpPort  = map[string]any{"hostPort": tcpHostPort, "containerPort": guest.MirrorPort, "protocol": "tcp"}
+	udpPort  = map[string]any{"hostPort": udpHostPort, "containerPort": guest.EchoPort, "protocol": "udp"}
+	sctpPort = map[string]any{"hostPort": sctpHostPort, "containerPort": guest.MirrorPort, "protocol": "sctp"}
 )
 
 // Limits that no check comes near, in bits (a second).

@@ -57,6 +57,20 @@ func (p place) connect(ctx context.Context, to netip.AddrPort, seen []netip.Addr
 	if err != nil {
 		return err
 	}
+	return p.seenAs(source, to, seen)
+}
+
+// associate is connect by SCTP.
+func (p place) associate(ctx context.Context, to netip.AddrPort, seen []netip.Addr) error {
+	source, err := p.ConnectSCTP(ctx, guest.Target{From: p.netns, To: to})
+	if err != nil {
+		return err
+	}
+	return p.seenAs(source, to, seen)
+}
+
+// seenAs fails if the mirror at to sees another address than one of seen.
+func (p place) seenAs(source netip.Addr, to netip.AddrPort, seen []netip.Addr) error {
 	if len(seen) > 0 && !slices.Contains(seen, source) {
 		return fmt.Errorf("%s sees %s as %s, not as one of %s", to, p.name, source, seen)
 	}

@@ -12,13 +12,13 @@ import (
 	"github.com/overlay-cni/overlay-cni/internal/sandbox"
 )
 
-// Mirror is a TCP server that tells each client the address it came from.
+// Mirror is a server that tells each client the address it came from.
 type Mirror struct {
 	*server
 	Addr netip.AddrPort
 }
 
-// ServeMirror starts a mirror in ns. Port 0 of at means any free one.
+// ServeMirror starts a mirror in ns, by TCP. Port 0 of at means any free one.
 func ServeMirror(ns *sandbox.Netns, at netip.AddrPort) (*Mirror, error) {
 	listener, err := open(ns, func() (*net.TCPListener, error) {
 		return net.ListenTCP("tcp", net.TCPAddrFromAddrPort(at))
@@ -34,7 +34,7 @@ func ServeMirror(ns *sandbox.Netns, at netip.AddrPort) (*Mirror, error) {
 }
 
 // mirror serves until listener is closed, one client after the other.
-func mirror(listener *net.TCPListener) {
+func mirror(listener net.Listener) {
 	for {
 		conn, err := listener.Accept()
 		if errors.Is(err, net.ErrClosed) {
@@ -71,7 +71,12 @@ func tcp(ctx context.Context, ns *sandbox.Netns, dst netip.AddrPort) (Seen, erro
 		return Seen{}, err
 	}
 	defer conn.Close()
-	seen := Seen{Connect: time.Since(start)}
+	return look(ctx, conn, dst.Addr(), time.Since(start))
+}
+
+// look reads the answer of the mirror at dst, to which connecting took a while.
+func look(ctx context.Context, conn net.Conn, dst netip.Addr, took time.Duration) (Seen, error) {
+	seen := Seen{Connect: took}
 	stop, err := interruptible(ctx, conn)
 	if err != nil {
 		return Seen{}, err
@@ -79,7 +84,7 @@ func tcp(ctx context.Context, ns *sandbox.Netns, dst netip.AddrPort) (Seen, erro
 	defer stop()
 	text, err := io.ReadAll(conn)
 	if err != nil {
-		return Seen{}, timedOut(ctx, err, dst.Addr())
+		return Seen{}, timedOut(ctx, err, dst)
 	}
 	seen.Source, err = netip.ParseAddrPort(string(text))
 	return seen, err

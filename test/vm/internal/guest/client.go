@@ -100,6 +100,11 @@ func (c *Client) Serve(ctx context.Context, where Servers) error {
 	return tell(ctx, c, "Serve", where)
 }
 
+// ServeSCTP starts mirrors by SCTP.
+func (c *Client) ServeSCTP(ctx context.Context, where Servers) error {
+	return tell(ctx, c, "ServeSCTP", where)
+}
+
 // Ping is a round trip by ICMP.
 func (c *Client) Ping(ctx context.Context, t Target) (time.Duration, error) {
 	return ask[time.Duration](ctx, c, "Ping", t)
@@ -114,6 +119,11 @@ func (c *Client) Echo(ctx context.Context, t Target) (refused string, err error)
 // Connect tells which address a mirror sees by TCP.
 func (c *Client) Connect(ctx context.Context, t Target) (netip.Addr, error) {
 	return ask[netip.Addr](ctx, c, "Connect", t)
+}
+
+// ConnectSCTP tells which address a mirror sees by SCTP.
+func (c *Client) ConnectSCTP(ctx context.Context, t Target) (netip.Addr, error) {
+	return ask[netip.Addr](ctx, c, "ConnectSCTP", t)
 }
 
 // Transfer sends t.Size bytes by TCP and tells how long they took.

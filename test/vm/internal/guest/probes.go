@@ -21,7 +21,7 @@ const patience = 30 * time.Second
 // The ports of what Serve starts.
 const (
 	EchoPort   = 7  // UDP
-	MirrorPort = 80 // TCP
+	MirrorPort = 80 // TCP, and SCTP
 	DigestPort = 81 // TCP
 )
 
@@ -48,6 +48,22 @@ func (s *Service) Serve(where Servers, _ *Nothing) error {
 			return err
 		}
 		if err := serveDigest(n, netip.AddrPortFrom(a, DigestPort)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ServeSCTP starts mirrors by SCTP, which stay. The kernels of machines have it;
+// that below them need not.
+func (s *Service) ServeSCTP(where Servers, _ *Nothing) error {
+	n, err := netns(where.Netns)
+	if err != nil {
+		return err
+	}
+	defer n.Close()
+	for _, a := range where.Addresses {
+		if _, err := probe.ServeSCTP(n, netip.AddrPortFrom(a, MirrorPort)); err != nil {
 			return err
 		}
 	}
@@ -97,6 +113,15 @@ func (s *Service) Echo(t Target, refused *string) error {
 func (s *Service) Connect(t Target, source *netip.Addr) error {
 	return t.probing(func(ctx context.Context, n *sandbox.Netns) error {
 		seen, err := probe.TCP(ctx, n, t.To)
+		*source = seen.Source.Addr().Unmap()
+		return err
+	})
+}
+
+// ConnectSCTP asks a mirror, by SCTP, which address it sees.
+func (s *Service) ConnectSCTP(t Target, source *netip.Addr) error {
+	return t.probing(func(ctx context.Context, n *sandbox.Netns) error {
+		seen, err := probe.SCTP(ctx, n, t.To)
 		*source = seen.Source.Addr().Unmap()
 		return err
 	})
