@@ -123,7 +123,7 @@ func (h *Host) sweep(entries []ipam.Entry, missing []string, bridge string) ([]s
 		}
 		errs = append(errs, err)
 	}
-	freed, err := h.store.FreeLost(nil)
+	freed, err := h.store.FreeLost(nil, func(a netip.Addr) error { return h.ports.DeleteAddresses([]netip.Addr{a}) })
 	if len(freed) > 0 {
 		changes = append(changes, fmt.Sprintf("freed the addresses %v, which no attachment has", freed))
 	}

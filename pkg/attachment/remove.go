@@ -2,6 +2,7 @@ package attachment
 
 import (
 	"errors"
+	"net/netip"
 
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
 	"github.com/overlay-cni/overlay-cni/pkg/hostport"
@@ -30,30 +31,51 @@ func Dismantle(k *bridge.Kernel, key ipam.Key, a *ipam.Attachment) error {
 }
 
 // closePorts closes the host ports that the attachment's record tells. Where
-// that can't be read, all ports that lead to its addresses are closed. The
-// Kernel is nil where there was nothing to do; else the caller closes it.
+// that can't be read, or is lost, all ports that lead to its addresses are
+// closed. The Kernel is nil where there was nothing to do; else the caller
+// closes it.
 func closePorts(a *ipam.Attachment) (*hostport.Kernel, error) {
 	r, found, err := a.Record()
-	if !found && err == nil {
-		return nil, nil // ports come after the record
+	if !found && err == nil && a.Fresh() {
+		return nil, nil // an ADD that failed early: ports come after the record
 	}
 	var mappings []hostport.Mapping
 	if err == nil {
 		mappings, err = hostport.Parse(r.HostPorts)
 	}
-	if err == nil && len(mappings) == 0 {
-		return nil, nil
-	}
-	k, openErr := hostport.Open()
-	if openErr != nil {
-		return nil, openErr
-	}
-	if err == nil {
-		return k, k.Delete(hostport.Pod{Bridge: r.Bridge, Addresses: r.Addresses, Mappings: mappings})
+	if found && err == nil {
+		if len(mappings) == 0 {
+			return nil, nil
+		}
+		return withPorts(func(k *hostport.Kernel) error {
+			return k.Delete(hostport.Pod{Bridge: r.Bridge, Addresses: r.Addresses, Mappings: mappings})
+		})
 	}
 	held, err := a.Held()
-	if err != nil {
-		return k, err
+	if err != nil || len(held) == 0 {
+		return nil, err
 	}
-	return k, k.DeleteAddresses(held)
+	return withPorts(func(k *hostport.Kernel) error { return k.DeleteAddresses(held) })
+}
+
+// ClosePorts closes all host ports that lead to an address which no attachment
+// has.
+func ClosePorts(addr netip.Addr) error {
+	k, err := withPorts(func(k *hostport.Kernel) error { return k.DeleteAddresses([]netip.Addr{addr}) })
+	if k != nil {
+		k.Close()
+	}
+	return err
+}
+
+// withPorts does nothing on a kernel that has no host ports.
+func withPorts(do func(*hostport.Kernel) error) (*hostport.Kernel, error) {
+	k, err := hostport.Open()
+	if errors.Is(err, hostport.ErrUnsupported) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return k, do(k)
 }

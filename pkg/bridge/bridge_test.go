@@ -44,8 +44,8 @@ func TestPlan(t *testing.T) {
 	}{
 		{"all is right", &right, nil},
 		{"none", nil, []string{
-			"create cni0", "set MTU of cni0: 1450", "set a switch of cni0: net.ipv6.conf.cni0.accept_ra=0", "set a switch of cni0: net.ipv6.conf.cni0.disable_ipv6=0", "set up cni0", "turn forwarding on for cni0: net.ipv4.conf.all.forwarding", "turn forwarding on for cni0: net.ipv6.conf.all.forwarding",
-			"add address to cni0: 10.244.1.1/24", "add address to cni0: fd00::1/64", "add address to cni0: fe80::1/64",
+			"create cni0", "set MTU of cni0: 1450", "set a switch of cni0: net.ipv6.conf.cni0.accept_ra=0", "set a switch of cni0: net.ipv6.conf.cni0.disable_ipv6=0", "turn forwarding on for cni0: net.ipv4.conf.all.forwarding", "turn forwarding on for cni0: net.ipv6.conf.all.forwarding", "set up cni0",
+			"add address to cni0: fe80::1/64", "add address to cni0: 10.244.1.1/24", "add address to cni0: fd00::1/64",
 		}},
 		{"down", changed(func(b *Bridge) { b.Up = false }), []string{"set up cni0"}},
 		{"router advertisements", changed(func(b *Bridge) { b.Switches = []sysctl.Parameter{{Path: want.Switches[0].Path, Value: "1"}} }),

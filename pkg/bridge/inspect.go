@@ -37,7 +37,7 @@ func (k *Kernel) inspectHost(s Spec, p Port) ([]string, error) {
 		return []string{fmt.Sprintf("bridge %s is gone", s.Name)}, nil
 	}
 	var diffs []string
-	for _, o := range additions(plan(s.Want(), have)) {
+	for _, o := range additions(plan(s.Want(), have), *have) {
 		diffs = append(diffs, fmt.Sprintf("bridge %s needs: %s", s.Name, o))
 	}
 	link, err := k.conn.Link(p.HostName)

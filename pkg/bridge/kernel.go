@@ -68,7 +68,7 @@ func (k *Kernel) Ensure(s Spec) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	if link.Index != 0 && len(additions(lacks(want, link))) == 0 {
+	if link.Index != 0 && len(additions(lacks(want, link), stateOf(link))) == 0 {
 		return link.Index, nil
 	}
 	index, _, err := k.sync(want, addOnly)
@@ -88,13 +88,10 @@ func (k *Kernel) Sync(s Spec) ([]string, error) {
 	return changes, err
 }
 
-// additions are those of the changes that take nothing away.
-func additions(ops []op) []op {
-	if len(ops) > 0 && ops[0].verb == create {
-		return ops // there is nothing yet
-	}
+// additions are those of the changes to a bridge that take nothing away.
+func additions(ops []op, have Bridge) []op {
 	return slices.DeleteFunc(ops, func(o op) bool {
-		return o.verb == delAddress || o.verb == setMAC || o.verb == setMTU
+		return o.verb == delAddress || o.verb == setMAC || (o.verb == setMTU && !have.unfinished())
 	})
 }
 
@@ -118,8 +115,8 @@ func (k *Kernel) sync(want Bridge, p policy) (int, []string, error) {
 			return 0, changes, err
 		}
 		ops := plan(want, have)
-		if p == addOnly {
-			ops = additions(ops)
+		if p == addOnly && have != nil {
+			ops = additions(ops, *have)
 		}
 		if len(ops) == 0 {
 			return index, changes, nil

@@ -20,6 +20,9 @@ import (
 // ErrIfNameTaken is for an interface name that the pod already uses.
 var ErrIfNameTaken = errors.New("the pod already has an interface of that name")
 
+// ErrPortTaken is for a name of the host's end that a link has.
+var ErrPortTaken = errors.New("the host already has an interface of that name")
+
 // ErrBridgeFull is for a bridge on which the kernel has no port left.
 var ErrBridgeFull = errors.New("bridge is full")
 
@@ -116,13 +119,24 @@ func (p *Port) configure(pod *rtnl.Conn, index int, s Spec) error {
 			continue
 		}
 		results[i] = nil
-		p.Routes[i-before].Dst = s.subnetOf(p.Routes[i-before].Via)
+		p.Routes[i-before] = p.toSubnet(p.Routes[i-before], s)
 		instead.ReplaceRoute(p.Routes[i-before].inPod(index))
 	}
 	if err := errors.Join(results...); err != nil || instead.Len() == 0 {
 		return err
 	}
 	return pod.Run(&instead)
+}
+
+// toSubnet is the route to the own subnet, in the place of a default route. That
+// may go by another router, but the subnet is behind the bridge.
+func (p *Port) toSubnet(r Route, s Spec) Route {
+	for _, a := range p.Addresses {
+		if a.Addr.Is4() == r.Dst.Addr().Is4() {
+			return Route{Dst: s.subnetOf(a.Gateway), Via: a.Gateway}
+		}
+	}
+	return Route{Dst: netip.PrefixFrom(r.Via, r.Via.BitLen()), Via: r.Via} // no address of that family
 }
 
 // inPod is the route as the kernel gets it. The gateway is no neighbour by the
@@ -208,7 +222,7 @@ func (k *Kernel) explain(err error, bridge string, p Port) error {
 		return err
 	}
 	if _, look := k.conn.Link(p.HostName); look == nil {
-		return fmt.Errorf("%w (a link %s is there already: remove it with ip link del %s)", err, p.HostName, p.HostName)
+		return fmt.Errorf("%w: %s: remove it with ip link del %s", ErrPortTaken, p.HostName, p.HostName)
 	}
 	return fmt.Errorf("%w: %s", ErrIfNameTaken, p.IfName)
 }

@@ -61,13 +61,16 @@ var linkLocal = netip.MustParsePrefix("fe80::1/64")
 
 // Want is the state that follows from a specification.
 func (s Spec) Want() Bridge {
-	b := Bridge{Name: s.Name, MTU: s.MTU, Up: true, Addresses: slices.Clone(s.Gateways), Forwards: map[Family]bool{}, Switches: s.switches()}
+	b := Bridge{Name: s.Name, MTU: s.MTU, Up: true, Forwards: map[Family]bool{}, Switches: s.switches()}
 	for _, g := range s.Gateways {
 		b.Forwards[FamilyOf(g.Addr())] = true
 	}
 	if b.Forwards[IPv6] {
 		b.Addresses = append(b.Addresses, linkLocal)
 	}
+	// Last: Attach tries to add them too, and by that sees whether they are there,
+	// and with them all that comes before them.
+	b.Addresses = append(b.Addresses, s.Gateways...)
 	if len(s.Gateways) > 0 {
 		b.MAC = subnet.MAC("bridge " + subnet.Sort(s.Gateways)[0].Addr().String())
 	}
@@ -121,8 +124,14 @@ func (o op) String() string {
 // one that is set afterwards stays (br_change_mtu in net/bridge/br_device.c).
 const bornMTU = 1500
 
+// unfinished tells that a bridge is as it was born: whoever made it was killed,
+// or is about to set its MTU.
+func (b Bridge) unfinished() bool { return !b.Up && b.MTU == bornMTU }
+
 // plan lists the changes that turn have into want; have is nil if there is no
-// such bridge.
+// such bridge. Their order is such that whoever comes after a process that was
+// killed sees that something is missing by what the way of ADD looks at in any
+// case: that the bridge is down, or has no gateway address.
 func plan(want Bridge, have *Bridge) []op {
 	var ops []op
 	if have == nil {
@@ -140,13 +149,13 @@ func plan(want Bridge, have *Bridge) []op {
 	}
 	// Before the bridge hears anything.
 	ops = append(ops, planSwitches(want, *have)...)
-	if !have.Up {
-		ops = append(ops, op{verb: setUp, bridge: want.Name})
-	}
 	for _, f := range []Family{IPv4, IPv6} {
 		if want.Forwards[f] && !have.Forwards[f] {
 			ops = append(ops, op{verb: setForward, bridge: want.Name, family: f})
 		}
+	}
+	if !have.Up {
+		ops = append(ops, op{verb: setUp, bridge: want.Name})
 	}
 	return append(ops, planAddresses(want, *have)...)
 }

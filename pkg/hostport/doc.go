@@ -51,7 +51,7 @@
 //   - ADD: write the mappings into the attachment's record first, then Add.
 //     An element that no record tells of is a leak. On an error, Delete.
 //   - DEL and GC: Delete, before the addresses are released, by which the
-//     elements are known. If the record is damaged, DeleteAddresses.
+//     elements are known. If the record is damaged or lost, DeleteAddresses.
 //   - Close last, after the deletion of the veth pair. A netfilter socket that
 //     ends after a deletion waits until the kernel has freed what was deleted
 //     (20 ms, an RCU grace period), and the veth pair takes that time anyway.

@@ -38,8 +38,9 @@ const (
 )
 
 // Add opens the pod's host ports, all or none, and forgets what the kernel
-// remembers of UDP that came to them before. What the pod has already is fine.
-// If another pod has one of them, the error is a *TakenError.
+// remembers of UDP that came to them before. What the pod has already is fine,
+// by another network too. If another pod has one of them, the error is a
+// *TakenError.
 //
 // Where the table is there, which is so for all but the first pod, it is one
 // message to the kernel and one back.
@@ -49,10 +50,15 @@ func (k *Kernel) Add(p Pod) error {
 		return nil
 	}
 	k.conn.prepare(len(entries))
-	if err := k.insert(entries); err != nil {
+	err := k.insert(entries)
+	var taken *TakenError
+	if errors.As(err, &taken) && p.leadsElsewhere(taken.Wanted.entry().slot, taken.Holder.Pod) {
+		return k.Add(p) // the rest, which is less each time
+	}
+	if err != nil {
 		return err
 	}
-	elements := Elements(p.Mappings, p.Addresses)
+	elements := p.elements()
 	if _, err := openLocalnet(p.Bridge, elements); err != nil {
 		return err
 	}
@@ -195,7 +201,7 @@ func (k *Kernel) remove(entries []entry) error {
 }
 
 // DeleteAddresses closes all host ports that lead to the addresses. It reads
-// the whole table, and is for an attachment whose record is damaged.
+// the whole table, and is for an attachment whose record is damaged or lost.
 func (k *Kernel) DeleteAddresses(addresses []netip.Addr) error {
 	s, err := k.read()
 	if err != nil {

@@ -135,6 +135,34 @@ func TestTaken(t *testing.T) {
 	}
 }
 
+// What leads to a sibling's address is open already; the rest is opened. A port
+// of a stranger's still has nothing be opened.
+func TestSibling(t *testing.T) {
+	m := newHost(t)
+	first, second, stranger := web(2, 8080), web(3, 8080), web(9, 9090)
+	second.Mappings = append(second.Mappings, Mapping{HostPort: 53, ContainerPort: 53, Protocol: UDP})
+	second.Addresses = append(second.Addresses, netip.MustParseAddr("fd00::3"))
+	second.Sibling = func(a netip.Addr) bool { return a == first.Addresses[0] }
+	rest := Pod{Bridge: "lo", Addresses: second.Addresses[:1], Mappings: second.Mappings[1:]}
+	rest6 := Pod{Bridge: "lo", Addresses: second.Addresses[1:], Mappings: second.Mappings}
+	m.add(first)
+	m.checks(second, "53/udp to 10.244.0.3:53 is gone")
+	for range 2 {
+		m.add(second)
+		m.holds(first, rest, rest6)
+		m.checks(second, "")
+		m.checks(first, "")
+	}
+	m.delete(second)
+	m.holds(first)
+	m.add(stranger)
+	second.Mappings = append(second.Mappings, stranger.Mappings...)
+	if err := tryIn(m.host, func(k *Kernel) error { return k.Add(second) }); !errors.Is(err, ErrTaken) {
+		t.Errorf("a stranger's port: %v", err)
+	}
+	m.holds(first, stranger)
+}
+
 // A Delete looks first and deletes then. What comes between the two counts.
 func TestDeleteOfWhatChangedHands(t *testing.T) {
 	m := newHost(t)

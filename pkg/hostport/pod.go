@@ -2,6 +2,7 @@ package hostport
 
 import (
 	"net/netip"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,6 +18,30 @@ type Pod struct {
 	// Busy: an ADD or DEL works on the attachment. Sync leaves its elements
 	// alone.
 	Busy bool
+	// Sibling tells whether an address is of the same pod, by another network.
+	// Ports that lead there are the pod's as well as its own: Add leaves them,
+	// and Check is content with them. It may be nil, for none.
+	Sibling func(netip.Addr) bool
+	// elsewhere are the places of the ports that lead to a sibling.
+	elsewhere map[slot]bool
+}
+
+// leadsElsewhere tells whether what has a place of the pod is a sibling's, and
+// remembers that.
+func (p *Pod) leadsElsewhere(at slot, holder netip.Addr) bool {
+	if p.Sibling == nil || !p.Sibling(holder) {
+		return false
+	}
+	if p.elsewhere == nil {
+		p.elsewhere = map[slot]bool{}
+	}
+	p.elsewhere[at] = true
+	return true
+}
+
+// elements are those that the pod needs in the table.
+func (p Pod) elements() []Element {
+	return slices.DeleteFunc(Elements(p.Mappings, p.Addresses), func(e Element) bool { return p.elsewhere[e.entry().slot] })
 }
 
 // Element is a mapping for one of a pod's addresses: one element of one of the
@@ -110,7 +135,7 @@ func localnet(bridge string) entry {
 
 // entries are all that the pod needs in the table.
 func (p Pod) entries() []entry {
-	elements := Elements(p.Mappings, p.Addresses)
+	elements := p.elements()
 	var all []entry
 	if onLocalhost(elements) {
 		all = append(all, localnet(p.Bridge))

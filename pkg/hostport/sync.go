@@ -200,8 +200,7 @@ func (k *Kernel) readEntries(s state) error {
 // Check compares the pod's part of the table and the table's rules with the
 // kernel and returns what differs, a phrase each, empty if nothing does.
 func (k *Kernel) Check(p Pod) ([]string, error) {
-	entries := p.entries()
-	if len(entries) == 0 {
+	if len(p.entries()) == 0 {
 		return nil, nil
 	}
 	s, err := k.read()
@@ -215,7 +214,12 @@ func (k *Kernel) Check(p Pod) ([]string, error) {
 	for _, d := range differences(wantedObjects(), s.objects) {
 		diffs = append(diffs, fmt.Sprintf("table inet %s: %s", TableName, d))
 	}
-	for _, e := range entries {
+	for _, e := range p.elements() {
+		if data, there := s.entries[e.entry().slot]; there {
+			p.leadsElsewhere(e.entry().slot, entry{e.entry().slot, data}.owner())
+		}
+	}
+	for _, e := range p.entries() {
 		switch data, there := s.entries[e.slot]; {
 		case !there:
 			diffs = append(diffs, fmt.Sprintf("table inet %s: %s is gone", TableName, e))
@@ -223,7 +227,7 @@ func (k *Kernel) Check(p Pod) ([]string, error) {
 			diffs = append(diffs, fmt.Sprintf("table inet %s: there is %s instead of %s", TableName, entry{e.slot, data}, e))
 		}
 	}
-	if onLocalhost(Elements(p.Mappings, p.Addresses)) {
+	if onLocalhost(p.elements()) {
 		if v, err := sysctl.Get(localnetPath(p.Bridge)); err != nil || v != "1" {
 			diffs = append(diffs, fmt.Sprintf("sysctl net.ipv4.conf.%s.route_localnet is %q, not 1", p.Bridge, v))
 		}

@@ -219,6 +219,13 @@ func (a *Attachment) Reset() error {
 	return a.file.Truncate(0)
 }
 
+// Distrust forgets what is recorded, where it turned out not to be all that the
+// attachment has: from then on the reservations tell.
+func (a *Attachment) Distrust() error {
+	a.fresh = false
+	return a.file.Truncate(0)
+}
+
 func (a *Attachment) free() error {
 	held, err := a.Held()
 	if err != nil {

@@ -88,14 +88,21 @@ func (s *Store) Holder(addr netip.Addr) string {
 	return "attachment " + string(key)
 }
 
-// IsOf tells whether a container has an address.
-func (s *Store) IsOf(addr netip.Addr, containerID string) bool {
+// Has tells whether an attachment has the reservation of an address.
+func (s *Store) Has(k Key, addr netip.Addr) bool {
+	holder, err := s.holder(addr)
+	return err == nil && holder == k
+}
+
+// IsSiblings tells whether an address is of another attachment of the same
+// container: another network's.
+func (s *Store) IsSiblings(o Owner, addr netip.Addr) bool {
 	key, err := s.holder(addr)
-	if err != nil {
+	if err != nil || key == o.Key() {
 		return false
 	}
 	r, err := s.recordOf(key)
-	return err == nil && r.ContainerID == containerID
+	return err == nil && r.ContainerID == o.ContainerID
 }
 
 func (s *Store) recordOf(k Key) (Record, error) {
@@ -107,8 +114,10 @@ func (s *Store) recordOf(k Key) (Record, error) {
 }
 
 // FreeLost gives back the addresses that belong to no attachment: what is left
-// of one whose file somebody removed. Those of keep stay. It returns the freed.
-func (s *Store) FreeLost(keep map[Key]bool) ([]netip.Addr, error) {
+// of one whose file somebody removed. Those of keep stay, and so does one for
+// which disuse, which ends its use before it is free, fails. It returns the
+// freed.
+func (s *Store) FreeLost(keep map[Key]bool, disuse func(netip.Addr) error) ([]netip.Addr, error) {
 	taken, err := s.reserved()
 	if err != nil {
 		return nil, err
@@ -125,7 +134,7 @@ func (s *Store) FreeLost(keep map[Key]bool) ([]netip.Addr, error) {
 		if err != nil || keep[holder] {
 			continue // freed by now, or to stay
 		}
-		ok, err := s.freeLost(addr, holder)
+		ok, err := s.freeLost(addr, holder, disuse)
 		errs = append(errs, err)
 		if ok {
 			freed = append(freed, addr)
@@ -136,7 +145,7 @@ func (s *Store) FreeLost(keep map[Key]bool) ([]netip.Addr, error) {
 
 // freeLost frees an address under the lock of the attachment that it names,
 // which keeps everybody else from doing the same at the same time.
-func (s *Store) freeLost(addr netip.Addr, holder Key) (bool, error) {
+func (s *Store) freeLost(addr netip.Addr, holder Key, disuse func(netip.Addr) error) (bool, error) {
 	a, err := s.Lock(holder)
 	if err != nil {
 		return false, err
@@ -144,6 +153,9 @@ func (s *Store) freeLost(addr netip.Addr, holder Key) (bool, error) {
 	defer func() { _ = a.Close() }()
 	if !a.Fresh() {
 		return false, nil // it is an attachment's again
+	}
+	if err := disuse(addr); err != nil {
+		return false, errors.Join(err, a.Release())
 	}
 	return true, errors.Join(s.free(addr, holder), a.Release())
 }

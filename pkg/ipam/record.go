@@ -204,8 +204,8 @@ func parseRecord(data []byte) (Record, error) {
 	switch {
 	case r.Version > recordVersion:
 		return Record{}, fmt.Errorf("%w: format %d, this one knows %d", ErrNewer, r.Version, recordVersion)
-	case r.Version < 1 || r.ContainerID == "" || r.IfName == "":
-		return Record{}, fmt.Errorf("%w: version, containerID or ifName is missing", ErrDamaged)
+	case r.Version < 1 || r.ContainerID == "" || r.IfName == "" || len(r.Addresses) == 0:
+		return Record{}, fmt.Errorf("%w: version, containerID, ifName or addresses is missing", ErrDamaged)
 	}
 	return r, nil
 }

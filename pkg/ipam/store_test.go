@@ -164,6 +164,9 @@ func TestReleaseFindsAddressesWithoutAUsableRecord(t *testing.T) {
 		"of a newer version": func(p string) error {
 			return os.WriteFile(p, []byte(`{"version":99,"containerID":"c","ifName":"eth0"}`), 0o644)
 		},
+		"without addresses": func(p string) error {
+			return os.WriteFile(p, []byte(`{"version":1,"containerID":"c","ifName":"eth0"}`), 0o644)
+		},
 		"of another container": func(p string) error {
 			return os.WriteFile(p, []byte(`{"version":1,"containerID":"d","ifName":"eth0","addresses":["10.244.1.3"]}`), 0o644)
 		},
@@ -204,6 +207,42 @@ func TestReleaseLeavesWhatAnotherHolds(t *testing.T) {
 	want := []string{"addresses/10.244.1.3", "attachments/other@eth0.json"}
 	if left := files(t, s.dir); !slices.Equal(left, want) {
 		t.Errorf("left: %v\nwant: %v", left, want)
+	}
+}
+
+// An address whose attachment is lost is free only after its use was ended.
+func TestFreeLost(t *testing.T) {
+	s, sets := Open(t.TempDir()), setOf(t, "10.244.1.0/29")
+	for _, id := range []string{"c", "kept", "other"} {
+		if _, err := attach(t, s, id, sets); err != nil {
+			t.Fatal(err)
+		}
+	}
+	keep := map[Key]bool{Owner{"kept", "eth0"}.Key(): true}
+	for _, id := range []string{"c", "kept"} {
+		if err := os.Remove(s.attachmentPath(Owner{id, "eth0"}.Key())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	inUse := errors.New("in use")
+	for _, tc := range []struct {
+		err  error
+		want []string
+	}{
+		{inUse, []string{"addresses/10.244.1.2", "addresses/10.244.1.3", "addresses/10.244.1.4", "attachments/other@eth0.json"}},
+		{nil, []string{"addresses/10.244.1.3", "addresses/10.244.1.4", "attachments/other@eth0.json"}},
+	} {
+		var asked []netip.Addr
+		freed, err := s.FreeLost(keep, func(a netip.Addr) error {
+			asked = append(asked, a)
+			return tc.err
+		})
+		if !errors.Is(err, tc.err) || fmt.Sprint(asked) != "[10.244.1.2]" || (tc.err == nil) != (len(freed) == 1) {
+			t.Errorf("freed %v after asking for %v, %v", freed, asked, err)
+		}
+		if left := files(t, s.dir); !slices.Equal(left, tc.want) {
+			t.Errorf("left: %v\nwant: %v", left, tc.want)
+		}
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types/create"
 
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
+	"github.com/overlay-cni/overlay-cni/pkg/ipam"
 )
 
 // check compares prevResult, the record and the kernel, and reports all that
@@ -29,7 +30,7 @@ func (p Plugin) check(in *invocation) error {
 	if err != nil {
 		return err
 	}
-	want, err := c.expected()
+	want, err := c.expected(net.routes)
 	if err != nil {
 		return err
 	}
@@ -53,8 +54,9 @@ func (p Plugin) check(in *invocation) error {
 	return nil
 }
 
-// expected is the port that prevResult describes.
-func (c *call) expected() (bridge.Port, error) {
+// expected is the port that prevResult describes, and the configured routes as
+// far as they are in it.
+func (c *call) expected(configured []bridge.Route) (bridge.Port, error) {
 	p := bridge.Port{HostName: c.key.HostName(), IfName: c.ifName}
 	prev, err := c.conf.prevResult()
 	if err != nil {
@@ -76,7 +78,8 @@ func (c *call) expected() (bridge.Port, error) {
 	for _, ip := range prev.IPs {
 		addr, ok := netip.AddrFromSlice(ip.Address.IP)
 		gateway, _ := netip.AddrFromSlice(ip.Gateway)
-		if ok && (ip.Interface == nil || *ip.Interface == own) {
+		// One of no interface is another plugin's: ADD names the interface.
+		if ok && ip.Interface != nil && *ip.Interface == own {
 			p.Addresses = append(p.Addresses, bridge.Address{Addr: addr.Unmap(), Gateway: gateway.Unmap()})
 		}
 	}
@@ -84,9 +87,12 @@ func (c *call) expected() (bridge.Port, error) {
 		via, _ := netip.AddrFromSlice(r.GW)
 		dst, ok := netip.AddrFromSlice(r.Dst.IP)
 		bits, _ := r.Dst.Mask.Size()
+		route := bridge.Route{Dst: netip.PrefixFrom(dst.Unmap(), bits), Via: via.Unmap()}
 		// Others in the list may have routes of theirs in the result.
-		if ok && slices.ContainsFunc(p.Addresses, func(a bridge.Address) bool { return a.Gateway == via.Unmap() }) {
-			p.Routes = append(p.Routes, bridge.Route{Dst: netip.PrefixFrom(dst.Unmap(), bits), Via: via.Unmap()})
+		ours := slices.Contains(configured, route) ||
+			slices.ContainsFunc(p.Addresses, func(a bridge.Address) bool { return a.Gateway == route.Via })
+		if ok && ours {
+			p.Routes = append(p.Routes, route)
 		}
 	}
 	return p, nil
@@ -145,7 +151,10 @@ func (c *call) checkRecord(want bridge.Port) ([]string, error) {
 	}
 	defer func() { _ = a.Close() }()
 	r, found, err := a.Record()
-	if err != nil || !found {
+	if err == nil && !found {
+		err = ipam.ErrEmpty
+	}
+	if err != nil {
 		return []string{fmt.Sprintf("the record of the attachment can't be used: %v", err)}, nil
 	}
 	var diffs []string
@@ -158,6 +167,6 @@ func (c *call) checkRecord(want bridge.Port) ([]string, error) {
 			diffs = append(diffs, err.Error())
 		}
 	}
-	ports, err := checkPorts(r)
+	ports, err := c.checkPorts(r)
 	return append(diffs, ports...), err
 }

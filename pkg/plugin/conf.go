@@ -70,6 +70,12 @@ type rangeConf struct {
 type routeConf struct {
 	Dst string `json:"dst"`
 	GW  string `json:"gw"`
+	// What the specification knows beside, which this plugin doesn't set.
+	MTU      json.RawMessage `json:"mtu"`
+	AdvMSS   json.RawMessage `json:"advmss"`
+	Priority json.RawMessage `json:"priority"`
+	Table    json.RawMessage `json:"table"`
+	Scope    json.RawMessage `json:"scope"`
 }
 
 // parseConf reads what every command needs, and no more. Where it returns an

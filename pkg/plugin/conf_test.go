@@ -16,6 +16,8 @@ func TestNetworkFromRanges(t *testing.T) {
 		{"two ranges in a set", `"ranges":[[{"subnet":"10.1.0.0/24"},{"subnet":"10.2.0.0/24"}]]`, "10.1.0.1/24 10.2.0.1/24", ""},
 		{"routes", `"ranges":[[{"subnet":"10.244.1.0/24"}]],"routes":[{"dst":"0.0.0.0/0"},{"dst":"192.168.0.0/16"},{"dst":"172.16.0.0/12","gw":"10.244.1.9"}]`,
 			"10.244.1.1/24", "192.168.0.0/16 10.244.1.1, 172.16.0.0/12 10.244.1.9"},
+		{"default routes", `"ranges":[[{"subnet":"10.244.1.0/24"}],[{"subnet":"fd00::/64"}]],"routes":[{"dst":"0.0.0.0/0","gw":"10.244.1.9"},{"dst":"::/0"}]`,
+			"10.244.1.1/24 fd00::1/64", "0.0.0.0/0 10.244.1.9"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			c, err := parseConf([]byte(`{"type":"overlay-cni","ipam":{` + tc.ipam + `}}`))
@@ -41,6 +43,30 @@ func TestNetworkFromRanges(t *testing.T) {
 			}
 			if n.bridge.Name != "cni0" || n.bridge.MTU != 1500 {
 				t.Errorf("defaults: %+v", n.bridge)
+			}
+		})
+	}
+}
+
+func TestRoutesThatCannotBeMade(t *testing.T) {
+	for _, tc := range []struct{ routes, want string }{
+		{`{"dst":"10.9.0.0/16","mtu":1400}`, `the route to 10.9.0.0/16 has the key "mtu"`},
+		{`{"dst":"10.9.0.0/16","advmss":1400}`, `the route to 10.9.0.0/16 has the key "advmss"`},
+		{`{"dst":"10.9.0.0/16","priority":5}`, `the route to 10.9.0.0/16 has the key "priority"`},
+		{`{"dst":"10.9.0.0/16","table":100}`, `the route to 10.9.0.0/16 has the key "table"`},
+		{`{"dst":"0.0.0.0/0","scope":253}`, `the route to 0.0.0.0/0 has the key "scope"`},
+		{`{"dst":"0.0.0.0/0","gw":"10.244.1.8"},{"dst":"0.0.0.0/0","gw":"10.244.1.9"}`, "two routes to 0.0.0.0/0"},
+		{`{"dst":"10.9.0.0/16"},{"dst":"10.9.0.1/16","gw":"10.244.1.9"}`, "two routes to 10.9.0.0/16"},
+		{`{"dst":"::/0","gw":"fd00::9"},{"dst":"0.0.0.0/0","table":null}`, ""},
+	} {
+		t.Run(tc.routes, func(t *testing.T) {
+			c, err := parseConf([]byte(`{"type":"overlay-cni","ipam":{"ranges":[[{"subnet":"10.244.1.0/24"}],[{"subnet":"fd00::/64"}]],"routes":[` + tc.routes + `]}}`))
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = c.network(0)
+			if (err == nil) != (tc.want == "") || (err != nil && !strings.Contains(err.Error(), tc.want)) {
+				t.Errorf("got %v, want %q", err, tc.want)
 			}
 		})
 	}

@@ -160,7 +160,7 @@ func FuzzCheckedResult(f *testing.F) {
 			return
 		}
 		c := call{invocation: &invocation{ifName: "eth0", conf: &conf{CNIVersion: version, PrevResult: data}}}
-		p, err := c.expected()
+		p, err := c.expected(nil)
 		if err != nil {
 			wantCNI(t, err)
 			return

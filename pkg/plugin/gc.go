@@ -66,12 +66,13 @@ func (s sweep) run() error {
 			errs = append(errs, s.kernel.Detach(devices...))
 		}
 	}
-	_, err = s.store.FreeLost(s.keep)
+	_, err = s.store.FreeLost(s.keep, attachment.ClosePorts)
 	return errors.Join(append(errs, err)...)
 }
 
-// remove removes an attachment if it is of this network, or of none: one whose
-// ADD was killed before it touched the kernel.
+// remove removes an attachment if it is of this network, or if no record tells
+// of which it is and no pod has it: its ADD was killed before it touched the
+// kernel, or its pod is gone.
 func (s sweep) remove(k ipam.Key) error {
 	a, err := s.store.TryLock(k)
 	if errors.Is(err, ipam.ErrBusy) || errors.Is(err, fs.ErrNotExist) {
@@ -85,7 +86,7 @@ func (s sweep) remove(k ipam.Key) error {
 	if found && err == nil && r.Network != s.network {
 		return nil
 	}
-	if err != nil {
+	if !found || err != nil {
 		// Of an unknown network: if it is in use a DEL, which knows, removes it.
 		if gone, err := s.kernel.Gone(k.HostName()); !gone {
 			return err

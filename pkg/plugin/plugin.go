@@ -62,6 +62,12 @@ func (p Plugin) add(in *invocation) error {
 		}
 	}
 	err = c.attach(a, netns, net, p.Out)
+	if errors.Is(err, errLeftover) || errors.Is(err, bridge.ErrPortTaken) {
+		// There was an attachment, and its record is lost.
+		if err = errors.Join(a.Distrust(), attachment.Dismantle(c.kernel, c.key, a), a.Reset()); err == nil {
+			err = c.attach(a, netns, net, p.Out)
+		}
+	}
 	if err != nil {
 		return errors.Join(err, c.remove(a))
 	}

@@ -9,6 +9,9 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/ipam"
 )
 
+// errLeftover is for what an attachment has that its record doesn't tell of.
+var errLeftover = errors.New("left by an earlier ADD of the same attachment, whose record is lost")
+
 // openPorts leads ports of the host to a pod that is connected.
 func (c *call) openPorts(n network, addrs []netip.Addr, mappings []hostport.Mapping) error {
 	if len(mappings) == 0 {
@@ -19,22 +22,27 @@ func (c *call) openPorts(n network, addrs []netip.Addr, mappings []hostport.Mapp
 		return err
 	}
 	defer k.Close()
-	err = k.Add(hostport.Pod{Bridge: n.bridge.Name, Addresses: addrs, Mappings: mappings})
+	err = k.Add(hostport.Pod{Bridge: n.bridge.Name, Addresses: addrs, Mappings: mappings, Sibling: c.isSiblings})
 	var taken *hostport.TakenError
 	switch {
 	case !errors.As(err, &taken):
 		return err
-	case c.store.IsOf(taken.Holder.Pod, c.containerID):
-		// A runtime asks each of a container's networks for the same ports: the
-		// first one has them.
-		return nil
+	case c.store.Has(c.key, taken.Holder.Pod):
+		return fmt.Errorf("%w: %w", errLeftover, err)
 	default:
 		return fmt.Errorf("%w, the address of %s: choose another port, or delete that pod", err, c.store.Holder(taken.Holder.Pod))
 	}
 }
 
+// isSiblings tells whether an address is the same container's, by another
+// network. A runtime asks each of a container's networks for the same ports: the
+// first one has them.
+func (c *call) isSiblings(addr netip.Addr) bool {
+	return c.store.IsSiblings(ipam.Owner{ContainerID: c.containerID, IfName: c.ifName}, addr)
+}
+
 // checkPorts compares the record's ports with the kernel.
-func checkPorts(r ipam.Record) ([]string, error) {
+func (c *call) checkPorts(r ipam.Record) ([]string, error) {
 	mappings, err := hostport.Parse(r.HostPorts)
 	if err != nil || len(mappings) == 0 {
 		return nil, err
@@ -44,5 +52,5 @@ func checkPorts(r ipam.Record) ([]string, error) {
 		return nil, err
 	}
 	defer k.Close()
-	return k.Check(hostport.Pod{Bridge: r.Bridge, Addresses: r.Addresses, Mappings: mappings})
+	return k.Check(hostport.Pod{Bridge: r.Bridge, Addresses: r.Addresses, Mappings: mappings, Sibling: c.isSiblings})
 }

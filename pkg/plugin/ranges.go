@@ -1,7 +1,9 @@
 package plugin
 
 import (
+	"encoding/json"
 	"net/netip"
+	"slices"
 
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
 	"github.com/overlay-cni/overlay-cni/pkg/ipam"
@@ -70,11 +72,27 @@ func parseExclude(text string) (netip.Prefix, error) {
 	return p.Masked(), err
 }
 
+// supported refuses a route that would be made without a part of it.
+func (c routeConf) supported() error {
+	for _, k := range []struct {
+		key   string
+		value json.RawMessage
+	}{{"mtu", c.MTU}, {"advmss", c.AdvMSS}, {"priority", c.Priority}, {"table", c.Table}, {"scope", c.Scope}} {
+		if len(k.value) > 0 && string(k.value) != "null" {
+			return invalid("ipam.routes: the route to %s has the key %q, which this plugin can't set: leave it out", c.Dst, k.key)
+		}
+	}
+	return nil
+}
+
 // routes reads ipam.routes. Where a route names no gateway it goes by the
 // pod's, which is the one of its family.
 func (c ipamConf) routes(gateways map[bridge.Family]netip.Addr) ([]bridge.Route, error) {
 	var routes []bridge.Route
 	for _, r := range c.Routes {
+		if err := r.supported(); err != nil {
+			return nil, err
+		}
 		dst, err := netip.ParsePrefix(r.Dst)
 		if err != nil {
 			return nil, invalid("ipam.routes: dst %q is not a prefix such as 192.168.0.0/16", r.Dst)
@@ -91,7 +109,14 @@ func (c ipamConf) routes(gateways map[bridge.Family]netip.Addr) ([]bridge.Route,
 		if !via.IsValid() || via.Is4() != dst.Addr().Is4() {
 			return nil, invalid("ipam.routes: %s has no gateway of its address family", r.Dst)
 		}
+		if hasRoute(routes, dst.Masked()) {
+			return nil, invalid("ipam.routes: there are two routes to %s: leave one out", dst.Masked())
+		}
 		routes = append(routes, bridge.Route{Dst: dst.Masked(), Via: via})
 	}
 	return routes, nil
+}
+
+func hasRoute(routes []bridge.Route, dst netip.Prefix) bool {
+	return slices.ContainsFunc(routes, func(r bridge.Route) bool { return r.Dst == dst })
 }

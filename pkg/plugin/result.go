@@ -32,7 +32,9 @@ func (c *call) newPort(n network, req request, addrs []netip.Addr) bridge.Port {
 	for i, a := range addrs {
 		gateway := n.gateway(i, a)
 		p.Addresses = append(p.Addresses, bridge.Address{Addr: a, Gateway: gateway})
-		p.Routes = append(p.Routes, bridge.Route{Dst: bridge.AllAddresses(a), Via: gateway})
+		if dst := bridge.AllAddresses(a); !hasRoute(n.routes, dst) {
+			p.Routes = append(p.Routes, bridge.Route{Dst: dst, Via: gateway})
+		}
 	}
 	p.Routes = append(p.Routes, n.routes...)
 	return p

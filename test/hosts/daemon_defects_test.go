@@ -1,7 +1,10 @@
 package hosts
 
 import (
+	"encoding/hex"
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -133,25 +136,79 @@ func TestTwoNetworksOnOneBridge(t *testing.T) {
 	}
 }
 
+// TestSamePortOfTwoNetworksOfAPod: a runtime asks each of a container's networks
+// for the same ports. The first that can serve one has it.
 func TestSamePortOfTwoNetworksOfAPod(t *testing.T) {
-	p := newPlugin(t, "10.244.1.0/24")
-	q := newPluginOn(p.host, "10.9.0.0/24")
-	q.conf["name"], q.conf["bridge"] = "second", "cni1"
-	before := p.snapshot(t)
-	ns := sandboxtest.NewNetns(t).Path()
-	web := map[string]any{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}
-	for i, n := range []*pluginHost{p, q} {
-		call := invocation{command: "ADD", netns: ns, ifName: []string{"eth0", "net1"}[i], stdin: n.ports(web)}
-		if _, cniErr := n.run(t, call); cniErr != nil {
-			t.Fatal(cniErr)
+	const ipv4, ipv6 = "10.244.1.0/24", "fd00:244:1::/64"
+	const second4, second6 = "10.9.0.0/24", "fd00:9::/64"
+	for _, tc := range []struct {
+		name          string
+		first, second []string
+		want          string // where the port leads to, of each family
+	}{
+		{onlyIPv4, []string{ipv4}, []string{second4}, "10.244.1.2"},
+		{onlyIPv6, []string{ipv6}, []string{second6}, "fd00:244:1::2"},
+		{dualStack, []string{ipv4, ipv6}, []string{second4, second6}, "10.244.1.2 fd00:244:1::2"},
+		{"IPv4, then dual stack", []string{ipv4}, []string{second4, second6}, "10.244.1.2 fd00:9::2"},
+		{"IPv6, then dual stack", []string{ipv6}, []string{second4, second6}, "10.9.0.2 fd00:244:1::2"},
+		{"dual stack, then IPv4", []string{ipv4, ipv6}, []string{second4}, "10.244.1.2 fd00:244:1::2"},
+		{"IPv4, then IPv6", []string{ipv4}, []string{second6}, "10.244.1.2 fd00:9::2"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			p, ns := newPlugin(t, tc.first...), sandboxtest.NewNetns(t).Path()
+			q := newPluginOn(p.host, tc.second...)
+			q.conf["name"], q.conf["bridge"] = "second", "cni1"
+			before := p.snapshot(t)
+			web := []map[string]any{{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}}
+			each := func(command string, networks ...*pluginHost) {
+				t.Helper()
+				for _, n := range networks {
+					ifName := map[*pluginHost]string{p: "eth0", q: "net1"}[n]
+					out, cniErr := n.run(t, invocation{command: command, netns: ns, ifName: ifName})
+					if cniErr != nil {
+						t.Fatalf("%s of %s: %v", command, ifName, cniErr)
+					}
+					if command == "ADD" {
+						n.conf["prevResult"] = rawJSON(out)
+					}
+				}
+			}
+			for _, n := range []*pluginHost{p, q} {
+				n.conf["runtimeConfig"] = map[string]any{"portMappings": web}
+			}
+			each("ADD", p, q)
+			if got := joined(p.portTargets(t), " "); got != tc.want {
+				t.Errorf("the port leads to %s, want %s", got, tc.want)
+			}
+			each("CHECK", p, q)
+			each("DEL", q, p)
+			if after := p.snapshot(t); after != before {
+				t.Errorf("left behind:\n%s", after)
+			}
+		})
+	}
+}
+
+// portTargets are the pods' addresses that host ports lead to.
+func (p *pluginHost) portTargets(t *testing.T) []netip.Addr {
+	t.Helper()
+	var all []netip.Addr
+	for _, line := range p.portLines(t) {
+		fields := strings.Fields(line)
+		if len(fields) < 4 || !strings.HasPrefix(fields[1], "ports") {
+			continue
 		}
-	}
-	for i, n := range []*pluginHost{q, p} {
-		if _, cniErr := n.run(t, invocation{command: "DEL", ifName: []string{"net1", "eth0"}[i]}); cniErr != nil {
-			t.Fatal(cniErr)
+		data, err := hex.DecodeString(fields[3])
+		if err != nil {
+			t.Fatal(err)
 		}
+		const port = 4 // bytes, of a whole register
+		addr, ok := netip.AddrFromSlice(data[:len(data)-port])
+		if !ok {
+			t.Fatalf("%q leads to no address", line)
+		}
+		all = append(all, addr)
 	}
-	if after := p.snapshot(t); after != before {
-		t.Errorf("left behind:\n%s", after)
-	}
+	slices.SortFunc(all, netip.Addr.Compare)
+	return all
 }

@@ -3,6 +3,8 @@ package hosts
 import (
 	"bytes"
 	"errors"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/overlay-cni/overlay-cni/internal/sandbox/sandboxtest"
@@ -129,5 +131,69 @@ func TestKilledAtEveryStep(t *testing.T) {
 				})
 			}
 		}
+	})
+}
+
+// TestKilledWithTheFirstPod kills the ADD that makes the bridge after each of its
+// steps. The next pod's ADD has to find whatever is missing, without a daemon.
+func TestKilledWithTheFirstPod(t *testing.T) {
+	const mtu = 1400 // the bridge is born with another one
+	eachMode(t, func(t *testing.T, m mode) {
+		p := newPlugin(t, m.subnets...)
+		p.conf["mtu"] = mtu
+		steps := 0
+		for step := 1; ; step++ {
+			killed := p.killed(t, invocation{command: "ADD", netns: sandboxtest.NewNetns(t).Path()}, step)
+			ns := sandboxtest.NewNetns(t)
+			out, cniErr := p.run(t, invocation{command: "ADD", id: "next", netns: ns.Path()})
+			if cniErr != nil {
+				t.Fatalf("killed at step %d, the next ADD: %v", step, cniErr)
+			}
+			check := invocation{command: "CHECK", id: "next", netns: ns.Path(), stdin: p.with(map[string]any{"prevResult": rawJSON(out)})}
+			if _, cniErr := p.run(t, check); cniErr != nil {
+				t.Errorf("killed at step %d, CHECK of the next pod: %v", step, cniErr)
+			}
+			for _, gateway := range m.gateways() {
+				if err := reach(t.Context(), t, ns, gateway); err != nil {
+					t.Errorf("killed at step %d: %v", step, err)
+				}
+			}
+			p.del(t, "pod")
+			p.del(t, "next")
+			p.withoutBridge(t, mtu, step)
+			if !killed {
+				break
+			}
+			steps = step
+		}
+		if steps < 10 {
+			t.Errorf("the plugin was killed at %d steps only: is it traced?", steps)
+		}
+		t.Logf("%d steps", steps)
+	})
+}
+
+// withoutBridge makes the host what it was before its first pod, when the last
+// one is gone, and looks that the bridge's own MTU outlived that.
+func (p *pluginHost) withoutBridge(t *testing.T, mtu, step int) {
+	t.Helper()
+	h := p.host.Handle()
+	bridge, err := h.LinkByName("cni0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := bridge.Attrs().MTU; got != mtu {
+		t.Errorf("killed at step %d: the bridge has MTU %d, not %d", step, got, mtu)
+	}
+	if err := h.LinkDel(bridge); err != nil {
+		t.Fatal(err)
+	}
+	sandboxtest.Do(t, p.host.Netns(), func() error {
+		for _, family := range []string{"ipv4", "ipv6"} {
+			if err := os.WriteFile(filepath.Join("/proc/sys/net", family, "conf/all/forwarding"), []byte("0"), 0o644); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }

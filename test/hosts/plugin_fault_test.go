@@ -3,7 +3,6 @@ package hosts
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -103,6 +102,7 @@ func TestRecordThatCannotBeUsed(t *testing.T) {
 		"cut short":       `{"version":1,"network":"test","contai`,
 		"garbage":         "\x00\xff\xfe",
 		"another version": `{"version":99,"containerID":"pod","ifName":"eth0","addresses":["10.244.1.200"]}`,
+		"no addresses":    `{"version":1,"network":"test","containerID":"pod","ifName":"eth0","bridge":"cni0","hostPorts":[{"hostPort":8080,"containerPort":80}]}`,
 		"another pod's":   `{"version":1,"network":"test","containerID":"other","ifName":"eth0","addresses":["10.244.1.2"]}`,
 		"huge":            strings.Repeat("{", 1<<20),
 	} {
@@ -111,9 +111,9 @@ func TestRecordThatCannotBeUsed(t *testing.T) {
 				p := newPlugin(t, "10.244.1.0/24")
 				p.add(t, "other")
 				before := p.snapshot(t)
+				p.conf["runtimeConfig"] = everything
 				ns, _ := p.add(t, "pod")
-				record := filepath.Join(p.host.RunDir(), "attachments", "pod@eth0.json")
-				if err := os.WriteFile(record, []byte(content), 0o644); err != nil {
+				if err := os.WriteFile(p.record("pod"), []byte(content), 0o644); err != nil {
 					t.Fatal(err)
 				}
 				if then == "ADD and DEL" {

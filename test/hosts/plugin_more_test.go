@@ -34,16 +34,16 @@ func TestGCRemovesAllButTheValid(t *testing.T) {
 		p.add(t, "lost-record")
 		p.add(t, "damaged")
 		p.add(t, "lost-all")
-		attachments := filepath.Join(p.host.RunDir(), "attachments")
 		for id, damage := range map[string]func(path string) error{
 			"lost-record": os.Remove,
 			"lost-all":    os.Remove,
 			"damaged":     func(path string) error { return os.Truncate(path, 0) },
 		} {
-			if err := damage(filepath.Join(attachments, id+"@eth0.json")); err != nil {
+			if err := damage(p.record(id)); err != nil {
 				t.Fatal(err)
 			}
 		}
+		p.unplug(t, "damaged") // else it may be another network's, in use
 		if err := os.Remove(filepath.Join(p.host.RunDir(), "addresses", m.gateways()[0].Next().Next().Next().Next().Next().String())); err != nil {
 			t.Fatal(err)
 		}

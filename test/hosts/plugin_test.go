@@ -306,6 +306,16 @@ func TestCheckSaysWhatDiffers(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, "there is no record of the attachment"},
+		"record empty": {func(t *testing.T, u *podUnderTest) {
+			if err := os.Truncate(u.p.record("pod"), 0); err != nil {
+				t.Fatal(err)
+			}
+		}, "the record of the attachment can't be used: nothing is recorded yet"},
+		"record of a newer version": {func(t *testing.T, u *podUnderTest) {
+			if err := os.WriteFile(u.p.record("pod"), []byte(`{"version":99}`), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}, "attachment record of a newer version of overlay-cni: format 99, this one knows 1"},
 		"reservation": {func(t *testing.T, u *podUnderTest) {
 			if err := os.Remove(filepath.Join(u.p.host.RunDir(), "addresses", "10.244.1.2")); err != nil {
 				t.Fatal(err)
@@ -323,5 +333,15 @@ func TestCheckSaysWhatDiffers(t *testing.T) {
 				t.Errorf("got  %v\nwant %s", cniErr, tc.want)
 			}
 		})
+	}
+}
+
+// TestCheckOfOthersAddresses: those of a chain that belong to no interface are
+// not ours to judge.
+func TestCheckOfOthersAddresses(t *testing.T) {
+	u := newPodUnderTest(t)
+	u.raw = strings.Replace(u.raw, `"ips":[`, `"ips":[{"address":"192.0.2.9/24","gateway":"192.0.2.1"},`, 1)
+	if cniErr := u.check(t); cniErr != nil {
+		t.Error(cniErr)
 	}
 }
