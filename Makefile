@@ -22,7 +22,7 @@ export GOFLAGS
 
 # Programs that run here, whatever GOARCH the build is for.
 HERE   := env -u GOOS -u GOARCH
-# Those with code of their own, of which all but the first one are for tests.
+# Those with code of their own. What users run is in the first one.
 MODULES := . test/e2e test/manifests test/runtimes tools/image
 LINT   := $(HERE) go tool -modfile=tools/go.mod golangci-lint
 REPORT := $(HERE) go run ./internal/testreport

@@ -28,7 +28,11 @@ func openRegistry(c config.Config, log *slog.Logger) (closable, error) {
 	switch c.Registry.Type {
 	case config.RegistryKube:
 		r, err := kube.New(kube.Options{NodeName: c.NodeName, Kubeconfig: c.Registry.Kubeconfig, Log: log})
-		return r, wrap("reach the Kubernetes API, as registry.kubeconfig says", err)
+		what := "reach the Kubernetes API"
+		if c.Registry.Kubeconfig != "" {
+			what += ", as registry.kubeconfig says"
+		}
+		return r, wrap(what, err)
 	case config.RegistryEtcd:
 		r, err := etcd.New(etcdOptions(c, log))
 		return r, wrap("the settings of etcd have mistakes", err)

@@ -123,7 +123,7 @@ func (h *Host) sweep(entries []ipam.Entry, missing []string, bridge string) ([]s
 		}
 		errs = append(errs, err)
 	}
-	freed, err := h.store.FreeLost(nil, func(a netip.Addr) error { return h.ports.DeleteAddresses([]netip.Addr{a}) })
+	freed, err := h.store.FreeLost(nil, func(k ipam.Key, a netip.Addr) (bool, error) { return Disuse(h.bridge, k, a) })
 	if len(freed) > 0 {
 		changes = append(changes, fmt.Sprintf("freed the addresses %v, which no attachment has", freed))
 	}
@@ -189,12 +189,9 @@ func (h *Host) hostPorts(bridge string) (hostport.Want, error) {
 }
 
 // hostPortsOf are the host ports of one attachment. Where the record can't be read,
-// by damage or because a newer version wrote it, they stay as they are, as those
-// of an attachment that somebody works on do.
+// by damage or loss or because a newer version wrote it, they stay as they are, as
+// those of an attachment that somebody works on do.
 func (h *Host) hostPortsOf(e ipam.Entry) (hostport.Pod, error) {
-	if errors.Is(e.Err, ipam.ErrEmpty) {
-		return hostport.Pod{}, nil // ports come after the record
-	}
 	mappings, err := hostport.Parse(e.Record.HostPorts)
 	if e.Err != nil || err != nil {
 		held, err := h.store.HeldBy(e.Key)

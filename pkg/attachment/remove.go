@@ -58,14 +58,17 @@ func closePorts(a *ipam.Attachment) (*hostport.Kernel, error) {
 	return withPorts(func(k *hostport.Kernel) error { return k.DeleteAddresses(held) })
 }
 
-// ClosePorts closes all host ports that lead to an address which no attachment
-// has.
-func ClosePorts(addr netip.Addr) error {
+// Disuse closes all host ports that lead to an address whose attachment is lost,
+// unless a pod has it still, and tells whether that is so (see ipam.FreeLost).
+func Disuse(b *bridge.Kernel, key ipam.Key, addr netip.Addr) (bool, error) {
+	if gone, err := b.Gone(key.HostName()); !gone {
+		return false, err
+	}
 	k, err := withPorts(func(k *hostport.Kernel) error { return k.DeleteAddresses([]netip.Addr{addr}) })
 	if k != nil {
 		k.Close()
 	}
-	return err
+	return err == nil, err
 }
 
 // withPorts does nothing on a kernel that has no host ports.

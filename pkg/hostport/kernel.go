@@ -53,7 +53,10 @@ func (k *Kernel) Add(p Pod) error {
 	err := k.insert(entries)
 	var taken *TakenError
 	if errors.As(err, &taken) && p.leadsElsewhere(taken.Wanted.entry().slot, taken.Holder.Pod) {
-		return k.Add(p) // the rest, which is less each time
+		if err := k.findElsewhere(&p); err != nil {
+			return err
+		}
+		return k.Add(p) // the rest
 	}
 	if err != nil {
 		return err
@@ -63,6 +66,23 @@ func (k *Kernel) Add(p Pod) error {
 		return err
 	}
 	return k.forgetBefore(elements)
+}
+
+// findElsewhere looks for all ports that lead to siblings at once: by clashes it
+// would take a transaction for each.
+func (k *Kernel) findElsewhere(p *Pod) error {
+	var wanted []entry
+	for _, e := range p.elements() {
+		wanted = append(wanted, e.entry())
+	}
+	_, found, err := k.lookUp(wanted)
+	if err != nil {
+		return err
+	}
+	for _, e := range found {
+		p.leadsElsewhere(e.slot, e.owner())
+	}
+	return nil
 }
 
 // insert adds entries, and makes the table where there is none.

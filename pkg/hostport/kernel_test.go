@@ -140,10 +140,15 @@ func TestTaken(t *testing.T) {
 func TestSibling(t *testing.T) {
 	m := newHost(t)
 	first, second, stranger := web(2, 8080), web(3, 8080), web(9, 9090)
+	for port := range uint16(2 * chunk) { // more than one question to the kernel has
+		both := Mapping{HostPort: 20_000 + port, ContainerPort: port + 1, Protocol: UDP}
+		first.Mappings, second.Mappings = append(first.Mappings, both), append(second.Mappings, both)
+	}
+	common := len(second.Mappings)
 	second.Mappings = append(second.Mappings, Mapping{HostPort: 53, ContainerPort: 53, Protocol: UDP})
 	second.Addresses = append(second.Addresses, netip.MustParseAddr("fd00::3"))
 	second.Sibling = func(a netip.Addr) bool { return a == first.Addresses[0] }
-	rest := Pod{Bridge: "lo", Addresses: second.Addresses[:1], Mappings: second.Mappings[1:]}
+	rest := Pod{Bridge: "lo", Addresses: second.Addresses[:1], Mappings: second.Mappings[common:]}
 	rest6 := Pod{Bridge: "lo", Addresses: second.Addresses[1:], Mappings: second.Mappings}
 	m.add(first)
 	m.checks(second, "53/udp to 10.244.0.3:53 is gone")

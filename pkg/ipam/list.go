@@ -114,10 +114,10 @@ func (s *Store) recordOf(k Key) (Record, error) {
 }
 
 // FreeLost gives back the addresses that belong to no attachment: what is left
-// of one whose file somebody removed. Those of keep stay, and so does one for
-// which disuse, which ends its use before it is free, fails. It returns the
-// freed.
-func (s *Store) FreeLost(keep map[Key]bool, disuse func(netip.Addr) error) ([]netip.Addr, error) {
+// of one whose file somebody removed. Those of keep stay. Disuse ends an
+// address's use before it is free, and tells whether it did: one that a pod has
+// stays. It returns the freed.
+func (s *Store) FreeLost(keep map[Key]bool, disuse func(Key, netip.Addr) (bool, error)) ([]netip.Addr, error) {
 	taken, err := s.reserved()
 	if err != nil {
 		return nil, err
@@ -145,7 +145,7 @@ func (s *Store) FreeLost(keep map[Key]bool, disuse func(netip.Addr) error) ([]ne
 
 // freeLost frees an address under the lock of the attachment that it names,
 // which keeps everybody else from doing the same at the same time.
-func (s *Store) freeLost(addr netip.Addr, holder Key, disuse func(netip.Addr) error) (bool, error) {
+func (s *Store) freeLost(addr netip.Addr, holder Key, disuse func(Key, netip.Addr) (bool, error)) (bool, error) {
 	a, err := s.Lock(holder)
 	if err != nil {
 		return false, err
@@ -154,8 +154,8 @@ func (s *Store) freeLost(addr netip.Addr, holder Key, disuse func(netip.Addr) er
 	if !a.Fresh() {
 		return false, nil // it is an attachment's again
 	}
-	if err := disuse(addr); err != nil {
-		return false, errors.Join(err, a.Release())
+	if unused, err := disuse(holder, addr); !unused || err != nil {
+		return false, errors.Join(err, a.Release()) // of which it is the file alone
 	}
 	return true, errors.Join(s.free(addr, holder), a.Release())
 }

@@ -206,6 +206,8 @@ func parseRecord(data []byte) (Record, error) {
 		return Record{}, fmt.Errorf("%w: format %d, this one knows %d", ErrNewer, r.Version, recordVersion)
 	case r.Version < 1 || r.ContainerID == "" || r.IfName == "" || len(r.Addresses) == 0:
 		return Record{}, fmt.Errorf("%w: version, containerID, ifName or addresses is missing", ErrDamaged)
+	case slices.ContainsFunc(r.Addresses, func(a netip.Addr) bool { return !a.IsValid() }):
+		return Record{}, fmt.Errorf("%w: one of the addresses is empty", ErrDamaged)
 	}
 	return r, nil
 }

@@ -224,20 +224,22 @@ func TestFreeLost(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	inUse := errors.New("in use")
+	all := []string{"addresses/10.244.1.2", "addresses/10.244.1.3", "addresses/10.244.1.4", "attachments/other@eth0.json"}
 	for _, tc := range []struct {
-		err  error
-		want []string
+		unused bool
+		err    error
+		want   []string
 	}{
-		{inUse, []string{"addresses/10.244.1.2", "addresses/10.244.1.3", "addresses/10.244.1.4", "attachments/other@eth0.json"}},
-		{nil, []string{"addresses/10.244.1.3", "addresses/10.244.1.4", "attachments/other@eth0.json"}},
+		{false, nil, all}, // a pod has it
+		{false, errors.New("can't tell"), all},
+		{true, nil, all[1:]},
 	} {
 		var asked []netip.Addr
-		freed, err := s.FreeLost(keep, func(a netip.Addr) error {
+		freed, err := s.FreeLost(keep, func(k Key, a netip.Addr) (bool, error) {
 			asked = append(asked, a)
-			return tc.err
+			return tc.unused && k == Owner{"c", "eth0"}.Key(), tc.err
 		})
-		if !errors.Is(err, tc.err) || fmt.Sprint(asked) != "[10.244.1.2]" || (tc.err == nil) != (len(freed) == 1) {
+		if !errors.Is(err, tc.err) || fmt.Sprint(asked) != "[10.244.1.2]" || tc.unused != (len(freed) == 1) {
 			t.Errorf("freed %v after asking for %v, %v", freed, asked, err)
 		}
 		if left := files(t, s.dir); !slices.Equal(left, tc.want) {

@@ -3,6 +3,7 @@ package plugin
 import (
 	"errors"
 	"io/fs"
+	"net/netip"
 
 	"github.com/overlay-cni/overlay-cni/pkg/attachment"
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
@@ -66,7 +67,7 @@ func (s sweep) run() error {
 			errs = append(errs, s.kernel.Detach(devices...))
 		}
 	}
-	_, err = s.store.FreeLost(s.keep, attachment.ClosePorts)
+	_, err = s.store.FreeLost(s.keep, func(k ipam.Key, a netip.Addr) (bool, error) { return attachment.Disuse(s.kernel, k, a) })
 	return errors.Join(append(errs, err)...)
 }
 

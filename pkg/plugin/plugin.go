@@ -57,14 +57,17 @@ func (p Plugin) add(in *invocation) error {
 	defer func() { _ = a.Close() }()
 	if !a.Fresh() {
 		// The runtime gave up on an earlier ADD, or never saw its result.
-		if err := errors.Join(attachment.Dismantle(c.kernel, c.key, a), a.Reset()); err != nil {
+		if err := c.clear(a); err != nil {
 			return err
 		}
 	}
 	err = c.attach(a, netns, net, p.Out)
 	if errors.Is(err, errLeftover) || errors.Is(err, bridge.ErrPortTaken) {
 		// There was an attachment, and its record is lost.
-		if err = errors.Join(a.Distrust(), attachment.Dismantle(c.kernel, c.key, a), a.Reset()); err == nil {
+		if err = a.Distrust(); err == nil {
+			err = c.clear(a)
+		}
+		if err == nil {
 			err = c.attach(a, netns, net, p.Out)
 		}
 	}
@@ -72,6 +75,15 @@ func (p Plugin) add(in *invocation) error {
 		return errors.Join(err, c.remove(a))
 	}
 	return nil
+}
+
+// clear makes an attachment a new one. Its addresses are free only when nothing
+// leads to them any more.
+func (c *call) clear(a *ipam.Attachment) error {
+	if err := attachment.Dismantle(c.kernel, c.key, a); err != nil {
+		return err
+	}
+	return a.Reset()
 }
 
 // attach reserves, records, connects and prints, in this order: see package

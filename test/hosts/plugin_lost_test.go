@@ -100,14 +100,14 @@ func TestHostPortsOfALostRecord(t *testing.T) {
 // TestGCLeavesOtherNetworksPodsWithoutARecordAlone: what tells no network may be
 // any one's, and is removed only when no pod can have it any more.
 func TestGCLeavesOtherNetworksPodsWithoutARecordAlone(t *testing.T) {
-	for name, content := range map[string]string{"empty": "", "damaged": "{", "without addresses": `{"version":1,"network":"second","containerID":"pod","ifName":"eth0"}`} {
+	for name, lose := range losses() {
 		t.Run(name, func(t *testing.T) {
 			p := newPlugin(t, "10.244.1.0/24")
 			q := newPluginOn(p.host, "10.9.0.0/24")
 			q.conf["name"], q.conf["bridge"] = "second", "cni1"
 			nothing := p.snapshot(t)
 			ns, _ := q.add(t, "pod")
-			if err := os.WriteFile(p.record("pod"), []byte(content), 0o644); err != nil {
+			if err := lose(p.record("pod")); err != nil {
 				t.Fatal(err)
 			}
 			live := p.snapshot(t)
@@ -129,4 +129,60 @@ func TestGCLeavesOtherNetworksPodsWithoutARecordAlone(t *testing.T) {
 			}
 		})
 	}
+}
+
+// losses are what may happen to the record of a pod that lives.
+func losses() map[string]func(path string) error {
+	content := func(text string) func(string) error {
+		return func(path string) error { return os.WriteFile(path, []byte(text), 0o644) }
+	}
+	const begin = `{"version":1,"network":"second","containerID":"pod","ifName":"eth0"`
+	return map[string]func(string) error{
+		"missing": os.Remove, "empty": content(""), "damaged": content("{"),
+		"without addresses": content(begin + "}"), "with an empty address": content(begin + `,"addresses":["10.244.1.2",""]}`),
+	}
+}
+
+// The daemon leaves a pod alone of which nothing is known but that it is there:
+// its host ports, and its addresses, until it is gone. Without a file there is no
+// attachment that could have ports; the addresses stay then, too.
+func TestSweepLeavesPodsWithoutARecordAlone(t *testing.T) {
+	for name, lose := range losses() {
+		t.Run(name, func(t *testing.T) {
+			eachMode(t, func(t *testing.T, m mode) {
+				p := newPlugin(t, m.subnets...)
+				nothing := p.snapshot(t)
+				p.conf["runtimeConfig"] = map[string]any{"portMappings": []map[string]any{
+					{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"},
+				}}
+				p.add(t, "pod")
+				if err := lose(p.record("pod")); err != nil {
+					t.Fatal(err)
+				}
+				live := p.snapshot(t)
+				if name == "missing" {
+					live = withoutPorts(live)
+				}
+				p.sweep(t)
+				if after := p.snapshot(t); after != live {
+					t.Errorf("left:\n%s\nbefore:\n%s", after, live)
+				}
+				p.unplug(t, "pod")
+				p.sweep(t)
+				if after := p.snapshot(t); after != nothing {
+					t.Errorf("left of a pod that is gone:\n%s\nbefore:\n%s", after, nothing)
+				}
+			})
+		})
+	}
+}
+
+func withoutPorts(snapshot string) string {
+	var left []string
+	for line := range strings.Lines(snapshot) {
+		if !strings.HasPrefix(line, "port ") {
+			left = append(left, line)
+		}
+	}
+	return strings.TrimSuffix(strings.Join(left, ""), "\n")
 }
