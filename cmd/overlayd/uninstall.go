@@ -121,7 +121,16 @@ func clean(cmd *cobra.Command, host uninstall.Host, c config.Config) error {
 	if err := host.Clean(func(what string) { fmt.Fprintln(out, "removed", what) }); err != nil {
 		return err
 	}
-	fmt.Fprintln(out, "nothing of overlay-cni is left on this host")
+	callers, err := host.Config.Callers()
+	if err != nil {
+		return err
+	}
+	for _, path := range callers {
+		fmt.Fprintf(out, "left %s, which the daemon did not write: remove it, for it calls the plugin, which is gone\n", path)
+	}
+	if len(callers) == 0 {
+		fmt.Fprintln(out, "nothing of overlay-cni is left on this host")
+	}
 	removed, err := leaveRegistry(cmd.Context(), c)
 	if removed != "" {
 		fmt.Fprintln(out, "removed", removed)

@@ -377,6 +377,14 @@ func TestRemove(t *testing.T) {
 	if got, want := files(t, dir), []string{"20-flannel.conflist", "40-other.conflist", "50-copy.bak"}; !slices.Equal(got, want) {
 		t.Errorf("there is %q, want %q", got, want)
 	}
+	own := filepath.Join(dir, "60-own.conflist")
+	write(t, own, `{"name":"mine","plugins":[{"type":"overlay-cni"}]}`, 0o644)
+	if callers, err := c.Callers(); !slices.Equal(callers, []string{own}) || err != nil {
+		t.Errorf("%q call the plugin, %v", callers, err)
+	}
+	if callers, err := ours(filepath.Join(dir, "none")).Callers(); callers != nil || err != nil {
+		t.Errorf("of no directory: %q, %v", callers, err)
+	}
 	if removed, err := ours(filepath.Join(dir, "none")).Remove(); removed != nil || err != nil {
 		t.Errorf("of no directory: removed %q, %v", removed, err)
 	}

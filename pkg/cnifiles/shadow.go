@@ -2,7 +2,9 @@ package cnifiles
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -38,9 +40,32 @@ func (c Config) earlier() ([]string, error) {
 	return names, nil
 }
 
+// Callers are the paths of the configurations that call the plugin. After Remove
+// these are what people wrote.
+func (c Config) Callers() ([]string, error) {
+	files, err := os.ReadDir(c.Dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("look for network configurations: %w", err)
+	}
+	var paths []string
+	for _, f := range files {
+		path := filepath.Join(c.Dir, f.Name())
+		if slices.Contains(endings(), filepath.Ext(path)) && f.Type().IsRegular() && callsUs(path) {
+			paths = append(paths, path)
+		}
+	}
+	return paths, nil
+}
+
+func callsUs(path string) bool {
+	text, err := os.ReadFile(path)
+	return err == nil && bytes.Contains(text, []byte(`"`+plugin+`"`))
+}
+
 // leadsToUs tells whether a configuration calls our plugin or names our file:
 // Multus's does, which is first on purpose.
 func (c Config) leadsToUs(name string) bool {
-	text, err := os.ReadFile(filepath.Join(c.Dir, name))
-	return err == nil && (bytes.Contains(text, []byte(`"`+plugin+`"`)) || bytes.Contains(text, []byte(c.Name)))
+	path := filepath.Join(c.Dir, name)
+	text, err := os.ReadFile(path)
+	return err == nil && (callsUs(path) || bytes.Contains(text, []byte(c.Name)))
 }
