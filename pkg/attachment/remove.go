@@ -59,7 +59,8 @@ func closePorts(a *ipam.Attachment) (*hostport.Kernel, error) {
 }
 
 // Disuse closes all host ports that lead to an address whose attachment is lost,
-// unless a pod has it still, and tells whether that is so (see ipam.FreeLost).
+// and tells whether it did: one that a pod has still is left alone (see
+// ipam.Store.FreeLost).
 func Disuse(b *bridge.Kernel, key ipam.Key, addr netip.Addr) (bool, error) {
 	if gone, err := b.Gone(key.HostName()); !gone {
 		return false, err

@@ -69,7 +69,7 @@ func (s Spec) Want() Bridge {
 		b.Addresses = append(b.Addresses, linkLocal)
 	}
 	// Last: Attach tries to add them too, and by that sees whether they are there,
-	// and with them all that comes before them.
+	// and with the first of a bridge all that comes before it.
 	b.Addresses = append(b.Addresses, s.Gateways...)
 	if len(s.Gateways) > 0 {
 		b.MAC = subnet.MAC("bridge " + subnet.Sort(s.Gateways)[0].Addr().String())

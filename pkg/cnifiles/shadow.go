@@ -50,22 +50,21 @@ func (c Config) Callers() ([]string, error) {
 	var paths []string
 	for _, f := range files {
 		path := filepath.Join(c.Dir, f.Name())
-		if slices.Contains(endings(), filepath.Ext(path)) && f.Type().IsRegular() && callsUs(path) {
+		if !slices.Contains(endings(), filepath.Ext(path)) || !f.Type().IsRegular() {
+			continue
+		}
+		if text, err := os.ReadFile(path); err == nil && callsUs(text) {
 			paths = append(paths, path)
 		}
 	}
 	return paths, nil
 }
 
-func callsUs(path string) bool {
-	text, err := os.ReadFile(path)
-	return err == nil && bytes.Contains(text, []byte(`"`+plugin+`"`))
-}
+func callsUs(text []byte) bool { return bytes.Contains(text, []byte(`"`+plugin+`"`)) }
 
 // leadsToUs tells whether a configuration calls our plugin or names our file:
 // Multus's does, which is first on purpose.
 func (c Config) leadsToUs(name string) bool {
-	path := filepath.Join(c.Dir, name)
-	text, err := os.ReadFile(path)
-	return err == nil && (callsUs(path) || bytes.Contains(text, []byte(c.Name)))
+	text, err := os.ReadFile(filepath.Join(c.Dir, name))
+	return err == nil && (callsUs(text) || bytes.Contains(text, []byte(c.Name)))
 }
