@@ -11,7 +11,7 @@ import (
 
 	"github.com/overlay-cni/overlay-cni/internal/lab"
 	"github.com/overlay-cni/overlay-cni/internal/lab/probe"
-	"github.com/overlay-cni/overlay-cni/internal/sandbox"
+	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox"
 	"github.com/overlay-cni/overlay-cni/pkg/subnet"
 )
 

@@ -19,7 +19,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 
-	"github.com/overlay-cni/overlay-cni/internal/sandbox/sandboxtest"
+	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox/sandboxtest"
 )
 
 const patience = 10 * time.Second

@@ -11,7 +11,7 @@ import (
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
-	"github.com/overlay-cni/overlay-cni/internal/sandbox"
+	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox"
 )
 
 // PodSpec says how a pod is to be made. Only the name is needed.

@@ -11,7 +11,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
-	"github.com/overlay-cni/overlay-cni/internal/sandbox/sandboxtest"
+	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox/sandboxtest"
 )
 
 func TestMain(m *testing.M) { os.Exit(sandboxtest.Main(m)) }

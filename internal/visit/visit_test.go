@@ -16,7 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/overlay-cni/overlay-cni/internal/sandbox/sandboxtest"
+	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox/sandboxtest"
 )
 
 // lost is set for a process that is to lose its way home.

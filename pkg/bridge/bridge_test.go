@@ -12,9 +12,10 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/overlay-cni/overlay-cni/internal/family"
+	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox"
+	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox/sandboxtest"
 	"github.com/overlay-cni/overlay-cni/internal/rtnl"
-	"github.com/overlay-cni/overlay-cni/internal/sandbox"
-	"github.com/overlay-cni/overlay-cni/internal/sandbox/sandboxtest"
 	"github.com/overlay-cni/overlay-cni/internal/sysctl"
 )
 
@@ -30,7 +31,7 @@ func prefixes(texts ...string) []netip.Prefix {
 
 func TestPlan(t *testing.T) {
 	want := Spec{Name: "cni0", MTU: 1450, Gateways: prefixes("10.244.1.1/24", "fd00::1/64")}.Want()
-	forwards := map[Family]bool{IPv4: true, IPv6: true}
+	forwards := map[family.Family]bool{family.IPv4: true, family.IPv6: true}
 	right := Bridge{Name: "cni0", MTU: 1450, MAC: want.MAC, Up: true, Forwards: forwards, Switches: want.Switches, Addresses: want.Addresses}
 	changed := func(change func(*Bridge)) *Bridge {
 		b := right

@@ -9,6 +9,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/overlay-cni/overlay-cni/internal/family"
 	"github.com/overlay-cni/overlay-cni/internal/rtnl"
 	"github.com/overlay-cni/overlay-cni/internal/sysctl"
 )
@@ -157,7 +158,7 @@ func (k *Kernel) read(want Bridge) (int, *Bridge, error) {
 			b.Addresses = append(b.Addresses, p)
 		}
 	}
-	for _, f := range []Family{IPv4, IPv6} {
+	for _, f := range family.All() {
 		b.Forwards[f] = forwards(f)
 	}
 	return link.Index, &b, nil
@@ -180,7 +181,7 @@ func (k *Kernel) find(name string) (rtnl.Link, error) {
 }
 
 func stateOf(link rtnl.Link) Bridge {
-	return Bridge{Name: link.Name, MTU: link.MTU, MAC: link.MAC, Up: link.Up(), Forwards: map[Family]bool{}}
+	return Bridge{Name: link.Name, MTU: link.MTU, MAC: link.MAC, Up: link.Up(), Forwards: map[family.Family]bool{}}
 }
 
 // device is an interface for the library, which looks at its index only.
@@ -218,7 +219,7 @@ func (k *Kernel) apply(o op) error {
 	case setUp:
 		return h.LinkSetUp(device(link.Index))
 	case setForward:
-		if o.family == IPv6 {
+		if o.family == family.IPv6 {
 			if err := k.keepRouters(); err != nil {
 				return err
 			}
@@ -238,9 +239,9 @@ func (k *Kernel) apply(o op) error {
 // forwardPath is the switch that lets the kernel forward. It is the host's, not
 // the bridge's: what comes to pods comes in elsewhere, and IPv6 has no other
 // that counts (ip6_forward in net/ipv6/ip6_output.c).
-func forwardPath(f Family) string { return "net/" + string(f) + "/conf/all/forwarding" }
+func forwardPath(f family.Family) string { return "net/" + f.Proc() + "/conf/all/forwarding" }
 
-func forwards(f Family) bool {
+func forwards(f family.Family) bool {
 	v, err := sysctl.Get(forwardPath(f))
 	return err == nil && v == "1"
 }

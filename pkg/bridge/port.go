@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/overlay-cni/overlay-cni/internal/family"
 	"github.com/overlay-cni/overlay-cni/internal/rtnl"
 	"github.com/overlay-cni/overlay-cni/internal/sysctl"
 	"github.com/overlay-cni/overlay-cni/internal/visit"
@@ -201,9 +202,9 @@ func (k *Kernel) addPair(netns *os.File, index int, s Spec, p Port) error {
 // to that pod's port (bridged_dnat in net/bridge/br_netfilter_hooks.c). So
 // ports must not be isolated, and a pod must be able to reach itself.
 func switchesServices(s Spec) bool {
-	switches := map[Family]string{IPv4: "net/bridge/bridge-nf-call-iptables", IPv6: "net/bridge/bridge-nf-call-ip6tables"}
+	switches := map[family.Family]string{family.IPv4: "net/bridge/bridge-nf-call-iptables", family.IPv6: "net/bridge/bridge-nf-call-ip6tables"}
 	for _, g := range s.Gateways {
-		if v, err := sysctl.Get(switches[FamilyOf(g.Addr())]); err == nil && v != "0" {
+		if v, err := sysctl.Get(switches[family.Of(g.Addr())]); err == nil && v != "0" {
 			return true
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/overlay-cni/overlay-cni/internal/family"
 	"github.com/overlay-cni/overlay-cni/internal/sysctl"
 	"github.com/overlay-cni/overlay-cni/pkg/subnet"
 )
@@ -22,28 +23,11 @@ type Bridge struct {
 	Up   bool
 	// Forwards says for each address family that is used whether the kernel
 	// forwards what pods send.
-	Forwards map[Family]bool
+	Forwards map[family.Family]bool
 	// Switches are the bridge's own kernel parameters.
 	Switches []sysctl.Parameter
 	// Addresses are the pods' gateways, each with the length of its subnet.
 	Addresses []netip.Prefix
-}
-
-// Family is an address family, as the directory below /proc/sys/net.
-type Family string
-
-// The address families.
-const (
-	IPv4 Family = "ipv4"
-	IPv6 Family = "ipv6"
-)
-
-// FamilyOf is the family of an address.
-func FamilyOf(a netip.Addr) Family {
-	if a.Is4() {
-		return IPv4
-	}
-	return IPv6
 }
 
 // Spec is what a bridge is made from.
@@ -61,11 +45,11 @@ var linkLocal = netip.MustParsePrefix("fe80::1/64")
 
 // Want is the state that follows from a specification.
 func (s Spec) Want() Bridge {
-	b := Bridge{Name: s.Name, MTU: s.MTU, Up: true, Forwards: map[Family]bool{}, Switches: s.switches()}
+	b := Bridge{Name: s.Name, MTU: s.MTU, Up: true, Forwards: map[family.Family]bool{}, Switches: s.switches()}
 	for _, g := range s.Gateways {
-		b.Forwards[FamilyOf(g.Addr())] = true
+		b.Forwards[family.Of(g.Addr())] = true
 	}
-	if b.Forwards[IPv6] {
+	if b.Forwards[family.IPv6] {
 		b.Addresses = append(b.Addresses, linkLocal)
 	}
 	// Last: Attach tries to add them too, and by that sees whether they are there,
@@ -95,8 +79,8 @@ const (
 type op struct {
 	verb    verb
 	bridge  string
-	family  Family       // of setForward
-	address netip.Prefix // of addAddress and delAddress
+	family  family.Family // of setForward
+	address netip.Prefix  // of addAddress and delAddress
 	param   sysctl.Parameter
 	mac     net.HardwareAddr
 	mtu     int
@@ -107,7 +91,7 @@ func (o op) String() string {
 	case addAddress, delAddress:
 		return fmt.Sprintf("%s %s: %s", o.verb, o.bridge, o.address)
 	case setForward:
-		return fmt.Sprintf("%s for %s: net.%s.conf.all.forwarding", o.verb, o.bridge, o.family)
+		return fmt.Sprintf("%s for %s: net.%s.conf.all.forwarding", o.verb, o.bridge, o.family.Proc())
 	case setSwitch:
 		return fmt.Sprintf("%s %s: %s", o.verb, o.bridge, o.param)
 	case setMAC:
@@ -149,7 +133,7 @@ func plan(want Bridge, have *Bridge) []op {
 	}
 	// Before the bridge hears anything.
 	ops = append(ops, planSwitches(want, *have)...)
-	for _, f := range []Family{IPv4, IPv6} {
+	for _, f := range family.All() {
 		if want.Forwards[f] && !have.Forwards[f] {
 			ops = append(ops, op{verb: setForward, bridge: want.Name, family: f})
 		}

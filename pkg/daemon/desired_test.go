@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/overlay-cni/overlay-cni/internal/family"
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
 	"github.com/overlay-cni/overlay-cni/pkg/config"
 	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
@@ -19,19 +20,19 @@ import (
 )
 
 // family is the column of the tables.
-type family struct {
+type familyCase struct {
 	name     string
 	subnets  string // of a node, with its number to fill in
 	underlay string // this host's address, on which the MTU depends
 	mtu      int
 	gateways string
-	forwards map[bridge.Family]bool // what the host is to forward
+	forwards map[family.Family]bool // what the host is to forward
 }
 
-func families() []family {
-	only4, only6 := map[bridge.Family]bool{bridge.IPv4: true}, map[bridge.Family]bool{bridge.IPv6: true}
-	both := map[bridge.Family]bool{bridge.IPv4: true, bridge.IPv6: true}
-	return []family{
+func families() []familyCase {
+	only4, only6 := map[family.Family]bool{family.IPv4: true}, map[family.Family]bool{family.IPv6: true}
+	both := map[family.Family]bool{family.IPv4: true, family.IPv6: true}
+	return []familyCase{
 		{"IPv4", "10.244.%d.0/24", "192.168.77.1", 1450, "10.244.1.1/24", only4},
 		{"IPv6", "fd44:0:0:%d::/64", "192.168.77.1", 1450, "fd44:0:0:1::1/64", only6},
 		{"dual stack", "10.244.%d.0/24 fd44:0:0:%d::/64", "192.168.77.1", 1450, "10.244.1.1/24 fd44:0:0:1::1/64", both},
@@ -41,7 +42,7 @@ func families() []family {
 	}
 }
 
-func (f family) node(number int) registry.Node {
+func (f familyCase) node(number int) registry.Node {
 	n := registry.Node{
 		Name:      fmt.Sprint("host-", number),
 		Addresses: []netip.Addr{netip.MustParseAddr(fmt.Sprint("192.168.77.", number)), netip.MustParseAddr(fmt.Sprint("fd77::", number))},
@@ -59,7 +60,7 @@ func prefixes(text string) []netip.Prefix {
 }
 
 // input is of host-1 among three.
-func (f family) input() input {
+func (f familyCase) input() input {
 	nodes := []registry.Node{f.node(1), f.node(2), f.node(3)}
 	return input{
 		config: config.Config{

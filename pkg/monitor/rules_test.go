@@ -8,7 +8,7 @@ import (
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
-	"github.com/overlay-cni/overlay-cni/internal/sandbox/sandboxtest"
+	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox/sandboxtest"
 )
 
 func TestChangesOfRulesAreToldOf(t *testing.T) {

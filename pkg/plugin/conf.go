@@ -12,6 +12,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 
+	"github.com/overlay-cni/overlay-cni/internal/family"
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
 	"github.com/overlay-cni/overlay-cni/pkg/ipam"
 	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
@@ -266,14 +267,14 @@ func (c *conf) fromDaemon(limit time.Duration) (network, error) {
 // finish adds what follows from the range sets: the bridge's addresses and the
 // routes by them.
 func (c *conf) finish(n network) (network, error) {
-	families := map[bridge.Family]netip.Addr{}
+	families := map[family.Family]netip.Addr{}
 	for _, set := range n.sets {
-		family := bridge.FamilyOf(set[0].Gateway)
-		if families[family].IsValid() {
-			return n, invalid("ipam.ranges has two range sets of %s, %s is in the second: a pod gets one address of each family", family, set)
+		f := family.Of(set[0].Gateway)
+		if families[f].IsValid() {
+			return n, invalid("ipam.ranges has two range sets of %s, %s is in the second: a pod gets one address of each family", f, set)
 		}
-		families[family] = set[0].Gateway
-		if family == bridge.IPv6 && n.bridge.MTU < minIPv6MTU {
+		families[f] = set[0].Gateway
+		if f == family.IPv6 && n.bridge.MTU < minIPv6MTU {
 			return n, invalid("mtu %d is less than the %d that IPv6 needs, which pods have of %s: raise mtu, or leave these addresses out", n.bridge.MTU, minIPv6MTU, set)
 		}
 		for _, r := range set {

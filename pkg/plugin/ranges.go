@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/overlay-cni/overlay-cni/internal/family"
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
 	"github.com/overlay-cni/overlay-cni/pkg/ipam"
 )
@@ -87,7 +88,7 @@ func (c routeConf) supported() error {
 
 // routes reads ipam.routes. Where a route names no gateway it goes by the
 // pod's, which is the one of its family.
-func (c ipamConf) routes(gateways map[bridge.Family]netip.Addr) ([]bridge.Route, error) {
+func (c ipamConf) routes(gateways map[family.Family]netip.Addr) ([]bridge.Route, error) {
 	var routes []bridge.Route
 	for _, r := range c.Routes {
 		if err := r.supported(); err != nil {
@@ -100,7 +101,7 @@ func (c ipamConf) routes(gateways map[bridge.Family]netip.Addr) ([]bridge.Route,
 		if dst.Bits() == 0 && r.GW == "" {
 			continue // the default route is there anyway
 		}
-		via := gateways[bridge.FamilyOf(dst.Addr())]
+		via := gateways[family.Of(dst.Addr())]
 		if r.GW != "" {
 			if via, err = netip.ParseAddr(r.GW); err != nil {
 				return nil, invalid("ipam.routes: gw %q of %s is not an IP address", r.GW, r.Dst)

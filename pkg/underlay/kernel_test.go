@@ -18,8 +18,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox/sandboxtest"
 	"github.com/overlay-cni/overlay-cni/internal/rtnl"
-	"github.com/overlay-cni/overlay-cni/internal/sandbox/sandboxtest"
 	"github.com/overlay-cni/overlay-cni/pkg/config"
 )
 

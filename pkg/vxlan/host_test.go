@@ -17,7 +17,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/overlay-cni/overlay-cni/internal/sandbox/sandboxtest"
+	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox/sandboxtest"
 	"github.com/overlay-cni/overlay-cni/pkg/registry"
 	"github.com/overlay-cni/overlay-cni/pkg/subnet"
 	"github.com/overlay-cni/overlay-cni/pkg/underlay"

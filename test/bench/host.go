@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"sync"
 
-	"github.com/overlay-cni/overlay-cni/internal/sandbox"
+	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox"
 )
 
 // host is a machine: a network namespace, threads in it that do what a

@@ -19,7 +19,7 @@ import (
 
 	"github.com/overlay-cni/overlay-cni/internal/lab"
 	"github.com/overlay-cni/overlay-cni/internal/lab/probe"
-	"github.com/overlay-cni/overlay-cni/internal/sandbox"
+	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox"
 )
 
 // etcdURL is on the switch, which all hosts reach.

@@ -20,7 +20,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/overlay-cni/overlay-cni/internal/lab/probe"
-	"github.com/overlay-cni/overlay-cni/internal/sandbox"
+	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox"
 	"github.com/overlay-cni/overlay-cni/pkg/config"
 	"github.com/overlay-cni/overlay-cni/pkg/daemon"
 	"github.com/overlay-cni/overlay-cni/pkg/nodestate"

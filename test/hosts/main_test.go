@@ -16,7 +16,7 @@ import (
 	"time"
 
 	"github.com/overlay-cni/overlay-cni/internal/lab"
-	"github.com/overlay-cni/overlay-cni/internal/sandbox/sandboxtest"
+	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox/sandboxtest"
 )
 
 // patience bounds every wait. Nothing waits that long unless it is broken.

@@ -8,8 +8,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/overlay-cni/overlay-cni/internal/sandbox"
-	"github.com/overlay-cni/overlay-cni/internal/sandbox/sandboxtest"
+	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox"
+	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox/sandboxtest"
 )
 
 // mountRunDir puts a small tmpfs over the run directory.

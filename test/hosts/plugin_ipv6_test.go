@@ -21,8 +21,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/overlay-cni/overlay-cni/internal/lab/probe"
-	"github.com/overlay-cni/overlay-cni/internal/sandbox"
-	"github.com/overlay-cni/overlay-cni/internal/sandbox/sandboxtest"
+	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox"
+	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox/sandboxtest"
 )
 
 // setConf sets a kernel parameter of IPv6 in a namespace.

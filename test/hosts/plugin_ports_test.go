@@ -9,8 +9,8 @@ import (
 	"github.com/google/nftables"
 
 	"github.com/overlay-cni/overlay-cni/internal/lab/probe"
-	"github.com/overlay-cni/overlay-cni/internal/sandbox"
-	"github.com/overlay-cni/overlay-cni/internal/sandbox/sandboxtest"
+	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox"
+	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox/sandboxtest"
 	"github.com/overlay-cni/overlay-cni/pkg/plugin"
 )
 

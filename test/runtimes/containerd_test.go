@@ -11,7 +11,7 @@ import (
 	"testing"
 
 	"github.com/overlay-cni/overlay-cni/internal/lab/probe"
-	"github.com/overlay-cni/overlay-cni/internal/sandbox"
+	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox"
 )
 
 // containerdConf is what a Kubernetes node has, as far as a sandbox allows:

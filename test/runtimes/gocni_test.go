@@ -5,7 +5,7 @@ import (
 
 	gocni "github.com/containerd/go-cni"
 
-	"github.com/overlay-cni/overlay-cni/internal/sandbox"
+	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox"
 )
 
 // TestGoCNI is containerd's own library in its newest version, as containerd 2

@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
-	"github.com/overlay-cni/overlay-cni/internal/sandbox"
+	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox"
 	"github.com/overlay-cni/overlay-cni/test/vm/internal/debian"
 	"github.com/overlay-cni/overlay-cni/test/vm/internal/guest"
 	"github.com/overlay-cni/overlay-cni/test/vm/internal/image"

@@ -5,7 +5,7 @@ import (
 	"path/filepath"
 
 	"github.com/overlay-cni/overlay-cni/internal/lab"
-	"github.com/overlay-cni/overlay-cni/internal/sandbox"
+	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox"
 )
 
 // wireMTU is that of the machines' network, in bytes.

@@ -10,7 +10,7 @@ import (
 	"os"
 	"time"
 
-	"github.com/overlay-cni/overlay-cni/internal/sandbox"
+	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox"
 )
 
 // defaultWait bounds a probe whose context has no deadline.

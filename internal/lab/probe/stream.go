@@ -10,7 +10,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/overlay-cni/overlay-cni/internal/sandbox"
+	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox"
 )
 
 const (

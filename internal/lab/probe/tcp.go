@@ -9,7 +9,7 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/overlay-cni/overlay-cni/internal/sandbox"
+	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox"
 )
 
 // Mirror is a server that tells each client the address it came from.

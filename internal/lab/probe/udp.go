@@ -10,7 +10,7 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/overlay-cni/overlay-cni/internal/sandbox"
+	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox"
 )
 
 // maxDatagram holds what the probes send, with room for probes of large MTUs.

@@ -12,8 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox"
 	"github.com/overlay-cni/overlay-cni/internal/rtnl"
-	"github.com/overlay-cni/overlay-cni/internal/sandbox"
 )
 
 // device is overlayd's.

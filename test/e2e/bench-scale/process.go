@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/overlay-cni/overlay-cni/internal/sandbox"
+	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox"
 )
 
 // process is a program that is measured from outside.

@@ -6,7 +6,7 @@ import (
 	"os"
 	"testing"
 
-	"github.com/overlay-cni/overlay-cni/internal/sandbox/sandboxtest"
+	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox/sandboxtest"
 	"github.com/overlay-cni/overlay-cni/test/e2e/internal/apiserver"
 	"github.com/overlay-cni/overlay-cni/test/e2e/internal/apiserver/apiservertest"
 )

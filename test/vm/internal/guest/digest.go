@@ -11,7 +11,7 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/overlay-cni/overlay-cni/internal/sandbox"
+	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox"
 )
 
 // serveDigest answers each TCP client with the SHA-256 sum of what it sent.

@@ -13,7 +13,7 @@ import (
 	"syscall"
 
 	"github.com/overlay-cni/overlay-cni/internal/lab/probe"
-	"github.com/overlay-cni/overlay-cni/internal/sandbox"
+	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox"
 )
 
 // Service is what can be asked for. Its methods have the form that net/rpc

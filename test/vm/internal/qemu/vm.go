@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/overlay-cni/overlay-cni/internal/sandbox"
+	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox"
 	"github.com/overlay-cni/overlay-cni/test/vm/internal/debian"
 	"github.com/overlay-cni/overlay-cni/test/vm/internal/image"
 )

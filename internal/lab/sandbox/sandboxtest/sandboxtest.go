@@ -14,7 +14,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/overlay-cni/overlay-cni/internal/sandbox"
+	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox"
 )
 
 // Main runs the tests in a sandbox and returns the exit code:
