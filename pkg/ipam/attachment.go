@@ -138,7 +138,11 @@ func (a *Attachment) Reserved(addr netip.Addr) error {
 // Write records the attachment, with the addresses that Reserve took.
 func (a *Attachment) Write(r Record) error {
 	r.Addresses = a.addresses
-	_, err := a.file.WriteAt(r.text(), 0)
+	text, err := r.text()
+	if err != nil {
+		return err
+	}
+	_, err = a.file.WriteAt(text, 0)
 	return err
 }
 

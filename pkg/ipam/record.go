@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/overlay-cni/overlay-cni/internal/jsontext"
 	"github.com/overlay-cni/overlay-cni/pkg/subnet"
 )
 
@@ -102,38 +101,11 @@ type Record struct {
 	HostPorts json.RawMessage `json:"hostPorts,omitempty"`
 }
 
-// text is the record as it is written, by hand for the sake of ADD's time. The
-// tests read it back by the tags above.
-func (r Record) text() []byte {
-	w := jsontext.Writer{Buf: make([]byte, 0, 512)}
-	w.Open('{')
-	w.Key("version")
-	w.Int(recordVersion)
-	w.Key("network")
-	w.Text(r.Network)
-	w.Key("containerID")
-	w.Text(r.ContainerID)
-	w.Key("ifName")
-	w.Text(r.IfName)
-	w.Member("pod", r.Pod)
-	w.Member("netns", r.Netns)
-	w.Member("hostName", r.HostName)
-	w.Member("mac", r.MAC)
-	w.Key("mtu")
-	w.Int(r.MTU)
-	w.Member("bridge", r.Bridge)
-	w.Key("addresses")
-	w.Open('[')
-	for _, a := range r.Addresses {
-		w.Text(a.String())
-	}
-	w.Close(']')
-	if len(r.HostPorts) > 0 {
-		w.Key("hostPorts")
-		w.Raw(r.HostPorts)
-	}
-	w.Close('}')
-	return append(w.Buf, '\n')
+// text is the record as Write puts it into the file.
+func (r Record) text() ([]byte, error) {
+	r.Version = recordVersion
+	data, err := json.Marshal(r)
+	return append(data, '\n'), err
 }
 
 // Owner is whose attachment it is.
@@ -150,56 +122,10 @@ var (
 	ErrNewer = errors.New("attachment record of a newer version of overlay-cni")
 )
 
-// quick reads what text writes, for the sake of DEL's time: encoding/json is
-// slow with a type that it meets for the first time.
-func (r *Record) quick(in *jsontext.Reader) {
-	in.Object(func(key string) {
-		switch key {
-		case "version":
-			r.Version = in.Int()
-		case "network":
-			r.Network = in.Text()
-		case "containerID":
-			r.ContainerID = in.Text()
-		case "ifName":
-			r.IfName = in.Text()
-		case "pod":
-			r.Pod = in.Text()
-		case "netns":
-			r.Netns = in.Text()
-		case "hostName":
-			r.HostName = in.Text()
-		case "mac":
-			r.MAC = in.Text()
-		case "mtu":
-			r.MTU = in.Int()
-		case "bridge":
-			r.Bridge = in.Text()
-		case "addresses":
-			in.List(func() { r.Addresses = append(r.Addresses, quickAddr(in)) })
-		case "hostPorts":
-			r.HostPorts = in.Raw()
-		default:
-			in.Odd()
-		}
-	})
-}
-
-func quickAddr(in *jsontext.Reader) netip.Addr {
-	a, err := netip.ParseAddr(in.Text())
-	if err != nil {
-		in.Odd()
-	}
-	return a
-}
-
 func parseRecord(data []byte) (Record, error) {
 	var r Record
-	if !jsontext.Read(data, r.quick) {
-		r = Record{}
-		if err := json.Unmarshal(data, &r); err != nil {
-			return Record{}, fmt.Errorf("%w: %w", ErrDamaged, err)
-		}
+	if err := json.Unmarshal(data, &r); err != nil {
+		return Record{}, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	switch {
 	case r.Version > recordVersion:

@@ -1,7 +1,6 @@
 package ipam
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,11 +12,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-
-	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-cmp/cmp/cmpopts"
-
-	"github.com/overlay-cni/overlay-cni/internal/jsontext"
 )
 
 // families are the subnets that the tests run with: 5 addresses for pods each.
@@ -408,7 +402,11 @@ func TestRecordIsReadAsItWasWritten(t *testing.T) {
 		Addresses: []netip.Addr{netip.MustParseAddr("10.244.1.2"), netip.MustParseAddr("fd00::2")},
 		HostPorts: []byte(`[{"hostPort":80}]`),
 	}
-	got, err := parseRecord(want.text())
+	text, err := want.text()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := parseRecord(text)
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v, %v\nwant %+v", got, err, want)
 	}
@@ -432,30 +430,4 @@ func FuzzParseRecord(f *testing.F) {
 			t.Errorf("%v is neither damaged nor newer", err)
 		}
 	})
-}
-
-// FuzzQuickRecord looks whether a record that is read quickly is what
-// encoding/json reads.
-func FuzzQuickRecord(f *testing.F) {
-	f.Add(Record{ContainerID: "c", IfName: "eth0", HostPorts: json.RawMessage("[]"), Addresses: []netip.Addr{netip.IPv6Loopback()}}.text())
-	f.Add([]byte(`{"version":1,"addresses":[],"mtu":-1}`))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		var got, want Record
-		if !jsontext.Read(data, got.quick) {
-			return
-		}
-		if err := json.Unmarshal(data, &want); err != nil {
-			t.Fatalf("%s: %v", data, err)
-		}
-		if diff := cmp.Diff(want, got, cmpopts.EquateEmpty(), cmpopts.EquateComparable(netip.Addr{})); diff != "" {
-			t.Errorf("%s:\n%s", data, diff)
-		}
-	})
-}
-
-func TestRecordsAreReadQuickly(t *testing.T) {
-	r := Record{Network: "n", ContainerID: "c", IfName: "eth0", Pod: "a/b", HostPorts: json.RawMessage(`[{"hostPort":80}]`)}
-	if !jsontext.Read(r.text(), new(Record).quick) {
-		t.Error("encoding/json has to read them")
-	}
 }

@@ -79,13 +79,10 @@ type routeConf struct {
 	Scope    json.RawMessage `json:"scope"`
 }
 
-// parseConf reads what every command needs, and no more. Where it returns an
-// error, the configuration has what could be read.
+// parseConf reads the configuration. Where it returns an error, the conf holds
+// as much as could be read: it is never nil.
 func parseConf(data []byte) (*conf, error) {
-	c, ok := quickConf(data)
-	if ok {
-		return c, c.complete()
-	}
+	c := &conf{}
 	if err := decode("", data, c); err != nil {
 		return c, err
 	}
@@ -96,10 +93,7 @@ func parseConf(data []byte) (*conf, error) {
 // configuration that an ADD would refuse: a value of the wrong type counts as
 // absent.
 func parseForRemoval(data []byte) (*conf, error) {
-	c, ok := quickConf(data)
-	if ok {
-		return c, c.complete()
-	}
+	c := &conf{}
 	var wrong *json.UnmarshalTypeError
 	if err := json.Unmarshal(data, c); err != nil && !errors.As(err, &wrong) {
 		return c, decode("", data, &conf{})

@@ -1,7 +1,6 @@
 package plugin
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"net/netip"
@@ -55,8 +54,8 @@ func FuzzPrevResult(f *testing.F) {
 			return // refused before
 		}
 		c := conf{CNIVersion: version, PrevResult: data, DNS: json.RawMessage(`{"nameservers":["10.96.0.53"]}`)}
-		var out bytes.Buffer
-		if err := c.writeAfter(&out, someNetwork(), somePort(), "/run/netns/x"); err != nil {
+		result, err := c.result(someNetwork(), somePort(), "/run/netns/x")
+		if err != nil {
 			wantCNI(t, err)
 			return
 		}
@@ -67,7 +66,7 @@ func FuzzPrevResult(f *testing.F) {
 		if before.DNS.IsEmpty() {
 			before.DNS.Nameservers = []string{"10.96.0.53"}
 		}
-		wantFollowed(t, before, parsed(t, version, out.Bytes()))
+		wantFollowed(t, before, parsed(t, version, printed(t, result)))
 	})
 }
 

@@ -93,7 +93,9 @@ func (c *call) attach(a *ipam.Attachment, netns *os.File, net network, out io.Wr
 	if err != nil {
 		return err
 	}
-	if err := c.conf.checkResult(); err != nil {
+	// Before anything is connected: whatever ADD can't print a result for has to
+	// be refused early.
+	if _, err := c.conf.resultBefore(); err != nil {
 		return err
 	}
 	addrs, err := a.Reserve(net.sets, req.addresses)
@@ -123,10 +125,11 @@ func (c *call) attach(a *ipam.Attachment, netns *os.File, net network, out io.Wr
 	if err := c.openPorts(net, addrs, req.ports); err != nil {
 		return err
 	}
-	if len(c.conf.PrevResult) > 0 {
-		return c.conf.writeAfter(out, net, port, c.netns)
+	result, err := c.conf.result(net, port, c.netns)
+	if err != nil {
+		return err
 	}
-	return c.conf.write(out, net, port, c.netns)
+	return result.PrintTo(out)
 }
 
 // remove undoes all that an ADD does.

@@ -2,15 +2,12 @@ package plugin
 
 import (
 	"encoding/json"
-	"io"
 	"net"
 	"net/netip"
-	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
-	"github.com/overlay-cni/overlay-cni/internal/jsontext"
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
 	"github.com/overlay-cni/overlay-cni/pkg/subnet"
 )
@@ -60,111 +57,32 @@ func (n network) gateway(set int, a netip.Addr) netip.Addr {
 	return r.Gateway
 }
 
-// podInterface is the index of the pod's interface in a result.
-const podInterface = 2
-
-// write writes the result of an ADD that nothing comes before in the list, in
-// the version that the configuration asks for.
-func (c *conf) write(out io.Writer, n network, p bridge.Port, netns string) error {
-	w := jsontext.Writer{Buf: make([]byte, 0, 1024)}
-	w.Open('{')
-	w.Member("cniVersion", c.CNIVersion)
-	c.writeInterfaces(&w, n, p, netns)
-	c.writeIPs(&w, p)
-	w.Key("routes")
-	w.Open('[')
-	for _, r := range p.Routes {
-		w.Open('{')
-		w.Member("dst", r.Dst.String())
-		w.Member("gw", r.Via.String())
-		w.Close('}')
-	}
-	w.Close(']')
-	if len(c.DNS) > 0 {
-		w.Key("dns")
-		w.Raw(c.DNS)
-	}
-	w.Close('}')
-	_, err := out.Write(append(w.Buf, '\n'))
-	return err
-}
-
-// before1 tells whether the version asked for is one of those before 1.0.0,
-// where an address says of which version of IP it is.
-func (c *conf) before1() bool { return strings.HasPrefix(c.CNIVersion, "0.") }
-
-func (c *conf) writeInterfaces(w *jsontext.Writer, n network, p bridge.Port, netns string) {
-	w.Key("interfaces")
-	w.Open('[')
-	for _, link := range interfaces(n, p, netns) {
-		w.Open('{')
-		w.Member("name", link.Name)
-		w.Member("mac", link.Mac)
-		if !c.before1() && c.CNIVersion != "1.0.0" { // since 1.1.0
-			w.Key("mtu")
-			w.Int(link.Mtu)
-		}
-		w.Member("sandbox", link.Sandbox)
-		w.Close('}')
-	}
-	w.Close(']')
-}
-
-func (c *conf) writeIPs(w *jsontext.Writer, p bridge.Port) {
-	w.Key("ips")
-	w.Open('[')
-	for _, a := range p.Addresses {
-		w.Open('{')
-		if c.before1() {
-			w.Member("version", map[bool]string{true: "4", false: "6"}[a.Addr.Is4()])
-		}
-		w.Key("interface")
-		w.Int(podInterface)
-		w.Member("address", subnet.Host(a.Addr).String())
-		w.Member("gateway", a.Gateway.String())
-		w.Close('}')
-	}
-	w.Close(']')
-}
-
-// interfaces are those of a result: bridge, host's end and pod's end.
+// interfaces are the plugin's own in a result: the bridge, the host's end of the
+// veth pair, and last the pod's end.
 func interfaces(n network, p bridge.Port, netns string) []types100.Interface {
 	return []types100.Interface{
 		{Name: n.bridge.Name, Mac: n.bridge.Want().MAC.String(), Mtu: n.bridge.MTU},
 		{Name: p.HostName, Mac: p.HostMAC.String(), Mtu: p.MTU},
-		podInterface: {Name: p.IfName, Mac: p.MAC.String(), Mtu: p.MTU, Sandbox: netns},
+		{Name: p.IfName, Mac: p.MAC.String(), Mtu: p.MTU, Sandbox: netns},
 	}
 }
 
-// checkResult refuses what the result could not be made of, before anything is
-// connected.
-func (c *conf) checkResult() error {
-	if len(c.DNS) > 0 {
-		if err := json.Unmarshal(c.DNS, &types.DNS{}); err != nil {
-			return invalid("dns can't be read: %s", err)
-		}
-	}
-	if len(c.PrevResult) == 0 {
-		return nil
-	}
-	_, err := c.prevResult()
-	return err
-}
-
-// writeAfter adds the result to that of the plugins before this one in the
-// list, whatever is in that.
-func (c *conf) writeAfter(out io.Writer, n network, p bridge.Port, netns string) error {
-	all, err := c.prevResult()
+// result is what ADD prints, in the version that the configuration asks for:
+// the result of the plugins before this one in the list, if there are any,
+// followed by the plugin's own interfaces, address and routes. DNS settings of
+// an earlier plugin win.
+func (c *conf) result(n network, p bridge.Port, netns string) (types.Result, error) {
+	all, err := c.resultBefore()
 	if err != nil {
-		return err // which was looked for before, too
+		return nil, err
 	}
-	before := len(all.Interfaces)
 	for _, link := range interfaces(n, p, netns) {
 		all.Interfaces = append(all.Interfaces, &link)
 	}
+	podInterface := len(all.Interfaces) - 1
 	for _, a := range p.Addresses {
 		all.IPs = append(all.IPs, &types100.IPConfig{
-			Interface: types100.Int(before + podInterface),
+			Interface: types100.Int(podInterface),
 			Address:   ipNet(subnet.Host(a.Addr)),
 			Gateway:   a.Gateway.AsSlice(),
 		})
@@ -172,16 +90,29 @@ func (c *conf) writeAfter(out io.Writer, n network, p bridge.Port, netns string)
 	for _, route := range p.Routes {
 		all.Routes = append(all.Routes, &types.Route{Dst: ipNet(route.Dst), GW: route.Via.AsSlice()})
 	}
-	if all.DNS.IsEmpty() && len(c.DNS) > 0 {
-		if err := json.Unmarshal(c.DNS, &all.DNS); err != nil {
-			return invalid("dns can't be read: %s", err)
+	return all.GetAsVersion(c.CNIVersion)
+}
+
+// resultBefore is the result to which ADD appends its own. The error is a CNI
+// error: prevResult or dns can't be read.
+func (c *conf) resultBefore() (*types100.Result, error) {
+	before := &types100.Result{CNIVersion: types100.ImplementedSpecVersion}
+	if len(c.PrevResult) > 0 {
+		var err error
+		if before, err = c.prevResult(); err != nil {
+			return nil, err
 		}
 	}
-	converted, err := all.GetAsVersion(c.CNIVersion)
-	if err != nil {
-		return err
+	var dns types.DNS
+	if len(c.DNS) > 0 {
+		if err := json.Unmarshal(c.DNS, &dns); err != nil {
+			return nil, invalid("dns can't be read: %s", err)
+		}
 	}
-	return converted.PrintTo(out)
+	if before.DNS.IsEmpty() {
+		before.DNS = dns
+	}
+	return before, nil
 }
 
 func ipNet(p netip.Prefix) net.IPNet {

@@ -50,8 +50,8 @@ func TestDaemonComesAfterThePlugin(t *testing.T) {
 	f.pingAll(ctx, early.pod.Netns(), h.Addresses())
 }
 
-// pluginWaits is nil if there is a process of the plugin that watches a
-// directory.
+// pluginWaits returns nil if a process of the plugin has opened its pod's network
+// namespace, which is the last thing that ADD does before it waits.
 func pluginWaits() error {
 	names, err := filepath.Glob("/proc/[0-9]*/comm")
 	if err != nil {
@@ -62,17 +62,17 @@ func pluginWaits() error {
 		if err != nil || strings.TrimSpace(string(comm)) != "overlay-cni" {
 			continue // gone, or another one
 		}
-		infos, err := filepath.Glob(filepath.Join(filepath.Dir(name), "fdinfo/*"))
+		files, err := filepath.Glob(filepath.Join(filepath.Dir(name), "fd/*"))
 		if err != nil {
 			return err
 		}
-		for _, info := range infos {
-			if text, err := os.ReadFile(info); err == nil && strings.Contains(string(text), "inotify wd:") {
+		for _, f := range files {
+			if path, err := os.Readlink(f); err == nil && strings.HasPrefix(path, "/run/netns/") {
 				return nil
 			}
 		}
 	}
-	return errors.New("no overlay-cni watches a directory")
+	return errors.New("no overlay-cni has opened a network namespace")
 }
 
 func TestDaemonNeverComes(t *testing.T) {
