@@ -6,28 +6,34 @@ import (
 	"net/netip"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/overlay-cni/overlay-cni/internal/family"
+	"github.com/overlay-cni/overlay-cni/internal/nl"
 )
 
 // AddAddr adds an address to an interface. It is usable at once: duplicate
 // address detection is left out, which IPv6 would wait a second for.
-func (b *Batch) AddAddr(index int, p netip.Prefix) { b.addr(index, p, unix.RTM_NEWADDR) }
+func (b *Batch) AddAddr(index int, p netip.Prefix) *nl.Request {
+	return b.addr(index, p, unix.RTM_NEWADDR)
+}
 
 // DelAddr removes an address from an interface.
-func (b *Batch) DelAddr(index int, p netip.Prefix) { b.addr(index, p, unix.RTM_DELADDR) }
+func (b *Batch) DelAddr(index int, p netip.Prefix) *nl.Request {
+	return b.addr(index, p, unix.RTM_DELADDR)
+}
 
-func (b *Batch) addr(index int, p netip.Prefix, typ uint16) {
+func (b *Batch) addr(index int, p netip.Prefix, typ uint16) *nl.Request {
 	verb, flags := "add", uint16(unix.NLM_F_CREATE|unix.NLM_F_EXCL)
 	if typ == unix.RTM_DELADDR {
 		verb, flags = "delete", 0
 	}
-	header := []byte{family(p.Addr()), uint8(p.Bits()), 0, unix.RT_SCOPE_UNIVERSE}
+	header := []byte{byte(family.Of(p.Addr())), uint8(p.Bits()), 0, unix.RT_SCOPE_UNIVERSE}
 	if p.Addr().Is6() {
 		header[2] = unix.IFA_F_NODAD
 	}
-	header = native.AppendUint32(header, uint32(index))
-	b.begin(verb+" address "+p.String(), typ, flags, header)
-	b.attrAddr(unix.IFA_LOCAL, p.Addr())
-	b.attrAddr(unix.IFA_ADDRESS, p.Addr())
+	body := nl.Attrs(native.AppendUint32(header, uint32(index))).
+		Addr(unix.IFA_LOCAL, p.Addr()).Addr(unix.IFA_ADDRESS, p.Addr())
+	return b.add(verb+" address "+p.String(), typ, flags, body)
 }
 
 // Route is an entry of the main routing table.
@@ -46,33 +52,31 @@ type Route struct {
 
 // AddRoute adds a route. The error is unix.EEXIST if there is one to the same
 // destination with the same metric, on whatever interface.
-func (b *Batch) AddRoute(r Route) {
-	b.route(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, r)
+func (b *Batch) AddRoute(r Route) *nl.Request {
+	return b.route(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, r)
 }
 
 // ReplaceRoute adds a route or changes the one to the same destination.
-func (b *Batch) ReplaceRoute(r Route) {
-	b.route(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, r)
+func (b *Batch) ReplaceRoute(r Route) *nl.Request {
+	return b.route(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, r)
 }
 
 // DelRoute removes a route.
-func (b *Batch) DelRoute(r Route) { b.route(unix.RTM_DELROUTE, 0, r) }
+func (b *Batch) DelRoute(r Route) *nl.Request { return b.route(unix.RTM_DELROUTE, 0, r) }
 
-func (b *Batch) route(typ, flags uint16, r Route) {
-	b.add(msg{describe: describeRoute}, typ, flags)
-	b.routeHeader(typ, r)
-	b.attrAddr(unix.RTA_DST, r.Dst.Addr())
-	b.attr32(unix.RTA_OIF, uint32(r.Index))
+func (b *Batch) route(typ, flags uint16, r Route) *nl.Request {
+	body := r.header(typ).Addr(unix.RTA_DST, r.Dst.Addr()).Uint32(unix.RTA_OIF, uint32(r.Index))
 	if r.Via.IsValid() {
-		b.attrAddr(unix.RTA_GATEWAY, r.Via)
+		body = body.Addr(unix.RTA_GATEWAY, r.Via)
 	}
 	if r.MTU != 0 {
-		b.nest(unix.RTA_METRICS, func() { b.attr32(unix.RTAX_MTU, uint32(r.MTU)) })
+		body = body.Nest(unix.RTA_METRICS, nl.Attrs(nil).Uint32(unix.RTAX_MTU, uint32(r.MTU)))
 	}
+	return b.addMany(describeRoute, typ, flags, body)
 }
 
-// routeHeader appends a struct rtmsg.
-func (b *Batch) routeHeader(typ uint16, r Route) {
+// header returns a struct rtmsg.
+func (r Route) header(typ uint16) nl.Attrs {
 	scope, protocol := uint8(unix.RT_SCOPE_UNIVERSE), r.Protocol
 	if protocol == 0 {
 		protocol = unix.RTPROT_STATIC
@@ -88,13 +92,15 @@ func (b *Batch) routeHeader(typ uint16, r Route) {
 	if r.Onlink {
 		flags = unix.RTNH_F_ONLINK
 	}
-	b.buf = append(b.buf, family(r.Dst.Addr()), uint8(r.Dst.Bits()), 0, 0, unix.RT_TABLE_MAIN, protocol, scope, unix.RTN_UNICAST)
-	b.buf = native.AppendUint32(b.buf, flags)
+	const typical = 64 // bytes of a message about a route or neighbour
+	b := append(make(nl.Attrs, 0, typical),
+		byte(family.Of(r.Dst.Addr())), uint8(r.Dst.Bits()), 0, 0, unix.RT_TABLE_MAIN, protocol, scope, unix.RTN_UNICAST)
+	return native.AppendUint32(b, flags)
 }
 
-func describeRoute(typ uint16, payload []byte) string {
-	r := parseRoute(payload)
-	text := verb(typ) + " route " + r.Dst.String()
+func describeRoute(request *nl.Request) string {
+	r := parseRoute(request.Body)
+	text := verb(request.Type) + " route " + r.Dst.String()
 	if r.Via.IsValid() {
 		text += " via " + r.Via.String()
 	}
@@ -119,49 +125,45 @@ type Neighbor struct {
 const replaceNeighbor = unix.NLM_F_CREATE | unix.NLM_F_REPLACE
 
 // ReplaceNeighbor adds an entry, or changes the one of the same address.
-func (b *Batch) ReplaceNeighbor(n Neighbor) {
-	b.neighbor(unix.RTM_NEWNEIGH, replaceNeighbor, ndmsg{family: family(n.IP), index: n.Index})
-	b.attrAddr(unix.NDA_DST, n.IP)
-	b.attr(unix.NDA_LLADDR, n.MAC)
+func (b *Batch) ReplaceNeighbor(n Neighbor) *nl.Request {
+	body := n.header(family.Of(n.IP), 0).Addr(unix.NDA_DST, n.IP).Bytes(unix.NDA_LLADDR, n.MAC)
+	return b.addMany(describeNeighbor, unix.RTM_NEWNEIGH, replaceNeighbor, body)
 }
 
 // DelNeighbor removes the entry of an address.
-func (b *Batch) DelNeighbor(n Neighbor) {
-	b.neighbor(unix.RTM_DELNEIGH, 0, ndmsg{family: family(n.IP), index: n.Index})
-	b.attrAddr(unix.NDA_DST, n.IP)
+func (b *Batch) DelNeighbor(n Neighbor) *nl.Request {
+	body := n.header(family.Of(n.IP), 0).Addr(unix.NDA_DST, n.IP)
+	return b.addMany(describeNeighbor, unix.RTM_DELNEIGH, 0, body)
 }
 
 // ReplaceFDB adds a forwarding entry to a VXLAN device: frames to n.MAC go to
-// the host n.IP. It changes the one of the same MAC address.
-func (b *Batch) ReplaceFDB(n Neighbor) { b.forward(unix.RTM_NEWNEIGH, replaceNeighbor, n) }
+// the host n.IP. It changes the entry of the same MAC address.
+func (b *Batch) ReplaceFDB(n Neighbor) *nl.Request {
+	return b.addMany(describeNeighbor, unix.RTM_NEWNEIGH, replaceNeighbor, n.forward())
+}
 
 // DelFDB removes the forwarding entry n.MAC to n.IP.
-func (b *Batch) DelFDB(n Neighbor) { b.forward(unix.RTM_DELNEIGH, 0, n) }
-
-func (b *Batch) forward(typ, flags uint16, n Neighbor) {
-	b.neighbor(typ, flags, ndmsg{family: unix.AF_BRIDGE, ntf: unix.NTF_SELF, index: n.Index})
-	b.attrAddr(unix.NDA_DST, n.IP)
-	b.attr(unix.NDA_LLADDR, n.MAC)
+func (b *Batch) DelFDB(n Neighbor) *nl.Request {
+	return b.addMany(describeNeighbor, unix.RTM_DELNEIGH, 0, n.forward())
 }
 
-// ndmsg is what differs in the struct ndmsg of our messages.
-type ndmsg struct {
-	family, ntf uint8
-	index       int
+func (n Neighbor) forward() nl.Attrs {
+	return n.header(unix.AF_BRIDGE, unix.NTF_SELF).Addr(unix.NDA_DST, n.IP).Bytes(unix.NDA_LLADDR, n.MAC)
 }
 
-// neighbor begins a message about a permanent entry.
-func (b *Batch) neighbor(typ, flags uint16, m ndmsg) {
-	b.add(msg{describe: describeNeighbor}, typ, flags)
-	b.buf = append(b.buf, m.family, 0, 0, 0)
-	b.buf = native.AppendUint32(b.buf, uint32(m.index))
-	b.buf = native.AppendUint16(b.buf, unix.NUD_PERMANENT)
-	b.buf = append(b.buf, m.ntf, 0)
+// header returns a struct ndmsg about a permanent entry. The family may also be
+// AF_BRIDGE.
+func (n Neighbor) header(f family.Family, ntf uint8) nl.Attrs {
+	const typical = 64 // bytes of the message
+	b := append(make([]byte, 0, typical), byte(f), 0, 0, 0)
+	b = native.AppendUint32(b, uint32(n.Index))
+	b = native.AppendUint16(b, unix.NUD_PERMANENT)
+	return append(b, ntf, 0)
 }
 
-func describeNeighbor(typ uint16, payload []byte) string {
-	n := parseNeighbor(payload)
-	text := verb(typ)
+func describeNeighbor(r *nl.Request) string {
+	n := parseNeighbor(r.Body)
+	text := verb(r.Type)
 	switch {
 	case n.Family == unix.AF_BRIDGE:
 		return fmt.Sprintf("%s forwarding entry %s to %s", text, n.MAC, n.IP)

@@ -3,7 +3,6 @@ package rtnl
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox"
 	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox/sandboxtest"
+	"github.com/overlay-cni/overlay-cni/internal/nl"
 )
 
 func TestMain(m *testing.M) { os.Exit(sandboxtest.Main(m)) }
@@ -62,7 +62,7 @@ func openAt(netns *os.File) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	conn, err := here.OpenAt(netns)
+	conn, err := here.OpenIn(netns, func() error { return nil })
 	return conn, errors.Join(err, here.Close())
 }
 
@@ -97,7 +97,7 @@ func families() []struct{ name, addr, other, route, via string } {
 
 // The kernel goes on after an operation that it refuses, and each gets the
 // error that is its own.
-func TestExecTellsTheErrorsApart(t *testing.T) {
+func TestRunTellsTheErrorsApart(t *testing.T) {
 	for _, f := range families() {
 		t.Run(f.name, func(t *testing.T) {
 			p := newPlace(t)
@@ -105,44 +105,29 @@ func TestExecTellsTheErrorsApart(t *testing.T) {
 			route, via := netip.MustParsePrefix(f.route), netip.MustParseAddr(f.via)
 			var b Batch
 			want := []struct {
-				op    string
-				errno unix.Errno
+				request *nl.Request
+				op      string
+				errno   unix.Errno
 			}{
-				{"add address " + f.addr, 0},
-				{"add address " + f.addr, unix.EEXIST},
-				{"add address " + f.other, unix.ENODEV},
-				{"set route " + f.route + " via " + f.via, 0},
-				{"delete link nowhere", unix.ENODEV},
-				{"delete route " + f.other, unix.ESRCH},
-				{"set neighbour " + f.via + " to 02:00:00:00:00:01", 0},
-				{"delete neighbour " + f.via, unix.ENODEV},
-				{"delete address " + f.other, unix.EADDRNOTAVAIL},
-				{"add address " + f.other, 0},
+				{b.AddAddr(p.index, addr), "add address " + f.addr, 0},
+				{b.AddAddr(p.index, addr), "add address " + f.addr, unix.EEXIST},
+				{b.AddAddr(9999, other), "add address " + f.other, unix.ENODEV},
+				{b.ReplaceRoute(Route{Dst: route, Via: via, Index: p.index, Onlink: true}), "set route " + f.route + " via " + f.via, 0},
+				{b.DelLink("nowhere"), "delete link nowhere", unix.ENODEV},
+				{b.DelRoute(Route{Dst: other.Masked(), Index: p.index}), "delete route " + other.Masked().String(), unix.ESRCH},
+				{b.ReplaceNeighbor(Neighbor{Index: p.index, IP: via, MAC: mac}), "set neighbour " + f.via + " to 02:00:00:00:00:01", 0},
+				{b.DelNeighbor(Neighbor{Index: 9999, IP: via}), "delete neighbour " + f.via, unix.ENODEV},
+				{b.DelAddr(p.index, other), "delete address " + f.other, unix.EADDRNOTAVAIL},
+				{b.AddAddr(p.index, other), "add address " + f.other, 0},
 			}
-			b.AddAddr(p.index, addr)
-			b.AddAddr(p.index, addr)
-			b.AddAddr(9999, other)
-			b.ReplaceRoute(Route{Dst: route, Via: via, Index: p.index, Onlink: true})
-			b.DelLink("nowhere")
-			b.DelRoute(Route{Dst: other.Masked(), Index: p.index})
-			b.ReplaceNeighbor(Neighbor{Index: p.index, IP: via, MAC: mac})
-			b.DelNeighbor(Neighbor{Index: 9999, IP: via})
-			b.DelAddr(p.index, other)
-			b.AddAddr(p.index, other)
-			want[5].op = "delete route " + other.Masked().String()
-			got, err := p.conn.Exec(&b)
-			p.must(err)
-			if len(got) != len(want) || b.Len() != len(want) {
-				t.Fatalf("%d answers to %d operations", len(got), b.Len())
+			if err := p.conn.Run(&b); !errors.Is(err, unix.EEXIST) || !errors.Is(err, unix.ENODEV) || b.Len() != len(want) {
+				t.Errorf("Run of %d operations does not give all errors: %v", b.Len(), err)
 			}
-			for i, w := range want {
-				checkAnswer(t, got[i], w.op, w.errno)
+			for _, w := range want {
+				checkAnswer(t, w.request.Err(), w.op, w.errno)
 			}
 			if have := p.addresses(); len(have) != 2 || !slices.Contains(have, f.addr) || !slices.Contains(have, f.other) {
 				t.Errorf("the addresses are %v", have)
-			}
-			if err := p.conn.Run(&b); !errors.Is(err, unix.EEXIST) || !errors.Is(err, unix.ENODEV) {
-				t.Errorf("Run does not give all errors: %v", err)
 			}
 		})
 	}
@@ -156,53 +141,13 @@ func checkAnswer(t *testing.T, got error, op string, errno unix.Errno) {
 		}
 		return
 	}
-	var refused *Error
+	var refused *nl.Error
 	if !errors.As(got, &refused) || refused.Op != op || refused.Errno != errno {
 		t.Errorf("got %v (%#v), want %s: %s", got, got, op, errno)
 		return
 	}
 	if !errors.Is(got, errno) || !strings.HasPrefix(got.Error(), op+": "+errno.Error()) {
 		t.Errorf("the error says %q", got)
-	}
-}
-
-// More operations than the answers of which fit into the socket's buffer.
-func TestExecOfMany(t *testing.T) {
-	for _, count := range []int{0, 1, chunkMessages - 1, chunkMessages, chunkMessages + 1, 5*chunkMessages + 7} {
-		t.Run(fmt.Sprint(count), func(t *testing.T) {
-			p := newPlace(t)
-			var b Batch
-			b.Grow(count)
-			nth := func(i int) netip.Prefix {
-				return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 32)
-			}
-			for i := range count {
-				if i%3 == 2 {
-					b.DelAddr(p.index, nth(60000+i)) // is not there
-				} else {
-					b.AddAddr(p.index, nth(i))
-				}
-			}
-			for round := range 2 {
-				got, err := p.conn.Exec(&b)
-				p.must(err)
-				for i, e := range got {
-					want := error(nil)
-					switch {
-					case i%3 == 2:
-						want = unix.EADDRNOTAVAIL
-					case round > 0:
-						want = unix.EEXIST
-					}
-					if !errors.Is(e, want) {
-						t.Fatalf("round %d, operation %d: %v, not %v", round, i, e, want)
-					}
-				}
-			}
-			if have := len(p.addresses()); have != count-count/3 {
-				t.Errorf("%d addresses", have)
-			}
-		})
 	}
 }
 
@@ -223,17 +168,6 @@ func TestListOfMany(t *testing.T) {
 	}))
 	if len(seen) != count {
 		t.Errorf("%d of %d routes were listed", len(seen), count)
-	}
-}
-
-func TestKernelsOwnWords(t *testing.T) {
-	p := newPlace(t)
-	var b Batch
-	b.ReplaceRoute(Route{Dst: netip.MustParsePrefix("10.2.0.0/16"), Via: netip.MustParseAddr("10.9.0.1"), Index: p.index})
-	err := p.conn.Run(&b)
-	var refused *Error
-	if !errors.As(err, &refused) || refused.Hint == "" || !strings.Contains(err.Error(), "(kernel: "+refused.Hint+")") {
-		t.Errorf("a route by a next hop that is nowhere: %v", err)
 	}
 }
 
@@ -268,8 +202,8 @@ func TestClosed(t *testing.T) {
 	}
 	var b Batch
 	b.SetUp(1)
-	if _, err := conn.Exec(&b); !errors.Is(err, unix.EBADF) {
-		t.Errorf("Exec: %v", err)
+	if err := conn.Run(&b); !errors.Is(err, unix.EBADF) {
+		t.Errorf("Run: %v", err)
 	}
 	if _, err := conn.Link("lo"); !errors.Is(err, unix.EBADF) {
 		t.Errorf("Link: %v", err)
@@ -299,7 +233,7 @@ func sockets(t *testing.T) int {
 
 // The visit to another namespace is the socket's alone: the thread is back
 // afterwards, also when it was turned away.
-func TestOpenAtReturns(t *testing.T) {
+func TestOpenInReturns(t *testing.T) {
 	file, err := os.CreateTemp(t.TempDir(), "no-namespace")
 	if err != nil {
 		t.Fatal(err)
@@ -351,38 +285,6 @@ func threadNetns(t *testing.T) string {
 	return name
 }
 
-// An error may point at an attribute and have no words, on which the library's
-// function for strings panics.
-func TestErrorWithoutWords(t *testing.T) {
-	const offset = 2 // NLMSGERR_ATTR_OFFS
-	payload := native.AppendUint32(nil, uint32(0xffffffff-uint32(unix.EINVAL)+1))
-	payload = append(payload, make([]byte, unix.NLMSG_HDRLEN)...)
-	var attrs Batch
-	attrs.attr32(offset, 20)
-	m := message{
-		typ: unix.NLMSG_ERROR, flags: unix.NLM_F_CAPPED | unix.NLM_F_ACK_TLVS,
-		payload: append(payload, attrs.buf...),
-	}
-	err := m.err(func() string { return "try" })
-	if !errors.Is(err, unix.EINVAL) || err.Error() != "try: invalid argument" {
-		t.Errorf("got %v", err)
-	}
-}
-
-func FuzzMessage(f *testing.F) {
-	f.Add([]byte{20, 0, 0, 0, unix.NLMSG_ERROR, 0, 0, 3, 1, 0, 0, 0, 0, 0, 0, 0, 0xea, 0xff, 0xff, 0xff})
-	f.Fuzz(func(t *testing.T, in []byte) {
-		if len(in) < unix.NLMSG_HDRLEN {
-			return
-		}
-		if m, size := parseMessage(in); size > len(in) {
-			t.Errorf("a message of %d bytes in %d", size, len(in))
-		} else if size > 0 {
-			_ = m.err(func() string { return "try" }) // must not panic
-		}
-	})
-}
-
 func TestIndex(t *testing.T) {
 	p := newPlace(t)
 	if got, err := p.conn.Index("br0"); err != nil || got != p.index {
@@ -395,7 +297,7 @@ func TestIndex(t *testing.T) {
 	}
 }
 
-func TestGlance(t *testing.T) {
+func TestLinkByIoctl(t *testing.T) {
 	p := newPlace(t)
 	bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Index: p.index}}
 	for _, tt := range []struct {
@@ -411,13 +313,13 @@ func TestGlance(t *testing.T) {
 		p.must(tt.change())
 		want, err := p.conn.Link("br0")
 		p.must(err)
-		got, err := p.conn.Glance("br0")
+		got, err := p.conn.LinkByIoctl("br0")
 		if err != nil || got.Name != "br0" || got.Index != want.Index || got.MTU != want.MTU || got.Up() != want.Up() || !bytes.Equal(got.MAC, want.MAC) {
-			t.Errorf("%s: at a glance it is %+v (%v), want %+v", tt.name, got, err, want)
+			t.Errorf("%s: by ioctl it is %+v (%v), want %+v", tt.name, got, err, want)
 		}
 	}
 	for name, want := range map[string]error{"br1": unix.ENODEV, "a-name-too-long-": unix.EINVAL} {
-		if got, err := p.conn.Glance(name); !errors.Is(err, want) || !strings.Contains(err.Error(), name) {
+		if got, err := p.conn.LinkByIoctl(name); !errors.Is(err, want) || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s: got %+v, %v, want %v", name, got, err, want)
 		}
 	}

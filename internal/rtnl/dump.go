@@ -10,23 +10,26 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/overlay-cni/overlay-cni/internal/family"
+	"github.com/overlay-cni/overlay-cni/internal/nl"
 )
 
-// ErrInterrupted says that what was listed changed meanwhile, so that the list
-// may lack entries or hold some twice. Asking again is the remedy.
-var ErrInterrupted = errors.New("the kernel's tables changed while they were listed")
-
-// begunDump starts a batch with the one message of a dump.
-func begunDump(op string, typ uint16, header []byte) *Batch {
-	var b Batch
-	b.begin(op, typ, unix.NLM_F_DUMP, header)
-	return &b
+// list calls each for every entry of a list.
+func (c *Conn) list(op string, typ uint16, body nl.Attrs, each func(body []byte)) error {
+	// A list's entries have the type of the message that makes such an object.
+	made := typ - unix.RTM_GETLINK + unix.RTM_NEWLINK
+	return c.nl.Dump(nl.Request{Type: typ, Op: op, Body: body}, func(m nl.Message) error {
+		if m.Type == made && len(m.Body) >= headerOf(made) {
+			each(m.Body)
+		}
+		return nil
+	})
 }
 
 // Each of the functions below asks the kernel to filter by interface, which it
 // does where it checks requests strictly (since 4.20, see Open), and filters
-// again for older ones. The index 0 stands for all interfaces. What they give
-// to each is valid during that call only.
+// again for older ones. The index 0 stands for all interfaces.
 
 // LinkEntry is an interface as the kernel lists it, without counters.
 type LinkEntry struct {
@@ -35,36 +38,37 @@ type LinkEntry struct {
 	// address by itself (see Batch.SetNoAutoAddress).
 	AutoAddress bool
 	// data is what the interface has as one of its kind (IFLA_INFO_DATA).
-	data []byte
+	data nl.Attrs
 }
 
 // EachLink lists the interfaces of a kind such as "vxlan"; of all kinds if it
 // is empty.
 func (c *Conn) EachLink(kind string, each func(LinkEntry)) error {
-	b := begunDump("list links", unix.RTM_GETLINK, ifInfo(0, 0))
-	b.attr32(unix.IFLA_EXT_MASK, extFilterSkipStats)
+	body := ifInfo(0, 0).Uint32(unix.IFLA_EXT_MASK, extFilterSkipStats)
 	if kind != "" {
-		b.nest(unix.IFLA_LINKINFO|unix.NLA_F_NESTED, func() { b.attrString(unix.IFLA_INFO_KIND, kind) })
+		body = body.Nest(unix.IFLA_LINKINFO|unix.NLA_F_NESTED, nl.Attrs(nil).Text(unix.IFLA_INFO_KIND, kind))
 	}
-	return c.query(b, func(typ uint16, payload []byte) error {
-		if typ != unix.RTM_NEWLINK {
-			return nil
+	var failed error
+	err := c.list("list links", unix.RTM_GETLINK, body, func(body []byte) {
+		link, err := netlink.LinkDeserialize(&unix.NlMsghdr{}, body)
+		if err != nil {
+			failed = err
+		} else if kind == "" || link.Type() == kind {
+			attrs := nl.Attrs(body[unix.SizeofIfInfomsg:])
+			each(LinkEntry{
+				Link: link, AutoAddress: autoAddress(attrs),
+				data: attrs.Get(unix.IFLA_LINKINFO, unix.IFLA_INFO_DATA).Attrs(),
+			})
 		}
-		link, err := netlink.LinkDeserialize(&unix.NlMsghdr{}, payload)
-		if err == nil && (kind == "" || link.Type() == kind) {
-			info := find(payload[unix.SizeofIfInfomsg:], unix.IFLA_LINKINFO)
-			each(LinkEntry{Link: link, AutoAddress: autoAddress(payload), data: find(info, unix.IFLA_INFO_DATA)})
-		}
-		return err
 	})
+	return errors.Join(err, failed)
 }
 
 // autoAddress reads IFLA_INET6_ADDR_GEN_MODE, which is absent where the
 // interface or the kernel is without IPv6.
-func autoAddress(payload []byte) bool {
-	spec := find(payload[unix.SizeofIfInfomsg:], unix.IFLA_AF_SPEC)
-	mode := find(find(spec, unix.AF_INET6), inet6AddrGenMode)
-	return len(mode) == 1 && mode[0] != noAddress
+func autoAddress(attrs nl.Attrs) bool {
+	mode := attrs.Get(unix.IFLA_AF_SPEC, unix.AF_INET6, inet6AddrGenMode)
+	return len(mode) == 1 && mode.Uint8() != noAddress
 }
 
 // AddrEntry is an address of an interface.
@@ -80,17 +84,12 @@ type AddrEntry struct {
 
 // EachAddr lists addresses: IPv4 before IPv6.
 func (c *Conn) EachAddr(index int, each func(AddrEntry)) error {
-	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		header := native.AppendUint32([]byte{family, 0, 0, 0}, uint32(index))
-		b := begunDump("list addresses", unix.RTM_GETADDR, header)
-		err := c.query(b, func(typ uint16, payload []byte) error {
-			if typ != unix.RTM_NEWADDR || len(payload) < unix.SizeofIfAddrmsg || payload[0] != family {
-				return nil
-			}
-			if a := parseAddr(payload); index == 0 || a.Index == index {
+	for _, f := range family.All() {
+		header := native.AppendUint32([]byte{byte(f), 0, 0, 0}, uint32(index))
+		err := c.list("list addresses", unix.RTM_GETADDR, header, func(body []byte) {
+			if a := parseAddr(body); body[0] == byte(f) && (index == 0 || a.Index == index) {
 				each(a)
 			}
-			return nil
 		})
 		if err != nil {
 			return err
@@ -102,18 +101,16 @@ func (c *Conn) EachAddr(index int, each func(AddrEntry)) error {
 func parseAddr(payload []byte) AddrEntry {
 	a := AddrEntry{Index: int(native.Uint32(payload[4:])), Scope: payload[3], Flags: uint32(payload[2]), Raw: payload}
 	var local, address netip.Addr
-	eachAttr(payload[unix.SizeofIfAddrmsg:], func(typ uint16, value []byte) {
+	for typ, value := range nl.Attrs(payload[unix.SizeofIfAddrmsg:]).All() {
 		switch typ {
 		case unix.IFA_LOCAL:
-			local, _ = netip.AddrFromSlice(value)
+			local = value.Addr()
 		case unix.IFA_ADDRESS:
-			address, _ = netip.AddrFromSlice(value)
+			address = value.Addr()
 		case unix.IFA_FLAGS: // all of them; the header has room for eight
-			if len(value) == 4 {
-				a.Flags = native.Uint32(value)
-			}
+			a.Flags = value.Uint32()
 		}
-	})
+	}
 	switch {
 	case !local.IsValid(): // IPv6 without a peer
 		local = address
@@ -143,44 +140,39 @@ type RouteEntry struct {
 	Raw     []byte
 }
 
-// EachRoute lists the routes of one family (AF_INET, AF_INET6) in all tables
+// EachRoute lists the routes of one family in all tables
 // that use an interface.
-func (c *Conn) EachRoute(family uint8, index int, each func(RouteEntry)) error {
-	b := begunDump("list routes", unix.RTM_GETROUTE, routeHeader(family))
+func (c *Conn) EachRoute(f family.Family, index int, each func(RouteEntry)) error {
+	body := routeHeader(f, 0)
 	if index != 0 {
-		b.attr32(unix.RTA_OIF, uint32(index))
+		body = body.Uint32(unix.RTA_OIF, uint32(index))
 	}
-	return c.query(b, func(typ uint16, payload []byte) error {
-		if typ != unix.RTM_NEWROUTE || len(payload) < unix.SizeofRtMsg || payload[0] != family {
-			return nil
+	return c.list("list routes", unix.RTM_GETROUTE, body, func(body []byte) {
+		if body[0] != byte(f) {
+			return
 		}
-		if r := parseRoute(payload); index == 0 || r.Uses(index) {
+		if r := parseRoute(body); index == 0 || r.Uses(index) {
 			each(r)
 		}
-		return nil
 	})
 }
 
-// RouteTo asks which way the kernel would send to an address.
+// RouteTo returns the route that the kernel would send to an address by.
 func (c *Conn) RouteTo(dst netip.Addr) (RouteEntry, error) {
-	var b Batch
-	header := routeHeader(family(dst))
-	header[1] = uint8(dst.BitLen())
-	b.begin("look up the route to "+dst.String(), unix.RTM_GETROUTE, 0, header)
-	b.attrAddr(unix.RTA_DST, dst)
-	var route RouteEntry
-	err := c.query(&b, func(typ uint16, payload []byte) error {
-		if typ == unix.RTM_NEWROUTE && len(payload) >= unix.SizeofRtMsg {
-			route = parseRoute(payload)
-			route.Raw = nil
-		}
-		return nil
+	m, err := c.nl.Get(nl.Request{
+		Type: unix.RTM_GETROUTE, Op: "look up the route to " + dst.String(),
+		Body: routeHeader(family.Of(dst), dst.BitLen()).Addr(unix.RTA_DST, dst),
 	})
-	return route, err
+	if err != nil || m.Type != unix.RTM_NEWROUTE || len(m.Body) < unix.SizeofRtMsg {
+		return RouteEntry{}, err
+	}
+	return parseRoute(m.Body), nil
 }
 
-func routeHeader(family uint8) []byte {
-	return append([]byte{family}, make([]byte, unix.SizeofRtMsg-1)...)
+// routeHeader returns a struct rtmsg that asks for routes. Bits is the length of
+// the destination in the attributes.
+func routeHeader(f family.Family, bits int) nl.Attrs {
+	return append(nl.Attrs{byte(f), byte(bits)}, make([]byte, unix.SizeofRtMsg-2)...)
 }
 
 // Uses says that the route leads over an interface, be it by one of several
@@ -193,18 +185,18 @@ func parseRoute(payload []byte) RouteEntry {
 	r := RouteEntry{Table: uint32(payload[4]), Protocol: payload[5], Type: payload[7], Raw: payload}
 	r.Onlink = native.Uint32(payload[8:])&unix.RTNH_F_ONLINK != 0
 	dst := unspecified(payload[0])
-	eachAttr(payload[unix.SizeofRtMsg:], func(typ uint16, value []byte) {
+	for typ, value := range nl.Attrs(payload[unix.SizeofRtMsg:]).All() {
 		switch typ {
 		case unix.RTA_DST:
-			dst, _ = netip.AddrFromSlice(value)
+			dst = value.Addr()
 		case unix.RTA_GATEWAY:
-			r.Via, _ = netip.AddrFromSlice(value)
+			r.Via = value.Addr()
 		case unix.RTA_OIF:
-			r.Index = int(uint32Of(value))
+			r.Index = int(value.Uint32())
 		case unix.RTA_TABLE:
-			r.Table = uint32Of(value)
+			r.Table = value.Uint32()
 		case unix.RTA_PRIORITY:
-			r.Metric = uint32Of(value)
+			r.Metric = value.Uint32()
 		case unix.RTA_MULTIPATH:
 			r.Indexes, r.Apart = nextHops(value), true
 			r.more(typ)
@@ -216,7 +208,7 @@ func parseRoute(payload []byte) RouteEntry {
 		default:
 			r.more(typ)
 		}
-	})
+	}
 	if payload[3] != 0 {
 		r.Apart = true
 		r.More += " tos"
@@ -246,7 +238,7 @@ func nextHops(value []byte) []int {
 	var indexes []int
 	for len(value) >= unix.SizeofRtNexthop {
 		indexes = append(indexes, int(native.Uint32(value[4:])))
-		size := max(align(int(native.Uint16(value))), unix.SizeofRtNexthop)
+		size := max(nl.Align(int(native.Uint16(value))), unix.SizeofRtNexthop)
 		value = value[min(size, len(value)):]
 	}
 	return indexes
@@ -265,74 +257,41 @@ type NeighborEntry struct {
 
 // EachNeighbor lists the neighbours (family AF_UNSPEC, AF_INET, AF_INET6) or
 // forwarding entries (AF_BRIDGE) of an interface.
-func (c *Conn) EachNeighbor(family uint8, index int, each func(NeighborEntry)) error {
-	b := begunDump("list neighbours", unix.RTM_GETNEIGH, append([]byte{family}, make([]byte, unix.SizeofNdMsg-1)...))
-	b.attr32(unix.NDA_IFINDEX, uint32(index))
-	return c.query(b, func(typ uint16, payload []byte) error {
-		if typ != unix.RTM_NEWNEIGH || len(payload) < unix.SizeofNdMsg || int(native.Uint32(payload[4:])) != index {
-			return nil
+func (c *Conn) EachNeighbor(f uint8, index int, each func(NeighborEntry)) error {
+	body := append(nl.Attrs{f}, make([]byte, unix.SizeofNdMsg-1)...).Uint32(unix.NDA_IFINDEX, uint32(index))
+	return c.list("list neighbours", unix.RTM_GETNEIGH, body, func(body []byte) {
+		if n := parseNeighbor(body); n.Index == index && (f == unix.AF_UNSPEC || f == n.Family) {
+			each(n)
 		}
-		if family == unix.AF_UNSPEC || family == payload[0] {
-			each(parseNeighbor(payload))
-		}
-		return nil
 	})
 }
 
 func parseNeighbor(payload []byte) NeighborEntry {
 	n := NeighborEntry{Family: payload[0], State: native.Uint16(payload[8:]), Raw: payload}
 	n.Index = int(native.Uint32(payload[4:]))
-	eachAttr(payload[unix.SizeofNdMsg:], func(typ uint16, value []byte) {
+	for typ, value := range nl.Attrs(payload[unix.SizeofNdMsg:]).All() {
 		switch typ {
 		case unix.NDA_DST:
-			n.IP, _ = netip.AddrFromSlice(value)
+			n.IP = value.Addr()
 		case unix.NDA_LLADDR:
 			n.MAC = net.HardwareAddr(value)
 		case unix.NDA_PORT:
-			n.More += fmt.Sprintf(" port %d", binary.BigEndian.Uint16(value))
+			n.More += fmt.Sprintf(" port %d", value.Uint16BE())
 		case unix.NDA_VNI:
-			n.More += fmt.Sprintf(" vni %d", uint32Of(value))
+			n.More += fmt.Sprintf(" vni %d", value.Uint32())
 		case unix.NDA_IFINDEX:
-			n.More += fmt.Sprintf(" via interface %d", uint32Of(value))
+			n.More += fmt.Sprintf(" via interface %d", value.Uint32())
 		case ndaNextHopID:
-			n.More += fmt.Sprintf(" nexthop object %d", uint32Of(value))
+			n.More += fmt.Sprintf(" nexthop object %d", value.Uint32())
 		}
-	})
+	}
 	return n
 }
 
 const ndaNextHopID = 13 // NDA_NH_ID, linux/neighbour.h
 
-// eachAttr walks attributes. A broken one ends the walk: the kernel makes none.
-func eachAttr(attrs []byte, each func(typ uint16, value []byte)) {
-	for len(attrs) >= unix.SizeofRtAttr {
-		size := int(native.Uint16(attrs))
-		if size < unix.SizeofRtAttr || size > len(attrs) {
-			return
-		}
-		each(native.Uint16(attrs[2:])&^(unix.NLA_F_NESTED|unix.NLA_F_NET_BYTEORDER), attrs[unix.SizeofRtAttr:size])
-		attrs = attrs[min(align(size), len(attrs)):]
-	}
-}
-
-// find is the value of an attribute, nil if there is none.
-func find(attrs []byte, typ uint16) []byte {
-	var found []byte
-	eachAttr(attrs, func(t uint16, value []byte) {
-		if t == typ {
-			found = value
-		}
-	})
-	return found
-}
-
-// uint32Of tolerates an attribute that is too short.
-func uint32Of(value []byte) uint32 {
-	if len(value) < 4 {
-		return 0
-	}
-	return native.Uint32(value)
-}
+// native is the byte order of the kernel's headers.
+var native = binary.NativeEndian
 
 func unspecified(family uint8) netip.Addr {
 	if family == unix.AF_INET {

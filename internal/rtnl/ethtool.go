@@ -15,7 +15,7 @@ import (
 // Driver names the driver of an interface, such as "vmxnet3"; for one that is
 // software its kind, such as "veth".
 func (c *Conn) Driver(name string) (string, error) {
-	info, err := unix.IoctlGetEthtoolDrvinfo(c.fd, name)
+	info, err := unix.IoctlGetEthtoolDrvinfo(c.nl.FD(), name)
 	if err != nil {
 		return "", fmt.Errorf("ask for the driver of %s: %w", name, err)
 	}
@@ -62,7 +62,7 @@ func (c *Conn) ethtool(name string, cmd, data uint32) (uint32, error) {
 		return 0, unix.ENODEV // else a part of the name would be looked up
 	}
 	copy(request.name[:], name)
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(c.fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&request)))
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(c.nl.FD()), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&request)))
 	runtime.KeepAlive(&value)
 	if errno != 0 {
 		return 0, errno

@@ -37,19 +37,19 @@ func (c *Conn) absent(name string) unix.Errno {
 	if len(name) >= unix.IFNAMSIZ {
 		return unix.EINVAL // else a part of the name would be looked up
 	}
-	err := unix.BindToDevice(c.fd, name)
+	err := unix.BindToDevice(c.nl.FD(), name)
 	if errors.Is(err, unix.ENODEV) {
 		return unix.ENODEV
 	}
 	if err == nil {
-		_ = unix.BindToDevice(c.fd, "")
+		_ = unix.BindToDevice(c.nl.FD(), "")
 	}
 	return 0
 }
 
-// Glance is Link without master and kind, and with the flags that there were
+// LinkByIoctl is Link without master and kind, and with the flags that there were
 // first, the lower 16. Errors are those of Index.
-func (c *Conn) Glance(name string) (Link, error) {
+func (c *Conn) LinkByIoctl(name string) (Link, error) {
 	link := Link{Name: name}
 	if errno := c.absent(name); errno != 0 {
 		return Link{}, fmt.Errorf("look up link %s: %w", name, errno)
@@ -82,6 +82,6 @@ type question struct {
 func (c *Conn) ask(name string, cmd uintptr) ([24]byte, unix.Errno) {
 	var q question
 	copy(q.name[:], name)
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(c.fd), cmd, uintptr(unsafe.Pointer(&q)))
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(c.nl.FD()), cmd, uintptr(unsafe.Pointer(&q)))
 	return q.answer, errno
 }

@@ -7,6 +7,8 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/overlay-cni/overlay-cni/internal/nl"
 )
 
 // Veth is a pair of which one end is born in another network namespace.
@@ -45,75 +47,67 @@ const (
 	portIsolated     = 33 // IFLA_BRPORT_ISOLATED, linux/if_link.h
 )
 
-// AddVeth makes the pair, both ends down. What else a port needs comes before
-// SetUp: the kernel tells everybody of a change to a link that is up, which
-// takes it longer the more links there are.
-func (b *Batch) AddVeth(v Veth) {
+// AddVeth makes the pair, both ends down. Set the port up last: the kernel
+// announces each change to a link that is up, which takes longer the more links
+// there are.
+func (b *Batch) AddVeth(v Veth) *nl.Request {
 	op := "create veth " + v.Name + " with its peer " + v.Peer.Name + " in the pod"
-	b.begin(op, unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, ifInfo(0, 0))
-	b.vethEnd(v.Name, v.MAC, v.MTU)
-	b.attr32(unix.IFLA_MASTER, uint32(v.Master))
-	b.nest(unix.IFLA_LINKINFO, func() {
-		b.attrString(unix.IFLA_INFO_KIND, "veth")
-		b.nest(unix.IFLA_INFO_DATA, func() {
-			b.nest(vethInfoPeer, func() {
-				b.buf = append(b.buf, ifInfo(0, 0)...)
-				b.vethEnd(v.Peer.Name, v.Peer.MAC, v.MTU)
-				b.attr32(unix.IFLA_NET_NS_FD, uint32(v.Peer.Netns))
-			})
-		})
-	})
+	peer := vethEnd(v.Peer.Name, v.Peer.MAC, v.MTU).Uint32(unix.IFLA_NET_NS_FD, uint32(v.Peer.Netns))
+	info := nl.Attrs(nil).Text(unix.IFLA_INFO_KIND, "veth").
+		Nest(unix.IFLA_INFO_DATA, nl.Attrs(nil).Nest(vethInfoPeer, peer))
+	body := vethEnd(v.Name, v.MAC, v.MTU).
+		Uint32(unix.IFLA_MASTER, uint32(v.Master)).
+		Nest(unix.IFLA_LINKINFO, info)
+	return b.add(op, unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, body)
 }
 
 const vethInfoPeer = 1 // VETH_INFO_PEER, linux/veth.h
 
-// vethEnd asks for one queue in each direction, which is what a veth works with
-// if nobody says otherwise. But then the kernel makes one for each CPU first,
-// and takes the others away again (veth_init_queues in drivers/net/veth.c): at
-// each end it waits for an RCU grace period, with the lock in hand that all
-// network configuration of the machine needs.
-func (b *Batch) vethEnd(name string, mac net.HardwareAddr, mtu int) {
-	b.linkBasics(name, mac, mtu)
-	b.attr32(unix.IFLA_NUM_TX_QUEUES, 1)
-	b.attr32(unix.IFLA_NUM_RX_QUEUES, 1)
+// vethEnd describes an end with one queue in each direction, which is what a
+// veth uses by default. But unless a request says so, the kernel first makes a
+// queue for each CPU and then removes the others (veth_init_queues in
+// drivers/net/veth.c). At each end it waits for an RCU grace period, while it
+// holds the lock that all network configuration of the machine needs.
+func vethEnd(name string, mac net.HardwareAddr, mtu int) nl.Attrs {
+	return linkBasics(name, mac, mtu).Uint32(unix.IFLA_NUM_TX_QUEUES, 1).Uint32(unix.IFLA_NUM_RX_QUEUES, 1)
 }
 
-func (b *Batch) linkBasics(name string, mac net.HardwareAddr, mtu int) {
-	b.attrString(unix.IFLA_IFNAME, name)
-	b.attr32(unix.IFLA_MTU, uint32(mtu))
-	b.attr(unix.IFLA_ADDRESS, mac)
+func linkBasics(name string, mac net.HardwareAddr, mtu int) nl.Attrs {
+	return named(name, 0).Uint32(unix.IFLA_MTU, uint32(mtu)).Bytes(unix.IFLA_ADDRESS, mac)
 }
 
 // SetPort sets alias and bridge port flags of a link that is a bridge's port.
-// Broadcasts and multicasts of other ports don't go to it, those of the bridge
-// itself do (br_flood in net/bridge/br_forward.c): what each new interface
-// sends of its own accord would else be copied to all pods of the host.
-func (b *Batch) SetPort(p Port) {
-	b.begin("set bridge port "+p.Name, unix.RTM_NEWLINK, 0, ifInfo(0, 0))
-	b.attrString(unix.IFLA_IFNAME, p.Name)
+// The bridge then sends no other port's broadcasts and multicasts to this port,
+// but still its own (br_flood in net/bridge/br_forward.c). Otherwise it would
+// copy what each new interface sends of its own accord to all pods of the host.
+func (b *Batch) SetPort(p Port) *nl.Request {
+	body := named(p.Name, 0)
 	if p.Alias != "" {
-		b.attr(unix.IFLA_IFALIAS, []byte(p.Alias)) // without a zero, which would count
+		body = body.Bytes(unix.IFLA_IFALIAS, []byte(p.Alias)) // without a zero, which would count
 	}
-	b.nest(unix.IFLA_LINKINFO, func() {
-		b.attrString(unix.IFLA_INFO_SLAVE_KIND, "bridge")
-		b.nest(infoSlaveData, func() {
-			b.attr8(portIsolated, boolByte(p.Isolated))
-			b.attr8(portHairpin, boolByte(p.Hairpin))
-			b.attr8(portMulticast, 0)
-			b.attr8(portBroadcast, 0)
-		})
-	})
+	flags := nl.Attrs(nil).
+		Uint8(portIsolated, boolByte(p.Isolated)).
+		Uint8(portHairpin, boolByte(p.Hairpin)).
+		Uint8(portMulticast, 0).
+		Uint8(portBroadcast, 0)
+	body = body.Nest(unix.IFLA_LINKINFO,
+		nl.Attrs(nil).Text(unix.IFLA_INFO_SLAVE_KIND, "bridge").Nest(infoSlaveData, flags))
+	return b.add("set bridge port "+p.Name, unix.RTM_NEWLINK, 0, body)
 }
 
 // SetUp sets a link up.
-func (b *Batch) SetUp(index int) {
-	b.begin("set link "+strconv.Itoa(index)+" up", unix.RTM_NEWLINK, 0, ifInfo(index, unix.IFF_UP))
+func (b *Batch) SetUp(index int) *nl.Request {
+	return b.add("set link "+strconv.Itoa(index)+" up", unix.RTM_NEWLINK, 0, ifInfo(index, unix.IFF_UP))
 }
 
-// DelLink deletes the link of that name; with a veth goes its peer.
-func (b *Batch) DelLink(name string) {
-	b.begin("delete link "+name, unix.RTM_DELLINK, 0, ifInfo(0, 0))
-	b.attrString(unix.IFLA_IFNAME, name)
+// SetUpByName sets a link up.
+func (b *Batch) SetUpByName(name string) *nl.Request {
+	return b.add("set link "+name+" up", unix.RTM_NEWLINK, 0, named(name, unix.IFF_UP))
+}
+
+// DelLink deletes the link of that name; a veth's peer goes with it.
+func (b *Batch) DelLink(name string) *nl.Request {
+	return b.add("delete link "+name, unix.RTM_DELLINK, 0, named(name, 0))
 }
 
 // Link is what is needed to know of an interface where microseconds count.
@@ -133,53 +127,44 @@ func (l Link) Up() bool { return l.Flags&unix.IFF_UP != 0 }
 // Link looks an interface up by name. If there is none the error is
 // unix.ENODEV.
 func (c *Conn) Link(name string) (Link, error) {
-	var b Batch
-	b.begin("look up link "+name, unix.RTM_GETLINK, 0, ifInfo(0, 0))
-	b.attrString(unix.IFLA_IFNAME, name)
-	b.attr32(unix.IFLA_EXT_MASK, extFilterSkipStats)
-	var link Link
-	err := c.query(&b, func(typ uint16, payload []byte) error {
-		if typ == unix.RTM_NEWLINK && len(payload) >= unix.SizeofIfInfomsg {
-			link = parseLink(payload)
-		}
-		return nil
+	op := "look up link " + name
+	m, err := c.nl.Get(nl.Request{
+		Type: unix.RTM_GETLINK, Op: op, Body: named(name, 0).Uint32(unix.IFLA_EXT_MASK, extFilterSkipStats),
 	})
-	if err == nil && link.Index == 0 {
-		err = errors.New("look up link " + name + ": the kernel answered without a link")
+	if err != nil {
+		return Link{}, err
 	}
-	return link, err
+	if m.Type != unix.RTM_NEWLINK || len(m.Body) < unix.SizeofIfInfomsg {
+		return Link{}, errors.New(op + ": the kernel answered without a link")
+	}
+	return parseLink(m.Body), nil
 }
 
 // parseLink reads a struct ifinfomsg and the attributes after it.
-func parseLink(payload []byte) Link {
-	attrs := payload[unix.SizeofIfInfomsg:]
+func parseLink(body []byte) Link {
+	attrs := nl.Attrs(body[unix.SizeofIfInfomsg:])
 	return Link{
-		Name:   unix.ByteSliceToString(find(attrs, unix.IFLA_IFNAME)),
-		Index:  int(native.Uint32(payload[4:])),
-		Flags:  native.Uint32(payload[8:]),
-		Master: int(find32(attrs, unix.IFLA_MASTER)),
-		MTU:    int(find32(attrs, unix.IFLA_MTU)),
-		MAC:    slices.Clone(find(attrs, unix.IFLA_ADDRESS)),
-		Kind:   unix.ByteSliceToString(find(find(attrs, unix.IFLA_LINKINFO), unix.IFLA_INFO_KIND)),
+		Name:   attrs.Get(unix.IFLA_IFNAME).Text(),
+		Index:  int(native.Uint32(body[4:])),
+		Flags:  native.Uint32(body[8:]),
+		Master: int(attrs.Get(unix.IFLA_MASTER).Uint32()),
+		MTU:    int(attrs.Get(unix.IFLA_MTU).Uint32()),
+		MAC:    net.HardwareAddr(slices.Clone(attrs.Get(unix.IFLA_ADDRESS))),
+		Kind:   attrs.Get(unix.IFLA_LINKINFO, unix.IFLA_INFO_KIND).Text(),
 	}
 }
 
-// find32 is a 32 bit attribute's value, 0 if there is none.
-func find32(attrs []byte, typ uint16) uint32 {
-	v := find(attrs, typ)
-	if len(v) < 4 {
-		return 0
-	}
-	return native.Uint32(v)
-}
-
-// ifInfo is a struct ifinfomsg: index, and the flags to set.
-func ifInfo(index int, flags uint32) []byte {
-	b := make([]byte, 4, unix.SizeofIfInfomsg)
+// ifInfo returns a struct ifinfomsg: index, and the flags to set.
+func ifInfo(index int, flags uint32) nl.Attrs {
+	const typical = 128 // bytes of a message about a link
+	b := make([]byte, 4, typical)
 	b = native.AppendUint32(b, uint32(index))
 	b = native.AppendUint32(b, flags)
 	return native.AppendUint32(b, flags) // the flags that are changed
 }
+
+// named is ifInfo for a link that its name identifies.
+func named(name string, flags uint32) nl.Attrs { return ifInfo(0, flags).Text(unix.IFLA_IFNAME, name) }
 
 func boolByte(v bool) byte {
 	if v {

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/overlay-cni/overlay-cni/internal/nl"
 )
 
 // VXLAN is a device that encapsulates.
@@ -76,90 +78,87 @@ var vxlanFlags = map[uint16]string{
 }
 
 // AddVXLAN makes the device: down, without learning, without a default remote.
-func (b *Batch) AddVXLAN(v VXLAN) {
+func (b *Batch) AddVXLAN(v VXLAN) *nl.Request {
 	op := fmt.Sprintf("create vxlan device %s with VNI %d and port %d", v.Name, v.VNI, v.Port)
-	b.begin(op, unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, ifInfo(0, 0))
-	b.linkBasics(v.Name, v.MAC, v.MTU)
-	b.vxlanInfo(v, func() {
-		b.attrNet16(vxlanPort, v.Port)
-		b.vxlanFixed(v.VXLANTunnel)
-	})
+	data := v.changeable().Uint16BE(vxlanPort, v.Port)
+	body := linkBasics(v.Name, v.MAC, v.MTU).Nest(unix.IFLA_LINKINFO, vxlanInfo(v.fixed(data)))
+	return b.add(op, unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, body)
 }
 
 // SetVXLAN changes what the kernel can change of a live device: underlay,
 // local address (within its family), TTL (but for inheriting it), DF, and
 // learning, which it turns off.
-func (b *Batch) SetVXLAN(v VXLAN) {
+func (b *Batch) SetVXLAN(v VXLAN) *nl.Request {
 	op := fmt.Sprintf("set underlay and local address %s of vxlan device %s", v.Local, v.Name)
-	b.setLink(op, v.Name)
-	b.vxlanInfo(v, func() {})
+	return b.setLink(op, v.Name, nl.Attrs(nil).Nest(unix.IFLA_LINKINFO, vxlanInfo(v.changeable())))
 }
 
-func (b *Batch) vxlanInfo(v VXLAN, more func()) {
-	b.nest(unix.IFLA_LINKINFO, func() {
-		b.attrString(unix.IFLA_INFO_KIND, "vxlan")
-		b.nest(unix.IFLA_INFO_DATA, func() {
-			b.attr32(vxlanID, v.VNI)
-			b.attr32(vxlanLink, uint32(v.Underlay))
-			if v.Local.Is4() {
-				b.attrAddr(vxlanLocal, v.Local)
-			} else {
-				b.attrAddr(vxlanLocal6, v.Local)
-			}
-			b.attr8(vxlanLearn, 0)
-			b.attr8(vxlanTTL, v.TTL)
-			b.attr8(vxlanDF, v.DF)
-			more()
-		})
-	})
+func vxlanInfo(data nl.Attrs) nl.Attrs {
+	return nl.Attrs(nil).Text(unix.IFLA_INFO_KIND, "vxlan").Nest(unix.IFLA_INFO_DATA, data)
 }
 
-// vxlanFixed appends the options that the kernel refuses to change, or even to
-// hear of, once the device is there. It leaves out those of no effect, which an
-// older kernel need not know.
-func (b *Batch) vxlanFixed(t VXLANTunnel) {
+// changeable are the options that the kernel can change on a live device.
+func (t VXLANTunnel) changeable() nl.Attrs {
+	local := uint16(vxlanLocal)
+	if t.Local.Is6() {
+		local = vxlanLocal6
+	}
+	return nl.Attrs(nil).
+		Uint32(vxlanID, t.VNI).
+		Uint32(vxlanLink, uint32(t.Underlay)).
+		Addr(local, t.Local).
+		Uint8(vxlanLearn, 0).
+		Uint8(vxlanTTL, t.TTL).
+		Uint8(vxlanDF, t.DF)
+}
+
+// fixed adds the options that the kernel refuses to change, or even to hear of,
+// once the device exists. It leaves out those without effect, which an older
+// kernel need not know.
+func (t VXLANTunnel) fixed(a nl.Attrs) nl.Attrs {
 	if t.SourcePorts != (PortRange{}) {
 		value := binary.BigEndian.AppendUint16(nil, t.SourcePorts.Low)
-		b.attr(vxlanPortRange, binary.BigEndian.AppendUint16(value, t.SourcePorts.High))
+		a = a.Bytes(vxlanPortRange, binary.BigEndian.AppendUint16(value, t.SourcePorts.High))
 	}
 	switch {
 	case t.ZeroChecksum && t.Local.Is4():
-		b.attr8(vxlanChecksum, 0)
+		a = a.Uint8(vxlanChecksum, 0)
 	case t.ZeroChecksum:
-		b.attr8(vxlanZeroTx6, 1)
+		a = a.Uint8(vxlanZeroTx6, 1)
 	}
 	if t.AcceptZeroChecksum {
-		b.attr8(vxlanZeroRx6, 1)
+		a = a.Uint8(vxlanZeroRx6, 1)
 	}
 	if t.InheritTTL {
-		b.attr(vxlanInheritTTL, nil) // a flag
+		a = a.Flag(vxlanInheritTTL)
 	}
+	return a
 }
 
 // VXLANTunnel reads what EachLink lists of a VXLAN device.
 func (l LinkEntry) VXLANTunnel() VXLANTunnel {
 	var t VXLANTunnel
 	var zero4, zero6, zeroRx6 bool
-	eachAttr(l.data, func(typ uint16, value []byte) {
+	for typ, value := range l.data.All() {
 		switch typ {
 		case vxlanID:
-			t.VNI = uint32Of(value)
+			t.VNI = value.Uint32()
 		case vxlanLink:
-			t.Underlay = int(uint32Of(value))
+			t.Underlay = int(value.Uint32())
 		case vxlanPort:
-			t.Port = net16Of(value)
+			t.Port = value.Uint16BE()
 		case vxlanLocal, vxlanLocal6:
-			t.Local, _ = netip.AddrFromSlice(value)
+			t.Local = value.Addr()
 		case vxlanLearn:
 			t.Learning = isOn(value)
 		case vxlanPortRange:
 			t.SourcePorts = portRange(value)
 		case vxlanTTL:
-			t.TTL = uint8Of(value)
+			t.TTL = value.Uint8()
 		case vxlanInheritTTL:
 			t.InheritTTL = isOn(value)
 		case vxlanDF:
-			t.DF = uint8Of(value)
+			t.DF = value.Uint8()
 		case vxlanChecksum:
 			zero4 = !isOn(value)
 		case vxlanZeroTx6:
@@ -167,14 +166,13 @@ func (l LinkEntry) VXLANTunnel() VXLANTunnel {
 		case vxlanZeroRx6:
 			zeroRx6 = isOn(value)
 		case vxlanGroup, vxlanGroup6:
-			group, _ := netip.AddrFromSlice(value)
-			t.More += " remote " + group.String()
+			t.More += " remote " + value.Addr().String()
 		default:
 			if name := vxlanFlags[typ]; name != "" && isOn(value) {
 				t.More += name
 			}
 		}
-	})
+	}
 	// The switches of the other family are there and without effect.
 	t.ZeroChecksum, t.AcceptZeroChecksum = zero4, false
 	if t.Local.Is6() {
@@ -183,71 +181,46 @@ func (l LinkEntry) VXLANTunnel() VXLANTunnel {
 	return t
 }
 
-func portRange(value []byte) PortRange {
+func portRange(value nl.Value) PortRange {
 	if len(value) < 4 {
 		return PortRange{}
 	}
-	return PortRange{Low: net16Of(value), High: net16Of(value[2:])}
+	return PortRange{Low: value.Uint16BE(), High: value[2:].Uint16BE()}
 }
 
 // isOn reads a switch: a byte, or an attribute whose presence is all of it.
-func isOn(value []byte) bool { return len(value) == 0 || value[0] != 0 }
+func isOn(value nl.Value) bool { return len(value) == 0 || value[0] != 0 }
 
-func uint8Of(value []byte) uint8 {
-	if len(value) == 0 {
-		return 0
-	}
-	return value[0]
-}
-
-func net16Of(value []byte) uint16 {
-	if len(value) < 2 {
-		return 0
-	}
-	return binary.BigEndian.Uint16(value)
-}
-
-// SetMTU changes a link's MTU.
-func (b *Batch) SetMTU(name string, mtu int) {
-	b.setLink(fmt.Sprintf("set MTU %d of %s", mtu, name), name)
-	b.attr32(unix.IFLA_MTU, uint32(mtu))
+// SetMTU changes a link's MTU, in bytes.
+func (b *Batch) SetMTU(name string, mtu int) *nl.Request {
+	return b.setLink(fmt.Sprintf("set MTU %d of %s", mtu, name), name, nl.Attrs(nil).Uint32(unix.IFLA_MTU, uint32(mtu)))
 }
 
 // SetMAC changes a link's MAC address.
-func (b *Batch) SetMAC(name string, mac net.HardwareAddr) {
-	b.setLink(fmt.Sprintf("set MAC address %s of %s", mac, name), name)
-	b.attr(unix.IFLA_ADDRESS, mac)
+func (b *Batch) SetMAC(name string, mac net.HardwareAddr) *nl.Request {
+	return b.setLink(fmt.Sprintf("set MAC address %s of %s", mac, name), name, nl.Attrs(nil).Bytes(unix.IFLA_ADDRESS, mac))
 }
 
 // SetAlias changes a link's alias.
-func (b *Batch) SetAlias(name, alias string) {
-	b.setLink(fmt.Sprintf("set alias %q of %s", alias, name), name)
-	b.attrString(unix.IFLA_IFALIAS, alias)
+func (b *Batch) SetAlias(name, alias string) *nl.Request {
+	return b.setLink(fmt.Sprintf("set alias %q of %s", alias, name), name, nl.Attrs(nil).Text(unix.IFLA_IFALIAS, alias))
 }
 
 // SetNoAutoAddress keeps the kernel from giving a link a link-local IPv6
 // address when it goes up. It fails where the link has no IPv6.
-func (b *Batch) SetNoAutoAddress(name string) {
-	b.setLink("keep "+name+" from getting a link-local IPv6 address", name)
-	b.nest(unix.IFLA_AF_SPEC, func() {
-		b.nest(unix.AF_INET6, func() { b.attr8(inet6AddrGenMode, noAddress) })
-	})
+func (b *Batch) SetNoAutoAddress(name string) *nl.Request {
+	mode := nl.Attrs(nil).Uint8(inet6AddrGenMode, noAddress)
+	return b.setLink("keep "+name+" from getting a link-local IPv6 address", name,
+		nl.Attrs(nil).Nest(unix.IFLA_AF_SPEC, nl.Attrs(nil).Nest(unix.AF_INET6, mode)))
 }
 
-// SetNamedUp sets the link of that name up.
-func (b *Batch) SetNamedUp(name string) {
-	b.begin("set "+name+" up", unix.RTM_NEWLINK, 0, ifInfo(0, unix.IFF_UP))
-	b.attrString(unix.IFLA_IFNAME, name)
-}
-
-func (b *Batch) setLink(op, name string) {
-	b.begin(op, unix.RTM_NEWLINK, 0, ifInfo(0, 0))
-	b.attrString(unix.IFLA_IFNAME, name)
+func (b *Batch) setLink(op, name string, attrs nl.Attrs) *nl.Request {
+	return b.add(op, unix.RTM_NEWLINK, 0, append(named(name, 0), attrs...))
 }
 
 // DelDumped deletes what one of the Each functions listed: an address, a route
 // or a neighbour, with all that tells it from others like it. Text names it.
-func (b *Batch) DelDumped(text string, kind Dumped, raw string) {
+func (b *Batch) DelDumped(text string, kind Dumped, raw string) *nl.Request {
 	header := []byte(raw)
 	switch {
 	case kind == DumpedRoute:
@@ -255,7 +228,7 @@ func (b *Batch) DelDumped(text string, kind Dumped, raw string) {
 	case kind == DumpedNeighbor && header[0] == unix.AF_BRIDGE:
 		header[ndmFlags] |= unix.NTF_SELF // else the kernel looks for a bridge
 	}
-	b.begin("delete "+text, uint16(kind), 0, header)
+	return b.add("delete "+text, uint16(kind), 0, header)
 }
 
 // Dumped is a kind of object that DelDumped deletes.
@@ -274,17 +247,17 @@ const ndmFlags = 10 // offset in struct ndmsg
 // withoutNextHop leaves out what the kernel lists of a nexthop object, but
 // refuses to get back together with the object's number.
 func withoutNextHop(raw []byte) []byte {
-	attrs := raw[unix.SizeofRtMsg:]
-	if find(attrs, rtaNextHopID) == nil {
+	attrs := nl.Attrs(raw[unix.SizeofRtMsg:])
+	if attrs.Get(rtaNextHopID) == nil {
 		return raw
 	}
-	b := Batch{buf: append([]byte(nil), raw[:unix.SizeofRtMsg]...)}
-	eachAttr(attrs, func(typ uint16, value []byte) {
+	kept := append(nl.Attrs(nil), raw[:unix.SizeofRtMsg]...)
+	for typ, value := range attrs.All() {
 		switch typ {
 		case unix.RTA_OIF, unix.RTA_GATEWAY, unix.RTA_VIA, unix.RTA_MULTIPATH:
 		default:
-			b.attr(typ, value)
+			kept = kept.Bytes(typ, value)
 		}
-	})
-	return b.buf
+	}
+	return kept
 }

@@ -62,7 +62,7 @@ func (k *Kernel) lib() (*netlink.Handle, error) {
 // aren't looked at in either case: Attach adds them.
 func (k *Kernel) Ensure(s Spec) (int, error) {
 	want := s.Want()
-	if link, err := k.conn.Glance(s.Name); err == nil && len(lacks(want, link)) == 0 {
+	if link, err := k.conn.LinkByIoctl(s.Name); err == nil && len(lacks(want, link)) == 0 {
 		return link.Index, nil
 	}
 	link, err := k.find(s.Name)

@@ -7,15 +7,14 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/overlay-cni/overlay-cni/internal/family"
+	"github.com/overlay-cni/overlay-cni/internal/nl"
 	"github.com/overlay-cni/overlay-cni/internal/rtnl"
 	"github.com/overlay-cni/overlay-cni/internal/sysctl"
-	"github.com/overlay-cni/overlay-cni/internal/visit"
 )
 
 // ErrIfNameTaken is for an interface name that the pod already uses.
@@ -81,20 +80,12 @@ func (k *Kernel) Attach(netns *os.File, index int, s Spec, p Port) ([]Route, err
 	return p.Routes, err
 }
 
-// visit sets switches in a pod's namespace and opens a socket there. Where the
-// short way fails, the long one mends it, or says what is wrong: a switch may be
-// read-only. That IPv6 is on is looked at only, on the short way: it is on in
-// most pods, and who writes that waits for RTNL, a write of the same too
-// (addrconf_disable_ipv6 in net/ipv6/addrconf.c).
-func (k *Kernel) visit(netns *os.File, switches []sysctl.Parameter) (*rtnl.Conn, error) {
-	files := make([]visit.File, len(switches))
-	for i, s := range switches {
-		files[i] = visit.File{Path: s.File(), Content: s.Value, Read: filepath.Base(s.Path) == disableIPv6}
-	}
-	if pod, err := k.conn.OpenWriting(netns, files); err == nil {
-		return pod, nil
-	}
-	return k.conn.OpenAfter(netns, func() error { return ensureSwitches(switches) })
+// visit sets sysctls in a pod's namespace and opens a socket there. It writes
+// only what differs: to write disable_ipv6, even the value it has, waits for the
+// lock of all network configuration (addrconf_disable_ipv6 in
+// net/ipv6/addrconf.c).
+func (k *Kernel) visit(netns *os.File, sysctls []sysctl.Parameter) (*rtnl.Conn, error) {
+	return k.conn.OpenIn(netns, func() error { return ensureSwitches(sysctls) })
 }
 
 // configure sets the pod's end up, with addresses and routes. It replaces
@@ -105,26 +96,23 @@ func (p *Port) configure(pod *rtnl.Conn, index int, s Spec) error {
 	for _, a := range p.Addresses {
 		b.AddAddr(index, netip.PrefixFrom(a.Addr, a.Addr.BitLen()))
 	}
-	before := b.Len()
-	for _, r := range p.Routes {
-		b.AddRoute(r.inPod(index))
+	routes := make([]*nl.Request, len(p.Routes))
+	for i, r := range p.Routes {
+		routes[i] = b.AddRoute(r.inPod(index))
+		if r.Dst.Bits() == 0 {
+			routes[i].Tolerate(unix.EEXIST) // of another network
+		}
 	}
-	results, err := pod.Exec(&b)
-	if err != nil {
+	if err := pod.Run(&b); err != nil {
 		return err
 	}
 	var instead rtnl.Batch
 	p.Routes = slices.Clone(p.Routes)
-	for i, err := range results {
-		if i < before || !errors.Is(err, unix.EEXIST) || p.Routes[i-before].Dst.Bits() > 0 {
-			continue
+	for i, r := range p.Routes {
+		if !routes[i].Done() {
+			p.Routes[i] = p.toSubnet(r, s)
+			instead.ReplaceRoute(p.Routes[i].inPod(index))
 		}
-		results[i] = nil
-		p.Routes[i-before] = p.toSubnet(p.Routes[i-before], s)
-		instead.ReplaceRoute(p.Routes[i-before].inPod(index))
-	}
-	if err := errors.Join(results...); err != nil || instead.Len() == 0 {
-		return err
 	}
 	return pod.Run(&instead)
 }
@@ -160,8 +148,9 @@ func (k *Kernel) addPair(netns *os.File, index int, s Spec, p Port) error {
 	var b rtnl.Batch
 	// The addresses go along, because adding one that is there costs less than
 	// asking whether it is.
+	var gateways []*nl.Request
 	for _, g := range s.Gateways {
-		b.AddAddr(index, g)
+		gateways = append(gateways, b.AddAddr(index, g).Tolerate(unix.EEXIST))
 	}
 	b.AddVeth(rtnl.Veth{
 		Name: p.HostName, MAC: p.HostMAC, Master: index, MTU: p.MTU,
@@ -169,28 +158,13 @@ func (k *Kernel) addPair(netns *os.File, index int, s Spec, p Port) error {
 	})
 	switched := switchesServices(s)
 	b.SetPort(rtnl.Port{Name: p.HostName, Alias: p.Alias, Isolated: !switched, Hairpin: switched})
-	noAutoAddress := b.Len()
-	b.SetNoAutoAddress(p.HostName)
+	// Without IPv6 on this host, or for this MTU (below 1280), there is no such
+	// address.
+	b.SetNoAutoAddress(p.HostName).Tolerate(unix.EAFNOSUPPORT)
 	b.SetUpByName(p.HostName)
-	errs, err := k.conn.Exec(&b)
-	if err != nil {
-		return err
-	}
-	mend := false
-	for i, err := range errs {
-		switch {
-		case err == nil:
-			mend = mend || i < len(s.Gateways) // the gateway was not there yet
-			continue
-		case i < len(s.Gateways) && errors.Is(err, unix.EEXIST):
-			continue // the bridge has it
-		case i == noAutoAddress && errors.Is(err, unix.EAFNOSUPPORT):
-			continue // no IPv6 on this host, or for this MTU (below 1280)
-		}
-		return err
-	}
-	if mend {
-		_, _, err = k.sync(s.Want(), addOnly) // what goes with a gateway
+	err := k.conn.Run(&b)
+	if err == nil && slices.ContainsFunc(gateways, (*nl.Request).Done) {
+		_, _, err = k.sync(s.Want(), addOnly) // what goes with a new gateway
 	}
 	return err
 }
@@ -236,14 +210,10 @@ func (k *Kernel) Detach(names ...string) error {
 	var b rtnl.Batch
 	for _, name := range names {
 		if _, err := k.conn.Index(name); !errors.Is(err, unix.ENODEV) {
-			b.DelLink(name)
+			b.DelLink(name).Tolerate(unix.ENODEV)
 		}
 	}
-	results, err := k.conn.Exec(&b)
-	if err != nil {
-		return err
-	}
-	return errors.Join(slices.DeleteFunc(results, func(err error) bool { return errors.Is(err, unix.ENODEV) })...)
+	return k.conn.Run(&b)
 }
 
 // Ports are the names of the bridge's ports; of none if there is no bridge.
@@ -299,7 +269,7 @@ func (k *Kernel) InPod(path, ifName string) (bool, error) {
 		return false, err
 	}
 	defer netns.Close()
-	pod, err := k.conn.OpenAt(netns)
+	pod, err := k.conn.OpenIn(netns, func() error { return nil })
 	if errors.Is(err, unix.EINVAL) {
 		return false, nil // a file that is left where a namespace was mounted
 	}

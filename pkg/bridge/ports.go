@@ -112,14 +112,9 @@ func (k *Kernel) applyPort(bridge int, name string, want portState, verbs []port
 
 // readPorts are the bridge's ports by name.
 func (k *Kernel) readPorts(bridge int) (map[string]portState, error) {
-	for range attempts {
-		ports := map[string]portState{}
-		err := k.conn.EachPort(bridge, func(p rtnl.PortEntry) {
-			ports[p.Name] = portState{port: true, up: p.Up(), isolated: p.Isolated, hairpin: p.Hairpin, floods: p.Floods}
-		})
-		if !errors.Is(err, rtnl.ErrInterrupted) {
-			return ports, err
-		}
-	}
-	return nil, rtnl.ErrInterrupted
+	ports := map[string]portState{}
+	err := k.conn.EachPort(bridge, func(p rtnl.PortEntry) {
+		ports[p.Name] = portState{port: true, up: p.Up(), isolated: p.Isolated, hairpin: p.Hairpin, floods: p.Floods}
+	})
+	return ports, err
 }

@@ -45,7 +45,6 @@ type desired struct {
 // wishes compute the desired state. What they remember saves work and never
 // makes a difference: the result follows from the input alone.
 type wishes struct {
-	tunnel   vxlan.Goal
 	rules    lastRules
 	families lastFamilies
 }
@@ -70,7 +69,7 @@ func (l *lastFamilies) of(own registry.Node, nodes []registry.Node) (note string
 // desire computes the desired state. An error beside a state that is not the
 // zero value is about peers that are left out.
 func (w *wishes) desire(in input) (desired, error) {
-	tunnel, peers := w.tunnel.Set(vxlan.Input{
+	tunnel, peers := vxlan.Desired(vxlan.Input{
 		Config: tunnelConfig(in), Underlay: in.underlay, Own: in.own, Nodes: in.nodes,
 	})
 	if tunnel.Device.Name == "" {

@@ -160,7 +160,7 @@ func (d *daemon) movedBridge(c config.Config, published nodestate.State) error {
 func (d *daemon) apply(want desired) health.Finding {
 	d.doubt()
 	bridged := d.note("the bridge")(d.bridge.Sync(want.bridge))
-	tunnel := d.syncTunnel()
+	tunnel := d.note("the tunnel")(d.vxlan.Sync(want.vxlan))
 	var peers error
 	if errors.Is(tunnel, vxlan.ErrPeers) {
 		peers, tunnel = tunnel, nil // no reason to keep this host's pods out
@@ -190,7 +190,7 @@ func (d *daemon) apply(want desired) health.Finding {
 // as it was as long as the kernel tells of no change.
 func (d *daemon) doubt() {
 	if now := time.Now(); now.Sub(d.read) >= d.resync {
-		d.vxlan.Distrust()
+		d.vxlan.ForceResync()
 		d.settled = settled{}
 		d.read = now
 	}
@@ -210,15 +210,6 @@ func (d *daemon) publish(s nodestate.State) error {
 		d.log.Info("published this node for the plugin", "subnets", s.Subnets, "mtu", s.MTU)
 	}
 	return wrap("publish for the plugin", err)
-}
-
-// syncTunnel makes the tunnel as was computed last.
-func (d *daemon) syncTunnel() error {
-	changes, err := d.vxlan.Keep(&d.wishes.tunnel)
-	if len(changes) > 0 {
-		d.log.Info("changed the tunnel", "changes", changes.String())
-	}
-	return wrap("the tunnel", err)
 }
 
 // note logs what a part changed and says of which part an error is.

@@ -10,12 +10,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/overlay-cni/overlay-cni/internal/family"
 	"github.com/overlay-cni/overlay-cni/internal/rtnl"
 )
 
 // Find reads the network namespace of conn and chooses.
 func Find(conn *rtnl.Conn, spec Spec) (Underlay, error) {
-	network, err := retry(func() (Network, error) { return readOnce(conn, spec) })
+	network, err := readOnce(conn, spec)
 	if err != nil {
 		return Underlay{}, fmt.Errorf("find the underlay: %w", err)
 	}
@@ -27,24 +28,11 @@ func Find(conn *rtnl.Conn, spec Spec) (Underlay, error) {
 	if !spec.OnLink {
 		return u, nil
 	}
-	u.OnLink, err = retry(func() ([]netip.Prefix, error) { return readOnLink(conn, u.Index) })
+	u.OnLink, err = readOnLink(conn, u.Index)
 	if err != nil {
 		return Underlay{}, fmt.Errorf("find what is on the link of underlay %s: %w", u.Name, err)
 	}
 	return u, nil
-}
-
-// readAttempts is how often a list is asked for again that changed meanwhile.
-const readAttempts = 10
-
-func retry[T any](read func() (T, error)) (T, error) {
-	for range readAttempts - 1 {
-		v, err := read()
-		if !errors.Is(err, rtnl.ErrInterrupted) {
-			return v, err
-		}
-	}
-	return read()
 }
 
 func readOnce(conn *rtnl.Conn, spec Spec) (Network, error) {
@@ -136,8 +124,8 @@ func passing(e rtnl.AddrEntry) int {
 }
 
 func readDefaults(conn *rtnl.Conn, n *Network) error {
-	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		err := conn.EachRoute(family, 0, func(r rtnl.RouteEntry) {
+	for _, f := range family.All() {
+		err := conn.EachRoute(f, 0, func(r rtnl.RouteEntry) {
 			if r.Table != unix.RT_TABLE_MAIN || r.Type != unix.RTN_UNICAST || r.Dst.Bits() != 0 {
 				return
 			}
@@ -160,8 +148,8 @@ func readDefaults(conn *rtnl.Conn, n *Network) error {
 // (router advertisements without the flag L, many clouds).
 func readOnLink(conn *rtnl.Conn, index int) ([]netip.Prefix, error) {
 	var on []netip.Prefix
-	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		err := conn.EachRoute(family, index, func(r rtnl.RouteEntry) {
+	for _, f := range family.All() {
+		err := conn.EachRoute(f, index, func(r rtnl.RouteEntry) {
 			plain := r.Table == unix.RT_TABLE_MAIN && r.Type == unix.RTN_UNICAST && !r.Apart
 			if plain && !r.Via.IsValid() && r.Dst.Bits() > 0 && global(r.Dst.Addr()) {
 				on = append(on, r.Dst)

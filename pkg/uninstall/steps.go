@@ -90,7 +90,7 @@ func (c cleaner) tunnel() error {
 	}
 	defer func() { _ = k.Close() }()
 	had := c.bridge.Exists(c.Device)
-	err = k.Delete(c.Device)
+	_, err = k.Remove(c.Device)
 	if errors.Is(err, vxlan.ErrNotOurs) {
 		return nil
 	}

@@ -56,7 +56,7 @@ func BenchmarkFirstSync(b *testing.B) {
 			h.must(err)
 			h.sync(want)
 			b.StopTimer()
-			h.must(h.k.Delete("overlay0"))
+			h.remove()
 			b.StartTimer()
 		}
 	})
@@ -82,13 +82,10 @@ func BenchmarkIdleSync(b *testing.B) {
 // BenchmarkOneChange has one peer move, as often as it takes.
 func BenchmarkOneChange(b *testing.B) {
 	benchmark(b, func(b *testing.B, h *host, in Input) {
-		var goal Goal
 		keep := func() Changes {
-			_, err := goal.Set(in)
+			want, err := Desired(in)
 			h.must(err)
-			changes, err := h.k.Keep(&goal)
-			h.must(err)
-			return changes
+			return h.sync(want)
 		}
 		for len(keep()) > 0 {
 		}

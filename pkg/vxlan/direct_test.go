@@ -32,7 +32,7 @@ func TestDesiredDirectRoutes(t *testing.T) {
 	four, six, dual, dualOver6 := families()[0], families()[1], families()[2], families()[3]
 	tests := []struct {
 		name string
-		f    family
+		f    familyCase
 		peer registry.Node
 		want []string // the next hop to each subnet
 	}{
@@ -81,7 +81,7 @@ func TestDesiredDirectRoutes(t *testing.T) {
 // A peer to which no tunnel leads is reachable if none is needed.
 func TestDirectRoutingNeedsNoTunnel(t *testing.T) {
 	for _, tt := range []struct {
-		f    family
+		f    familyCase
 		peer registry.Node
 	}{
 		{families()[2], node("p", "fd77::9", "fd44:0:0:9::/64")},
@@ -143,7 +143,7 @@ func (h *host) desire(in Input) State {
 }
 
 // Peers 2 and 3 are on the link, 4 is not.
-func mixed(f family) []registry.Node {
+func mixed(f familyCase) []registry.Node {
 	nodes := f.nodes(2, 3, 4)
 	for i, a := range nodes[2].Addresses {
 		nodes[2].Addresses[i] = netip.MustParseAddr(strings.Replace(a.String(), "77", "78", 1))
@@ -152,7 +152,7 @@ func mixed(f family) []registry.Node {
 }
 
 func TestSyncDirectRoutes(t *testing.T) {
-	eachFamily(t, func(t *testing.T, h *host, f family) {
+	eachFamily(t, func(t *testing.T, h *host, f familyCase) {
 		want := h.desire(h.direct(f.underlay, f.node(1), mixed(f)...))
 		h.sync(want)
 		h.check(want)
@@ -169,7 +169,7 @@ func TestSyncDirectRoutes(t *testing.T) {
 // The routes of all peers change places whenever the setting or the underlay
 // does, and nothing is left behind.
 func TestSyncFollowsDirectRouting(t *testing.T) {
-	eachFamily(t, func(t *testing.T, h *host, f family) {
+	eachFamily(t, func(t *testing.T, h *host, f familyCase) {
 		h.addAddr("far", "192.168.79.1/24")
 		h.addAddr("far", "fd79::1/64")
 		far := strings.Replace(f.underlay, "77", "79", 1)
@@ -196,7 +196,7 @@ func TestSyncFollowsDirectRouting(t *testing.T) {
 
 // Direct routes outlive the tunnel's device: nobody hears of a change of them.
 func TestNewDeviceLeavesDirectRoutes(t *testing.T) {
-	eachFamily(t, func(t *testing.T, h *host, f family) {
+	eachFamily(t, func(t *testing.T, h *host, f familyCase) {
 		in := h.direct(f.underlay, f.node(1), mixed(f)...)
 		h.sync(h.desire(in))
 		messages := h.watch()
@@ -266,7 +266,7 @@ func (s scene) directRoute() *netlink.Route {
 func TestSyncMendsDirectRoutes(t *testing.T) {
 	for _, fault := range directFaults() {
 		t.Run(fault.name, func(t *testing.T) {
-			eachNotice(t, func(h *host, f family, n notice) {
+			eachNotice(t, func(h *host, f familyCase, n notice) {
 				s := scene{h, f, h.desire(h.direct(f.underlay, f.node(1), mixed(f)...))}
 				s.mends(fault, n)
 			})
@@ -276,7 +276,7 @@ func TestSyncMendsDirectRoutes(t *testing.T) {
 
 // Routes of others stay, whatever they look like.
 func TestDirectRoutingLeavesOthersRoutes(t *testing.T) {
-	eachFamily(t, func(t *testing.T, h *host, f family) {
+	eachFamily(t, func(t *testing.T, h *host, f familyCase) {
 		want := h.desire(h.direct(f.underlay, f.node(1), mixed(f)...))
 		h.sync(want)
 		s := scene{h, f, want}
@@ -306,12 +306,12 @@ func TestDirectRoutingLeavesOthersRoutes(t *testing.T) {
 
 // A route that somebody else has to a peer's subnet is reported and left alone.
 func TestDirectRoutingRespectsARival(t *testing.T) {
-	eachFamily(t, func(t *testing.T, h *host, f family) {
+	eachFamily(t, func(t *testing.T, h *host, f familyCase) {
 		want := h.desire(h.direct(f.underlay, f.node(1), mixed(f)...))
 		s := scene{host: h, f: f, want: want}
 		r := &netlink.Route{LinkIndex: h.index("eth0"), Dst: ipNet(s.subnet().String()), Gw: want.Routes[s.subnet()].Via.AsSlice(), Protocol: unix.RTPROT_BGP}
 		h.must(h.nl.RouteAdd(r))
-		_, err := h.k.Sync(want)
+		_, err := h.k.sync(want)
 		if !errors.Is(err, unix.EEXIST) || !errors.Is(err, ErrPeers) || !strings.Contains(err.Error(), "ip route show "+s.subnet().String()) {
 			t.Errorf("error is %v", err)
 		}
@@ -324,17 +324,17 @@ func TestDirectRoutingRespectsARival(t *testing.T) {
 }
 
 func TestDeleteRemovesDirectRoutes(t *testing.T) {
-	eachFamily(t, func(t *testing.T, h *host, f family) {
+	eachFamily(t, func(t *testing.T, h *host, f familyCase) {
 		before := h.dump()
 		want := h.desire(h.direct(f.underlay, f.node(1), mixed(f)...))
 		h.sync(want)
-		h.must(h.k.Delete("overlay0"))
+		h.remove()
 		if after := h.dump(); after != before {
 			t.Errorf("before:\n%s\nafter:\n%s", before, after)
 		}
 		h.sync(want)
 		h.must(h.nl.LinkDel(h.link("overlay0")))
-		h.must(h.k.Delete("overlay0"))
+		h.remove()
 		if after := h.dump(); after != before {
 			t.Errorf("without the device: before:\n%s\nafter:\n%s", before, after)
 		}
@@ -342,7 +342,7 @@ func TestDeleteRemovesDirectRoutes(t *testing.T) {
 }
 
 // connect gives two hosts of a wire their states, directly routed or not.
-func connect(hosts [2]*host, f family, direct [2]bool) {
+func connect(hosts [2]*host, f familyCase, direct [2]bool) {
 	for i, h := range hosts {
 		h.t.Helper()
 		from := strings.TrimSuffix(f.underlay, "1") + fmt.Sprint(i+1)
@@ -354,7 +354,7 @@ func connect(hosts [2]*host, f family, direct [2]bool) {
 
 // withPods gives both hosts of a wire an address that stands for a pod, and a
 // firewall that masquerades.
-func withPods(hosts [2]*host, f family) {
+func withPods(hosts [2]*host, f familyCase) {
 	var network []netip.Prefix
 	for _, n := range f.nodes(1, 2) {
 		network = append(network, n.Subnets...)
@@ -439,7 +439,7 @@ func TestSwitchingLosesNothing(t *testing.T) {
 
 // A route changes in one step: the kernel tells of none that is deleted.
 func TestSwitchingReplacesRoutes(t *testing.T) {
-	eachFamily(t, func(t *testing.T, h *host, f family) {
+	eachFamily(t, func(t *testing.T, h *host, f familyCase) {
 		off := h.want(f.underlay, f.node(1), mixed(f)...)
 		on := h.desire(h.direct(f.underlay, f.node(1), mixed(f)...))
 		h.sync(off)

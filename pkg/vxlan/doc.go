@@ -1,26 +1,25 @@
 // Package vxlan keeps the one VXLAN device that carries the traffic to peers,
-// and for each peer its routes, neighbours and forwarding entry.
+// and for each peer its routes, neighbours and FDB entry.
 //
-// Invariant: after Keep without an error the device, everything on it and our
-// routes over other interfaces are exactly what Desired computes. Whatever else
-// is found on the device goes, but for what the kernel itself makes there.
-// Nothing on other devices is touched, with two exceptions: a device with our
-// alias under another name is one of ours that was renamed, and is deleted; and
-// a route of the main table is ours, wherever it leads, if it has the one of our
-// protocol numbers that follows from its destination.
+// Invariant: after Sync without an error, the device, everything on it and our
+// routes over other interfaces are exactly what Desired computes. Sync removes
+// whatever else it finds on the device, except what the kernel itself makes
+// there. Sync touches nothing on other devices, with two exceptions. A device
+// with our alias under another name is one of ours that somebody renamed, and
+// Sync deletes it. A route of the main table is ours, whichever interface it
+// uses, if its protocol number is the one that follows from its destination.
 //
-// A peer needs three kinds of entries. The route sends its subnet to the
-// subnet's own network address, which is its VTEP's; the neighbour entry gives
-// that address the VTEP's MAC address; the forwarding entry gives the MAC
-// address the host to send to. All of them follow from the peer's registry
-// entry alone, so the device learns nothing and asks nobody. With direct routing
-// the route to a peer on the underlay's link leads over the underlay, by way of
-// the peer's own address.
+// A peer needs three kinds of entries. The route sends the peer's subnet to the
+// subnet's own network address, which is the address of the peer's VTEP. The
+// neighbour entry gives that address the VTEP's MAC address. The FDB entry gives
+// the MAC address the host to send to. All three follow from the peer's registry
+// entry alone, so the device learns nothing and asks nobody. With direct routing,
+// the route to a peer on the underlay's link uses the underlay, with the peer's
+// own address as the next hop.
 //
-// There may be thousands of peers, of which one changes. So Goal computes the
-// desired state anew as far as it follows from what changed, and a mirror of what
-// is on the device is kept up to date by the kernel's notifications, which are
-// there before the answer to whoever made the change. What can't be followed for
-// certain is read again, all of it. So both sides are still states that are
-// compared.
+// Reading thousands of entries takes milliseconds, so Sync reads them only for a
+// reason: the desired state changed, the last Sync changed something, or the
+// kernel reported a change that contradicts the desired state. A notification is
+// a reason to read and nothing more: Sync never computes the actual state from
+// notifications.
 package vxlan

@@ -25,9 +25,6 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(sandboxtest.Main(m)) }
 
-// Sync is Keep for a state that no Input need give.
-func (k *Kernel) Sync(want State) (Changes, error) { return k.Keep(&Goal{state: want}) }
-
 // host is a network namespace with an underlay interface.
 type host struct {
 	t    testing.TB
@@ -137,9 +134,16 @@ func testConfig() Config { return Config{Device: "overlay0", VNI: 1, Port: 4789}
 // sync must succeed; it returns what was changed.
 func (h *host) sync(want State) Changes {
 	h.t.Helper()
-	c, err := h.k.Sync(want)
+	c, err := h.k.sync(want)
 	h.must(err)
 	return c
+}
+
+// remove must succeed.
+func (h *host) remove() {
+	h.t.Helper()
+	_, err := h.k.Remove("overlay0")
+	h.must(err)
 }
 
 // check compares the kernel with want and makes sure that another sync does
@@ -177,17 +181,17 @@ func node(name, addrs, subnets string) registry.Node {
 	return n
 }
 
-// family is the column of the tables: which addresses the tunnel runs on and
+// familyCase is the column of the tables: which addresses the tunnel runs on and
 // which the pods have.
-type family struct {
+type familyCase struct {
 	name     string
 	underlay string // this host's address
 	hosts    string // of other hosts, with the number to fill in
 	subnets  string // of any host
 }
 
-func families() []family {
-	return []family{
+func families() []familyCase {
+	return []familyCase{
 		{"IPv4", "192.168.77.1", "192.168.77.%d", "10.244.%d.0/24"},
 		{"IPv6", "fd77::1", "fd77::%d", "fd44:0:0:%d::/64"},
 		{"dual stack over IPv4", "192.168.77.1", "192.168.77.%d fd77::%d", "10.244.%d.0/24 fd44:0:0:%d::/64"},
@@ -196,12 +200,12 @@ func families() []family {
 }
 
 // node is host i: its addresses and subnets carry the number.
-func (f family) node(i int) registry.Node {
+func (f familyCase) node(i int) registry.Node {
 	fill := func(s string) string { return strings.ReplaceAll(s, "%d", fmt.Sprint(i)) }
 	return node(fmt.Sprintf("host-%d", i), fill(f.hosts), fill(f.subnets))
 }
 
-func (f family) nodes(numbers ...int) []registry.Node {
+func (f familyCase) nodes(numbers ...int) []registry.Node {
 	var ns []registry.Node
 	for _, i := range numbers {
 		ns = append(ns, f.node(i))
@@ -210,7 +214,7 @@ func (f family) nodes(numbers ...int) []registry.Node {
 }
 
 // eachFamily runs a test on a host with the underlay of each family.
-func eachFamily(t *testing.T, test func(t *testing.T, h *host, f family)) {
+func eachFamily(t *testing.T, test func(t *testing.T, h *host, f familyCase)) {
 	for _, f := range families() {
 		t.Run(f.name, func(t *testing.T) {
 			test(t, newHost(t).withUnderlay("192.168.77.1/24", "fd77::1/64"), f)

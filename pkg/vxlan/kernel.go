@@ -3,29 +3,35 @@ package vxlan
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/overlay-cni/overlay-cni/internal/nl"
 	"github.com/overlay-cni/overlay-cni/internal/rtnl"
 )
 
-// Kernel reads and changes the device in one network namespace. It is for one
-// goroutine at a time, but for Watch.
+// Kernel reads and changes the device in one network namespace. Its methods may
+// be called from several goroutines.
 type Kernel struct {
 	conn *rtnl.Conn
-	// peers is how many there were when the kernel was last read: a hint for
-	// the size of the maps.
+	// peers is the number of routes at the last reading: a hint for the size of
+	// the maps.
 	peers int
 
 	mu      sync.Mutex
 	notices *rtnl.Notices
-	// mirror is nil before the first Keep; goal is whose.
-	mirror *mirror
-	goal   *Goal
-	// tell is what Watch calls, nil while nobody watches.
-	tell func()
+	// expected holds what the last Sync was asked for.
+	expected expected
+	// passing are next hops that had a host route during the last Sync, see
+	// setViaHostRoutes.
+	passing []netip.Addr
+	// reread makes the next Sync read all entries. It is false only after a Sync
+	// that read them, found nothing to do, and heard of no change since.
+	reread bool
 }
 
 // Open works in the network namespace of the calling thread.
@@ -38,7 +44,7 @@ func Open() (*Kernel, error) {
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
-	return &Kernel{conn: conn, notices: notices}, nil
+	return &Kernel{conn: conn, notices: notices, reread: true}, nil
 }
 
 // Close frees the sockets. It leaves everything in the kernel as it is.
@@ -47,19 +53,82 @@ func (k *Kernel) Close() error { return errors.Join(k.conn.Close(), k.notices.Cl
 // ErrPeers is for errors that are about peers alone: the device is in order.
 var ErrPeers = errors.New("peers are incomplete")
 
-// deviceRounds is how often the device is looked at before something else must
-// be undoing what was done to it. Three are needed for a new one: for itself,
-// for its addresses, and to see that all is well.
+// Sync turns the kernel's state into want, which nobody may modify afterwards.
+// It returns what it changed, beside an error too. One operation that fails
+// doesn't stop the others, and the error joins the errors of all. The error
+// wraps ErrPeers if the device itself is in order, and ErrNotOurs if somebody
+// else owns a device of that name, which Sync leaves alone.
+//
+// Sync reads the device and its addresses every time, and everything on the
+// device only for a reason (see the package's description).
+func (k *Kernel) Sync(want State) (changes []string, err error) {
+	done, err := k.sync(want)
+	return done.describe(), err
+}
+
+func (k *Kernel) sync(want State) (Changes, error) {
+	if want.Device.Name == "" {
+		return nil, errors.New("sync the vxlan device: the desired state has no device")
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	done, device, err := k.syncDevice(want)
+	if device.Device.Index == 0 {
+		k.reread = true
+		return done, err
+	}
+	if !k.reread && len(done) == 0 && k.expected.Device.Index == device.Device.Index && k.expected.sameEntries(want) {
+		return nil, err
+	}
+	entries, failed := k.syncEntries(want, device)
+	if failed != nil && err == nil { // else they may fail for the device's sake
+		err = fmt.Errorf("sync vxlan device %q: %w: %w", want.Device.Name, ErrPeers, failed)
+	}
+	return append(done, entries...), err
+}
+
+// syncEntries makes what is on the device, and our routes elsewhere, as want
+// says. A reading that finds nothing to do ends the need for another one.
+func (k *Kernel) syncEntries(want, device State) (Changes, error) {
+	k.reread = true
+	have, err := k.withEntries(device)
+	if err != nil {
+		return nil, err
+	}
+	ops := planEntries(want, have)
+	k.reread, k.passing = len(ops) > 0, nil
+	done, err := k.apply(ops, device.Device.Index)
+	k.expected = expect(want, device.Device, append(nextHopsOf(ops), k.passing...))
+	return done, err
+}
+
+// ForceResync makes the next Sync read everything. It is due from time to time,
+// because some changes may go unreported.
+func (k *Kernel) ForceResync() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.reread = true
+}
+
+// deviceRounds bounds how often Sync reads and changes the device. A new device
+// needs three rounds: for itself, for its addresses, and to see that all is
+// well. After more rounds something else must be undoing the changes.
 const deviceRounds = 6
 
 // syncDevice brings the device itself and its addresses into shape and returns
-// them as they are then. It looks again after every change, because that changes
-// what is on the device: the kernel flushes it when it gets another MAC
-// address, say.
+// both as read last. It reads them again after every change, because a change
+// has effects on the device: the kernel flushes the device when its MAC address
+// changes, for example.
+//
+// It takes the pending notifications before each reading: what they report is
+// part of what is read afterwards.
 func (k *Kernel) syncDevice(want State) (Changes, State, error) {
 	var done Changes
 	for range deviceRounds {
-		have, err := k.readDevice(want.Device.Name)
+		if _, err := k.poll(); err != nil {
+			return done, State{}, err
+		}
+		have, err := k.readDevice(want.Device)
 		if err == nil {
 			err = refuse(want.Device, have.Device)
 		}
@@ -73,7 +142,7 @@ func (k *Kernel) syncDevice(want State) (Changes, State, error) {
 		if len(ops) == 0 {
 			return done, have, nil
 		}
-		if err := permit(want.Device.Name, ops); err != nil {
+		if err := enableIPv6(want.Device.Name, ops); err != nil {
 			return done, have, err
 		}
 		changed, err := k.apply(ops, have.Device.Index)
@@ -82,7 +151,8 @@ func (k *Kernel) syncDevice(want State) (Changes, State, error) {
 		}
 		done = append(done, changed...)
 	}
-	return done, State{}, fmt.Errorf("vxlan device %q does not stay as it is set, something else must be changing it: %s", want.Device.Name, done)
+	return done, State{}, fmt.Errorf("vxlan device %q does not keep its settings, so another program must be changing it: %s",
+		want.Device.Name, strings.Join(done.describe(), ", "))
 }
 
 // explain is the error about a device that could not be set up.
@@ -120,18 +190,19 @@ func (k *Kernel) rivals(want Device) ([]Device, error) {
 	return found, err
 }
 
-// Delete makes the device absent, with everything on it, and the direct routes.
-// A device that does not carry our alias is left alone (ErrNotOurs).
-func (k *Kernel) Delete(name string) error {
+// Remove makes the device absent, with everything on it, and the direct routes.
+// It returns what it changed, beside an error too. It leaves a device alone that
+// does not carry our alias (ErrNotOurs).
+func (k *Kernel) Remove(name string) (changes []string, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	have, err := k.Read(name)
+	have, err := k.read(Device{Name: name, Alias: Alias})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var ops []Op
-	for _, stray := range have.Strays {
-		ops = append(ops, Op{Verb: DeleteDevice, Text: stray})
+	for _, renamed := range have.Renamed {
+		ops = append(ops, Op{Verb: DeleteDevice, Text: renamed})
 	}
 	var refused error
 	switch d := have.Device; {
@@ -145,28 +216,33 @@ func (k *Kernel) Delete(name string) error {
 	for p, r := range have.elsewhere().Routes {
 		ops = append(ops, deleteRoute(p, r))
 	}
-	_, err = k.apply(ops, 0)
-	return errors.Join(refused, err)
+	done, err := k.apply(ops, 0)
+	return done.describe(), errors.Join(refused, err)
 }
 
-// apply carries out operations and returns those that the kernel did, in the
-// same memory, and the errors of the others.
+// apply carries out operations. It returns those that the kernel carried out or
+// found done, and the errors of the others. If an operation had not the effect
+// that was planned, the next Sync reads all entries again.
 func (k *Kernel) apply(ops []Op, index int) (Changes, error) {
 	if len(ops) == 0 {
 		return nil, nil
 	}
-	results, err := k.exec(ops, index)
-	if err != nil {
-		k.distrust()
+	var b rtnl.Batch
+	requests := make([]*nl.Request, len(ops))
+	for i := range ops {
+		requests[i] = ops[i].request(&b, index)
+	}
+	if err := k.conn.Run(&b); err != nil && !isRefusal(err) {
+		k.reread = true
 		return nil, err
 	}
-	done := ops[:0] // in place: there can be thousands
+	if err := k.setViaHostRoutes(ops, requests, index); err != nil {
+		return nil, err
+	}
+	done := make(Changes, 0, len(ops))
 	var failed []error
-	for i, err := range results {
-		if err != nil {
-			k.distrust() // the kernel is not as it was thought to be
-		}
-		if err != nil && !ops[i].settled(err) {
+	for i := range ops {
+		if err := k.result(&ops[i], requests[i]); err != nil {
 			failed = append(failed, ops[i].explain(err))
 			continue
 		}
@@ -175,24 +251,23 @@ func (k *Kernel) apply(ops []Op, index int) (Changes, error) {
 	return done, summary(failed)
 }
 
-// exec has the kernel do all operations in one batch, but for the offload, which
-// netlink doesn't set: that is done last. It returns one error for each.
-func (k *Kernel) exec(ops []Op, index int) ([]error, error) {
-	var b rtnl.Batch
-	b.Grow(len(ops))
-	for i := range ops {
-		ops[i].appendTo(&b, index)
+// isRefusal reports whether the kernel refused single operations, and not the
+// socket failed.
+func isRefusal(err error) bool {
+	var refused *nl.Error
+	return errors.As(err, &refused)
+}
+
+// result returns the error of an operation. The transmit checksum offload has no
+// request, because netlink does not set it.
+func (k *Kernel) result(o *Op, r *nl.Request) error {
+	if r == nil {
+		return k.conn.SetTxChecksum(o.Device.Name, o.Device.TxChecksum)
 	}
-	results, err := k.conn.Exec(&b)
-	if err != nil {
-		return nil, err
+	if !r.Done() {
+		k.reread = true // the kernel's state was not what it was read as
 	}
-	for i := range ops {
-		if d := ops[i].Device; ops[i].Verb == SetTxChecksum {
-			results = slices.Insert(results, i, k.conn.SetTxChecksum(d.Name, d.TxChecksum))
-		}
-	}
-	return results, k.setByWay(ops, results, index)
+	return r.Err()
 }
 
 // explain adds what an operator has to know to an error.
@@ -216,18 +291,4 @@ func summary(failed []error) error {
 		failed = append(failed[:shown], fmt.Errorf("and %d more operations failed", more))
 	}
 	return errors.Join(failed...)
-}
-
-// settled says that an error means the kernel already is as it should be:
-// somebody was faster. The device's going takes with it what is on it.
-func (o *Op) settled(err error) bool {
-	switch o.Verb {
-	case AddAddress, ShowWay:
-		return errors.Is(err, unix.EEXIST)
-	case DeleteDevice:
-		return errors.Is(err, unix.ENODEV)
-	case DeleteForeign, DeleteRoute, HideWay, DeleteNeighbor, DeleteForward, DeleteAddress:
-		return errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EADDRNOTAVAIL)
-	}
-	return false
 }

@@ -10,7 +10,7 @@ import (
 )
 
 func TestSyncCreatesEverything(t *testing.T) {
-	eachFamily(t, func(t *testing.T, h *host, f family) {
+	eachFamily(t, func(t *testing.T, h *host, f familyCase) {
 		want := h.want(f.underlay, f.node(1), f.nodes(1, 2, 3)...)
 		if changes := h.sync(want); !contains(changes, CreateDevice) {
 			t.Errorf("changes do not tell of the device: %s", changes)

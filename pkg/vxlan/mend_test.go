@@ -18,7 +18,7 @@ import (
 // scene is a host with a device that is as it should be.
 type scene struct {
 	*host
-	f    family
+	f    familyCase
 	want State
 }
 
@@ -83,15 +83,15 @@ type notice struct {
 // notices are: the kernel told, or everything is read, as by a daemon that just
 // started.
 func notices() []notice {
-	return []notice{{"told", func(*Kernel) {}}, {"read", (*Kernel).Distrust}}
+	return []notice{{"told", func(*Kernel) {}}, {"read", (*Kernel).ForceResync}}
 }
 
 // eachNotice runs a test on a host with the underlay of each family, for each
 // way in which a fault comes to be known.
-func eachNotice(t *testing.T, test func(h *host, f family, n notice)) {
+func eachNotice(t *testing.T, test func(h *host, f familyCase, n notice)) {
 	for _, n := range notices() {
 		t.Run(n.name, func(t *testing.T) {
-			eachFamily(t, func(_ *testing.T, h *host, f family) { test(h, f, n) })
+			eachFamily(t, func(_ *testing.T, h *host, f familyCase) { test(h, f, n) })
 		})
 	}
 }
@@ -420,7 +420,7 @@ func TestSyncMends(t *testing.T) {
 	}
 	for _, fault := range faults {
 		t.Run(fault.name, func(t *testing.T) {
-			eachNotice(t, func(h *host, f family, n notice) {
+			eachNotice(t, func(h *host, f familyCase, n notice) {
 				s := scene{h, f, h.want(f.underlay, f.node(1), f.nodes(1, 2, 3, 4)...)}
 				s.want.Device.Claimed = true
 				s.mends(fault, n)
@@ -432,7 +432,7 @@ func TestSyncMends(t *testing.T) {
 // What the kernel itself makes on the device, and everything on other devices,
 // is none of our business.
 func TestSyncLeavesTheRest(t *testing.T) {
-	eachFamily(t, func(t *testing.T, h *host, f family) {
+	eachFamily(t, func(t *testing.T, h *host, f familyCase) {
 		want := h.want(f.underlay, f.node(1), f.nodes(2)...)
 		h.sync(want)
 		h.must(h.nl.RouteAdd(&netlink.Route{LinkIndex: h.index("eth0"), Dst: ipNet("10.97.0.0/16"), Scope: netlink.SCOPE_LINK}))

@@ -3,8 +3,10 @@ package vxlan
 import (
 	"fmt"
 	"net/netip"
-	"strings"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/overlay-cni/overlay-cni/internal/nl"
 	"github.com/overlay-cni/overlay-cni/internal/rtnl"
 	"github.com/overlay-cni/overlay-cni/pkg/subnet"
 )
@@ -25,12 +27,12 @@ const (
 	SetUp
 	AddAddress
 	DeleteAddress
-	DeleteForeign
+	DeleteUnmanaged
 	SetForward
 	SetNeighbor
-	ShowWay
+	AddHostRoute
 	SetRoute
-	HideWay
+	DeleteHostRoute
 	DeleteRoute
 	DeleteNeighbor
 	DeleteForward
@@ -49,12 +51,12 @@ var verbs = [...]string{
 	SetUp:            "set device up",
 	AddAddress:       "add address",
 	DeleteAddress:    "delete address",
-	DeleteForeign:    "delete foreign entry",
+	DeleteUnmanaged:  "delete unmanaged entry",
 	SetForward:       "set forwarding entry",
 	SetNeighbor:      "set neighbour",
-	ShowWay:          "show the way to a next hop",
+	AddHostRoute:     "add host route to a next hop",
 	SetRoute:         "set route",
-	HideWay:          "forget the way to a next hop",
+	DeleteHostRoute:  "delete host route to a next hop",
 	DeleteRoute:      "delete route",
 	DeleteNeighbor:   "delete neighbour",
 	DeleteForward:    "delete forwarding entry",
@@ -74,13 +76,13 @@ type Op struct {
 	// Text is a name, or what the change replaces.
 	Text   string
 	Device *Device
-	// Odd is what a deletion is about where it is no entry of our making.
-	Odd *Odd
+	// Unexpected is what a deletion is about where it is no entry of our making.
+	Unexpected *Unexpected
 }
 
 func (o Op) String() string {
-	if o.Odd != nil {
-		return "delete " + o.Odd.Text
+	if o.Unexpected != nil {
+		return "delete " + o.Unexpected.Text
 	}
 	switch o.Verb {
 	case DeleteDevice:
@@ -92,8 +94,8 @@ func (o Op) String() string {
 	case SetNeighbor, DeleteNeighbor:
 		return o.replacing(fmt.Sprintf("%s %s to %s", o.Verb, o.IP, o.MAC))
 	case SetRoute, DeleteRoute:
-		return o.replacing(fmt.Sprintf("%s %s %s", o.Verb, o.Subnet, describeWay(o.IP, o.Over)))
-	case ShowWay, HideWay:
+		return o.replacing(fmt.Sprintf("%s %s %s", o.Verb, o.Subnet, describeNextHop(o.IP, o.Over)))
+	case AddHostRoute, DeleteHostRoute:
 		return o.Verb.String() + " " + o.IP.String()
 	}
 	return o.Verb.String() + " " + o.Device.describe(o.Verb)
@@ -130,18 +132,18 @@ func (d *Device) describe(v Verb) string {
 // Changes are the operations that a sync carried out.
 type Changes []Op
 
-// changesShown is how many changes are told one by one; more make a log line
-// that nobody reads.
+// changesShown is how many changes are named one by one; nobody reads a longer
+// log line.
 const changesShown = 8
 
-// String names each change, or counts them if they are many.
-func (c Changes) String() string {
+// describe names each change, or counts them if they are many.
+func (c Changes) describe() []string {
 	var parts []string
 	if len(c) <= changesShown {
 		for _, op := range c {
 			parts = append(parts, op.String())
 		}
-		return strings.Join(parts, ", ")
+		return parts
 	}
 	var counts [len(verbs)]int
 	for _, op := range c {
@@ -152,76 +154,85 @@ func (c Changes) String() string {
 			parts = append(parts, fmt.Sprintf("%s: %d", Verb(v), n))
 		}
 	}
-	return strings.Join(parts, ", ")
+	return parts
 }
 
-// appendTo encodes the operation as one message; SetTxChecksum as none, since it
-// is no matter of netlink. Operations on the device
-// itself find it by name, since it may not exist yet, all others by index.
-func (o *Op) appendTo(b *rtnl.Batch, index int) {
-	if o.Odd != nil {
-		b.DelDumped(o.Odd.Text, o.Odd.Kind, o.Odd.Raw)
-		return
+// request adds the operation to a batch. SetTxChecksum gives no request, since
+// netlink does not set it. Operations on the device itself identify it by name,
+// since it may not exist yet; all others by index.
+//
+// A request tolerates the errors that say that the kernel is as it should be
+// already: somebody was faster, or the object went with its device.
+func (o *Op) request(b *rtnl.Batch, index int) *nl.Request {
+	switch {
+	case o.Unexpected != nil:
+		return absent(b.DelDumped(o.Unexpected.Text, o.Unexpected.Kind, o.Unexpected.Raw))
+	case o.Verb <= SetUp:
+		return o.deviceRequest(b)
 	}
+	peer := rtnl.Neighbor{Index: index, IP: o.IP, MAC: o.MAC[:]}
 	switch o.Verb {
 	case AddAddress:
-		b.AddAddr(index, o.Subnet)
+		return b.AddAddr(index, o.Subnet).Tolerate(unix.EEXIST)
 	case DeleteAddress:
-		b.DelAddr(index, o.Subnet)
+		return absent(b.DelAddr(index, o.Subnet))
 	case SetForward:
-		b.ReplaceFDB(rtnl.Neighbor{Index: index, IP: o.IP, MAC: o.MAC[:]})
+		return b.ReplaceFDB(peer)
 	case DeleteForward:
-		b.DelFDB(rtnl.Neighbor{Index: index, IP: o.IP, MAC: o.MAC[:]})
+		return absent(b.DelFDB(peer))
 	case SetNeighbor:
-		b.ReplaceNeighbor(rtnl.Neighbor{Index: index, IP: o.IP, MAC: o.MAC[:]})
+		return b.ReplaceNeighbor(peer)
 	case DeleteNeighbor:
-		b.DelNeighbor(rtnl.Neighbor{Index: index, IP: o.IP})
-	case ShowWay, SetRoute, HideWay, DeleteRoute:
-		o.appendRoute(b, index)
-	default:
-		o.appendDevice(b)
+		return absent(b.DelNeighbor(peer))
 	}
+	return o.routeRequest(b, index)
 }
 
-func (o *Op) appendRoute(b *rtnl.Batch, index int) {
+// absent tolerates that what a request deletes is not there.
+func absent(r *nl.Request) *nl.Request {
+	return r.Tolerate(unix.ESRCH, unix.ENOENT, unix.EADDRNOTAVAIL)
+}
+
+func (o *Op) routeRequest(b *rtnl.Batch, index int) *nl.Request {
 	if o.Over != 0 {
 		index = o.Over
 	}
 	r := rtnl.Route{Dst: o.Subnet, Via: o.IP, Index: index, Onlink: true, Protocol: protocol(o.Subnet)}
-	way := rtnl.Route{Dst: subnet.Host(o.IP), Index: index}
+	host := rtnl.Route{Dst: subnet.Host(o.IP), Index: index}
 	switch {
-	case o.Verb == ShowWay:
-		b.AddRoute(way)
-	case o.Verb == HideWay:
-		b.DelRoute(way)
+	case o.Verb == AddHostRoute:
+		return b.AddRoute(host).Tolerate(unix.EEXIST)
+	case o.Verb == DeleteHostRoute:
+		return absent(b.DelRoute(host))
 	case o.Verb == DeleteRoute:
-		b.DelRoute(r)
+		return absent(b.DelRoute(r))
 	case o.Text == "":
-		b.AddRoute(r) // there was none: one that appears is another device's
-	default:
-		b.ReplaceRoute(r)
+		return b.AddRoute(r) // there was none: one that appears is another device's
 	}
+	return b.ReplaceRoute(r)
 }
 
-func (o *Op) appendDevice(b *rtnl.Batch) {
-	switch d := o.Device; o.Verb {
+func (o *Op) deviceRequest(b *rtnl.Batch) *nl.Request {
+	d := o.Device
+	switch o.Verb {
 	case DeleteDevice:
-		b.DelLink(o.Text)
+		return b.DelLink(o.Text).Tolerate(unix.ENODEV)
 	case CreateDevice:
-		b.AddVXLAN(d.message())
+		return b.AddVXLAN(d.message())
 	case SetTunnel:
-		b.SetVXLAN(d.message())
+		return b.SetVXLAN(d.message())
 	case SetAlias:
-		b.SetAlias(d.Name, d.Alias)
+		return b.SetAlias(d.Name, d.Alias)
 	case SetMTU:
-		b.SetMTU(d.Name, d.MTU)
+		return b.SetMTU(d.Name, d.MTU)
 	case SetMAC:
-		b.SetMAC(d.Name, d.MAC[:])
+		return b.SetMAC(d.Name, d.MAC[:])
 	case SetNoAutoAddress:
-		b.SetNoAutoAddress(d.Name)
+		return b.SetNoAutoAddress(d.Name)
 	case SetUp:
-		b.SetNamedUp(d.Name)
+		return b.SetUpByName(d.Name)
 	}
+	return nil
 }
 
 func (d *Device) message() rtnl.VXLAN {

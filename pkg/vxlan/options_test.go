@@ -45,7 +45,7 @@ func optionCases() []struct {
 func TestSyncFollowsOptions(t *testing.T) {
 	for _, tt := range optionCases() {
 		t.Run(tt.name, func(t *testing.T) {
-			eachFamily(t, func(t *testing.T, h *host, f family) {
+			eachFamily(t, func(t *testing.T, h *host, f familyCase) {
 				in := Input{Config: testConfig(), Underlay: h.underlayOf(f.underlay), Own: f.node(1), Nodes: f.nodes(2, 3)}
 				plain := h.desire(in)
 				h.sync(plain)
@@ -74,7 +74,7 @@ func TestSyncFollowsOptions(t *testing.T) {
 // Without options the device is what ip makes of none: those made before there
 // were options stay.
 func TestDefaultOptionsKeepOlderDevices(t *testing.T) {
-	eachFamily(t, func(t *testing.T, h *host, f family) {
+	eachFamily(t, func(t *testing.T, h *host, f familyCase) {
 		v := &netlink.Vxlan{
 			LinkAttrs: netlink.LinkAttrs{Name: "overlay0"}, VxlanId: 1, Port: 4789, UDPCSum: true,
 			VtepDevIndex: h.index("eth0"), SrcAddr: netip.MustParseAddr(f.underlay).AsSlice(),
@@ -94,7 +94,7 @@ func TestOptionsAreChecked(t *testing.T) {
 	four, six := families()[0], families()[1]
 	tests := []struct {
 		name string
-		f    family
+		f    familyCase
 		o    Options
 		want string // part of the error; empty: none
 	}{
@@ -241,7 +241,7 @@ func TestTrafficWithOptions(t *testing.T) {
 }
 
 // tunnelled are two hosts with a tunnel and pods.
-func tunnelled(t *testing.T, f family, set func(*Config)) [2]*host {
+func tunnelled(t *testing.T, f familyCase, set func(*Config)) [2]*host {
 	t.Helper()
 	hosts := pair(t, f)
 	for i, h := range hosts {
@@ -270,7 +270,7 @@ type outer struct {
 const innerTTL = 33
 
 // sendOne sends a packet to a pod on another host and catches it there.
-func sendOne(t *testing.T, f family, set func(*Config)) outer {
+func sendOne(t *testing.T, f familyCase, set func(*Config)) outer {
 	t.Helper()
 	hosts := tunnelled(t, f, set)
 	to := netip.AddrPortFrom(pod(f.node(2).Subnets[0]), 9)

@@ -52,7 +52,7 @@ func TestSyncRefusesStrangers(t *testing.T) {
 			tt.make(h)
 			before := h.dump()
 			f := families()[0]
-			changes, err := h.k.Sync(h.want(f.underlay, f.node(1), f.nodes(2)...))
+			changes, err := h.k.sync(h.want(f.underlay, f.node(1), f.nodes(2)...))
 			if !errors.Is(err, ErrNotOurs) || len(changes) > 0 {
 				t.Fatalf("changes are %v, error is %v", changes, err)
 			}
@@ -61,7 +61,7 @@ func TestSyncRefusesStrangers(t *testing.T) {
 					t.Errorf("error %q does not contain %q", err, part)
 				}
 			}
-			if err := h.k.Delete("overlay0"); !errors.Is(err, ErrNotOurs) && !strings.Contains(tt.name, "learning") {
+			if _, err := h.k.Remove("overlay0"); !errors.Is(err, ErrNotOurs) && !strings.Contains(tt.name, "learning") {
 				t.Errorf("delete returns %v", err)
 			}
 			if after := h.dump(); after != before {
@@ -95,13 +95,13 @@ func TestSyncReplacesWhatItClaims(t *testing.T) {
 }
 
 func TestSyncNamesTheRival(t *testing.T) {
-	eachFamily(t, func(t *testing.T, h *host, f family) {
+	eachFamily(t, func(t *testing.T, h *host, f familyCase) {
 		h.must(h.nl.LinkAdd(&netlink.Vxlan{
 			LinkAttrs: netlink.LinkAttrs{Name: "theirs"}, VxlanId: 1, Port: 4789, UDPCSum: true,
 			SrcAddr: netip.MustParseAddr(f.underlay).AsSlice(),
 		}))
 		before := h.dump()
-		changes, err := h.k.Sync(h.want(f.underlay, f.node(1), f.nodes(2)...))
+		changes, err := h.k.sync(h.want(f.underlay, f.node(1), f.nodes(2)...))
 		const want = `device "theirs" has VNI 1 and port 4789: remove it with "ip link del theirs", or set vxlan.vni or vxlan.port`
 		if !errors.Is(err, unix.EEXIST) || !strings.Contains(err.Error(), want) || len(changes) > 0 {
 			t.Fatalf("changes are %v, error is %v", changes, err)
@@ -126,7 +126,7 @@ func TestSyncTellsOfATakenPort(t *testing.T) {
 	})
 	f := families()[0]
 	want := h.want(f.underlay, f.node(1), f.nodes(2)...)
-	_, err := h.k.Sync(want)
+	_, err := h.k.sync(want)
 	if !errors.Is(err, unix.EADDRINUSE) || !strings.Contains(err.Error(), "UDP port 4789 is taken by another program") {
 		t.Errorf("error is %v", err)
 	}
@@ -155,7 +155,7 @@ func TestDelete(t *testing.T) {
 	f := families()[2]
 	h.sync(h.want(f.underlay, f.node(1), f.nodes(2)...))
 	for range 2 {
-		h.must(h.k.Delete("overlay0"))
+		h.remove()
 		if after := h.dump(); after != before {
 			t.Errorf("before:\n%s\nafter:\n%s", before, after)
 		}
@@ -164,7 +164,7 @@ func TestDelete(t *testing.T) {
 
 func TestSyncWantsADevice(t *testing.T) {
 	h := newHost(t)
-	if _, err := h.k.Sync(State{}); err == nil || !strings.Contains(err.Error(), "the goal has none") {
+	if _, err := h.k.sync(State{}); err == nil || !strings.Contains(err.Error(), "the desired state has no device") {
 		t.Errorf("error is %v", err)
 	}
 }

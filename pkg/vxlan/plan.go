@@ -23,7 +23,7 @@ func Plan(want, have State) []Op {
 // planDevice lists what is to be done to the device itself. Born says that it
 // is made anew, by which the kernel drops everything on it.
 func planDevice(want, have State) (ops []Op, born bool) {
-	for _, name := range have.Strays {
+	for _, name := range have.Renamed {
 		ops = append(ops, Op{Verb: DeleteDevice, Text: name})
 	}
 	w, h := want.Device, have.Device
@@ -88,7 +88,7 @@ func planAddresses(want, have State) []Op {
 	// Seen from the other side, what is missing is what is there too much.
 	excess, _ := difference(have.Addresses, want.Addresses, netip.Prefix.Compare)
 	for _, p := range excess {
-		op := Op{Verb: DeleteAddress, Subnet: p, Odd: have.Addresses[p].Odd}
+		op := Op{Verb: DeleteAddress, Subnet: p, Unexpected: have.Addresses[p].Unexpected}
 		if inTheWay[p.Addr()] {
 			before = append(before, op)
 		} else {
@@ -98,7 +98,7 @@ func planAddresses(want, have State) []Op {
 	return slices.Concat(before, add, after)
 }
 
-// planEntries lists what is to be done on the device. Foreign entries go
+// planEntries lists what is to be done on the device. Unmanaged entries go
 // first: they can be in the way, since the kernel replaces only the first of
 // several routes to one destination. Then entries are set before others are
 // deleted, and routes of one's own over another interface are replaced, not
@@ -108,9 +108,9 @@ func planEntries(want, have State) []Op {
 	forwards, oldForwards := difference(want.Forwards, have.Forwards, compareMAC)
 	neighbors, oldNeighbors := difference(want.Neighbors, have.Neighbors, netip.Addr.Compare)
 	routes, oldRoutes := difference(want.Routes, have.Routes, netip.Prefix.Compare)
-	ops := make([]Op, 0, len(have.Foreign)+len(forwards)+len(neighbors)+len(routes))
-	for i := range have.Foreign {
-		ops = append(ops, Op{Verb: DeleteForeign, Odd: &have.Foreign[i]})
+	ops := make([]Op, 0, len(have.Unmanaged)+len(forwards)+len(neighbors)+len(routes))
+	for i := range have.Unmanaged {
+		ops = append(ops, Op{Verb: DeleteUnmanaged, Unexpected: &have.Unmanaged[i]})
 	}
 	for _, mac := range forwards {
 		ops = append(ops, Op{Verb: SetForward, MAC: mac, IP: want.Forwards[mac].Host, Text: was(have.Forwards, mac)})
@@ -126,10 +126,10 @@ func planEntries(want, have State) []Op {
 		ops = append(ops, deleteRoute(p, have.Routes[p]))
 	}
 	for _, ip := range oldNeighbors {
-		ops = append(ops, Op{Verb: DeleteNeighbor, IP: ip, MAC: have.Neighbors[ip].MAC, Odd: have.Neighbors[ip].Odd})
+		ops = append(ops, Op{Verb: DeleteNeighbor, IP: ip, MAC: have.Neighbors[ip].MAC, Unexpected: have.Neighbors[ip].Unexpected})
 	}
 	for _, mac := range oldForwards {
-		ops = append(ops, Op{Verb: DeleteForward, MAC: mac, IP: have.Forwards[mac].Host, Odd: have.Forwards[mac].Odd})
+		ops = append(ops, Op{Verb: DeleteForward, MAC: mac, IP: have.Forwards[mac].Host, Unexpected: have.Forwards[mac].Unexpected})
 	}
 	return ops
 }
@@ -145,11 +145,11 @@ func planRoute(ops []Op, p netip.Prefix, want Route, have State) []Op {
 	if want.Over != 0 || have.Routes[p].Over == 0 || p.Addr().Is4() {
 		return append(ops, set)
 	}
-	return append(ops, Op{Verb: ShowWay, IP: want.Via}, set, Op{Verb: HideWay, IP: want.Via})
+	return append(ops, Op{Verb: AddHostRoute, IP: want.Via}, set, Op{Verb: DeleteHostRoute, IP: want.Via})
 }
 
 func deleteRoute(p netip.Prefix, r Route) Op {
-	return Op{Verb: DeleteRoute, Subnet: p, IP: r.Via, Over: r.Over, Odd: r.Odd}
+	return Op{Verb: DeleteRoute, Subnet: p, IP: r.Via, Over: r.Over, Unexpected: r.Unexpected}
 }
 
 // difference are the keys of want that have lacks or has another value for, and

@@ -24,7 +24,7 @@ func text(ops []Op) string {
 	return strings.Join(lines, "\n")
 }
 
-func desired(t testing.TB, f family, numbers ...int) State {
+func desired(t testing.TB, f familyCase, numbers ...int) State {
 	t.Helper()
 	s, err := Desired(input(f, numbers...))
 	if err != nil {
@@ -33,7 +33,7 @@ func desired(t testing.TB, f family, numbers ...int) State {
 	return s
 }
 
-func input(f family, numbers ...int) Input {
+func input(f familyCase, numbers ...int) Input {
 	in := Input{Config: testConfig(), Own: f.node(1), Nodes: f.nodes(numbers...)}
 	in.Underlay.Name, in.Underlay.Index, in.Underlay.MTU, in.Underlay.Address = "eth0", 2, 1500, netip.MustParseAddr(f.underlay)
 	return in
@@ -44,7 +44,7 @@ func apply(have State, ops []Op) State {
 	s := State{
 		Device: have.Device, Addresses: maps.Clone(have.Addresses), Routes: maps.Clone(have.Routes),
 		Neighbors: maps.Clone(have.Neighbors), Forwards: maps.Clone(have.Forwards),
-		Foreign: slices.Clone(have.Foreign), Strays: slices.Clone(have.Strays),
+		Unmanaged: slices.Clone(have.Unmanaged), Renamed: slices.Clone(have.Renamed),
 	}
 	for _, op := range ops {
 		if op.Verb <= SetUp {
@@ -60,12 +60,12 @@ func (s *State) applyDevice(op Op) {
 	switch d := &s.Device; op.Verb {
 	case DeleteDevice:
 		if op.Text != d.Name {
-			s.Strays = slices.DeleteFunc(s.Strays, func(n string) bool { return n == op.Text })
+			s.Renamed = slices.DeleteFunc(s.Renamed, func(n string) bool { return n == op.Text })
 			return
 		}
-		strays, routes := s.Strays, s.Routes
+		strays, routes := s.Renamed, s.Routes
 		*s = newState(0)
-		s.Strays, s.Routes = strays, routes
+		s.Renamed, s.Routes = strays, routes
 		maps.DeleteFunc(s.Routes, func(_ netip.Prefix, r Route) bool { return r.Over == 0 })
 	case CreateDevice:
 		*d = newborn(*op.Device)
@@ -97,17 +97,17 @@ func (s *State) applyEntry(op Op) {
 		s.Addresses[op.Subnet] = Address{}
 	case DeleteAddress:
 		delete(s.Addresses, op.Subnet)
-	case DeleteForeign:
-		s.Foreign = slices.DeleteFunc(s.Foreign, func(o Odd) bool { return o == *op.Odd })
+	case DeleteUnmanaged:
+		s.Unmanaged = slices.DeleteFunc(s.Unmanaged, func(o Unexpected) bool { return o == *op.Unexpected })
 	case SetForward:
 		s.Forwards[op.MAC] = Forward{Host: op.IP}
 	case SetNeighbor:
 		s.Neighbors[op.IP] = Neighbor{MAC: op.MAC}
 	case SetRoute:
 		s.Routes[op.Subnet] = Route{Via: op.IP, Over: op.Over}
-	case ShowWay:
+	case AddHostRoute:
 		s.Routes[subnet.Host(op.IP)] = Route{}
-	case HideWay:
+	case DeleteHostRoute:
 		delete(s.Routes, subnet.Host(op.IP))
 	case DeleteForward:
 		delete(s.Forwards, op.MAC)
@@ -148,13 +148,13 @@ func randomDesired(r *rand.Rand) State {
 // randomActual is a desired state that something went wrong with.
 func randomActual(r *rand.Rand) State {
 	s := randomDesired(r)
-	odd := &Odd{Text: "odd", Kind: rtnl.DumpedRoute, Raw: fmt.Sprint(r.IntN(3))}
+	odd := &Unexpected{Text: "odd", Kind: rtnl.DumpedRoute, Raw: fmt.Sprint(r.IntN(3))}
 	chance := func(f func()) {
 		if r.IntN(4) == 0 {
 			f()
 		}
 	}
-	chance(func() { s.Strays = []string{"a", "b"} })
+	chance(func() { s.Renamed = []string{"a", "b"} })
 	chance(func() { s.Device.Up = false })
 	chance(func() { s.Device.Alias = "" })
 	chance(func() { s.Device.MAC = MAC{1} })
@@ -163,13 +163,13 @@ func randomActual(r *rand.Rand) State {
 	chance(func() { s.Device.AutoAddress = true })
 	chance(func() { s.Device.TxChecksum = !s.Device.TxChecksum })
 	chance(func() { s.Device.Tunnel.SourcePorts.High = 9 })
-	chance(func() { s.Foreign = append(s.Foreign, *odd) })
+	chance(func() { s.Unmanaged = append(s.Unmanaged, *odd) })
 	for p := range s.Addresses {
-		chance(func() { s.Addresses[p] = Address{Odd: odd} })
+		chance(func() { s.Addresses[p] = Address{Unexpected: odd} })
 		chance(func() { delete(s.Addresses, p); s.Addresses[netip.PrefixFrom(p.Addr(), 20)] = Address{} })
 	}
 	for p, route := range s.Routes {
-		chance(func() { s.Routes[p] = Route{Via: route.Via, Over: route.Over, Odd: odd} })
+		chance(func() { s.Routes[p] = Route{Via: route.Via, Over: route.Over, Unexpected: odd} })
 		chance(func() { delete(s.Routes, p) })
 	}
 	for ip := range s.Neighbors {
@@ -177,7 +177,7 @@ func randomActual(r *rand.Rand) State {
 		chance(func() { delete(s.Neighbors, ip) })
 	}
 	for mac := range s.Forwards {
-		chance(func() { s.Forwards[mac] = Forward{Odd: odd} })
+		chance(func() { s.Forwards[mac] = Forward{Unexpected: odd} })
 		chance(func() { delete(s.Forwards, mac) })
 	}
 	chance(func() { s = newState(0) })
@@ -273,7 +273,7 @@ func TestPlanProgramsPeersOfANewDevice(t *testing.T) {
 func TestChangesAreCountedWhenMany(t *testing.T) {
 	have := newState(0)
 	have.Device = desired(t, families()[0]).Device
-	many := Changes(Plan(desired(t, families()[0], 2, 3, 4, 5), have)).String()
+	many := strings.Join(Changes(Plan(desired(t, families()[0], 2, 3, 4, 5), have)).describe(), ", ")
 	if want := "add address: 1, set forwarding entry: 4, set neighbour: 4, set route: 4"; many != want {
 		t.Errorf("got %q, want %q", many, want)
 	}

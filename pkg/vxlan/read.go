@@ -8,34 +8,35 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/overlay-cni/overlay-cni/internal/family"
 	"github.com/overlay-cni/overlay-cni/internal/rtnl"
 )
 
-// readAttempts is how often a list is asked for again when the kernel changed
-// it meanwhile. Routes of the whole host count, so a busy one needs some.
+// readAttempts bounds how often the device is read while it comes and goes.
 const readAttempts = 10
 
-// Read returns the actual state of the device of that name, with everything on
-// it but what the kernel itself puts there.
+// Read returns the actual state of the device of that name in the default
+// network, with everything on it but what the kernel itself puts there.
 func (k *Kernel) Read(name string) (State, error) {
-	s, _, err := k.readAll(name)
-	return s, err
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.read(Device{Name: name, Alias: Alias})
 }
 
-// readAll also tells of rivals, see readRoutes.
-func (k *Kernel) readAll(name string) (s State, rivals bool, err error) {
-	s, err = k.readDevice(name)
+func (k *Kernel) read(want Device) (State, error) {
+	s, err := k.readDevice(want)
 	if err != nil {
-		return State{}, false, err
+		return State{}, err
 	}
 	return k.withEntries(s)
 }
 
-// readDevice reads the device itself and its addresses, and finds strays.
-func (k *Kernel) readDevice(name string) (State, error) {
+// readDevice reads the device with the desired name and its addresses, and finds
+// devices that have the desired alias and another name.
+func (k *Kernel) readDevice(want Device) (State, error) {
 	var s State
-	err := retry(name, func() (err error) {
-		s, err = k.device(name)
+	err := retry(want.Name, func() (err error) {
+		s, err = k.device(want)
 		return err
 	})
 	return s, err
@@ -43,26 +44,21 @@ func (k *Kernel) readDevice(name string) (State, error) {
 
 // withEntries adds what is on the device that was read, and our routes
 // elsewhere.
-func (k *Kernel) withEntries(device State) (s State, rivals bool, err error) {
-	err = retry(device.Device.Name, func() (err error) {
+func (k *Kernel) withEntries(device State) (s State, err error) {
+	err = retry(device.Device.Name, func() error {
 		s = newState(k.peers)
-		s.Device, s.Addresses, s.Strays = device.Device, device.Addresses, device.Strays
-		rivals, err = k.readEntries(&s)
-		return err
+		s.Device, s.Addresses, s.Renamed = device.Device, device.Addresses, device.Renamed
+		return k.readEntries(&s)
 	})
 	k.peers = len(s.Routes)
-	return s, rivals, err
+	return s, err
 }
 
-// retry has something read again that changed meanwhile.
+// retry reads again if the device comes or goes meanwhile.
 func retry(name string, read func() error) error {
-	var err error
-	for range readAttempts {
+	err := read()
+	for n := 1; n < readAttempts && (errors.Is(err, errComes) || errors.Is(err, unix.ENODEV)); n++ {
 		err = read()
-		// A device that goes while it is read is as good as changed.
-		if !errors.Is(err, rtnl.ErrInterrupted) && !errors.Is(err, unix.ENODEV) {
-			break
-		}
 	}
 	if err != nil {
 		return fmt.Errorf("read vxlan device %q: %w", name, err)
@@ -70,25 +66,28 @@ func retry(name string, read func() error) error {
 	return nil
 }
 
-func (k *Kernel) device(name string) (State, error) {
+// errComes says that somebody created the device during the reading.
+var errComes = errors.New("the device was created just now")
+
+func (k *Kernel) device(want Device) (State, error) {
 	s := newState(0)
 	err := k.eachDevice(func(d Device) {
 		switch {
-		case d.Name == name:
+		case d.Name == want.Name:
 			s.Device = d
-		case d.Alias == Alias:
-			s.Strays = append(s.Strays, d.Name)
+		case d.Alias == want.Alias:
+			s.Renamed = append(s.Renamed, d.Name)
 		}
 	})
 	if err != nil {
 		return s, err
 	}
-	slices.Sort(s.Strays)
+	slices.Sort(s.Renamed)
 	if s.Device.Name == "" {
-		s.Device, err = k.otherKind(name)
+		s.Device, err = k.otherKind(want.Name)
 		return s, err
 	}
-	s.Device.TxChecksum, err = k.conn.TxChecksum(name)
+	s.Device.TxChecksum, err = k.conn.TxChecksum(want.Name)
 	if err != nil {
 		return s, err
 	}
@@ -117,55 +116,34 @@ func (k *Kernel) otherKind(name string) (Device, error) {
 		return Device{}, err
 	}
 	if link.Kind == kindVXLAN {
-		return Device{}, fmt.Errorf("device %q was made just now: %w", name, rtnl.ErrInterrupted)
+		return Device{}, errComes
 	}
 	return Device{Name: name, Kind: link.Kind, Index: link.Index}, nil
 }
 
-// readEntries lists what is on the device, if it is one, and our routes
-// elsewhere.
-func (k *Kernel) readEntries(s *State) (rivals bool, err error) {
-	rivals, err = k.readRoutes(s)
-	index := s.Device.Index
-	if err != nil || s.Device.Kind != kindVXLAN {
-		return rivals, err
-	}
-	if err := k.conn.EachNeighbor(unix.AF_UNSPEC, index, s.addNeighbor); err != nil {
-		return rivals, err
-	}
-	return rivals, k.conn.EachNeighbor(unix.AF_BRIDGE, index, s.addForward)
-}
-
-// readRoutes lists the routes of all interfaces: ours may be on one that was the
-// underlay once. A rival is another's route to a destination of ours, in the
-// place that only one of them should have: the kernel replaces the first. It
-// lists routes to one destination together.
-func (k *Kernel) readRoutes(s *State) (rivals bool, err error) {
-	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		var other netip.Prefix // destination of the last route of others
-		err := k.conn.EachRoute(family, 0, func(r rtnl.RouteEntry) {
-			_, concerns := s.over(&r)
-			if concerns {
-				s.addRoute(r)
-			} else if r.Table == unix.RT_TABLE_MAIN && r.Metric == defaultMetric(r.Dst) {
-				other = r.Dst
-			}
-			if _, ours := s.Routes[r.Dst]; ours && other == r.Dst {
-				rivals = true
-			}
-		})
-		if err != nil {
-			return false, err
+// readEntries lists what is on the device, if it is a VXLAN device, and our
+// routes elsewhere.
+func (k *Kernel) readEntries(s *State) error {
+	// The routes of all interfaces: ours may use one that was the underlay once.
+	for _, f := range family.All() {
+		if err := k.conn.EachRoute(f, 0, s.addRoute); err != nil {
+			return err
 		}
 	}
-	return rivals, nil
+	if s.Device.Kind != kindVXLAN {
+		return nil
+	}
+	if err := k.conn.EachNeighbor(unix.AF_UNSPEC, s.Device.Index, s.addNeighbor); err != nil {
+		return err
+	}
+	return k.conn.EachNeighbor(unix.AF_BRIDGE, s.Device.Index, s.addForward)
 }
 
 func (s *State) addAddr(a rtnl.AddrEntry) {
 	var address Address
 	if a.Peer.IsValid() {
 		text := fmt.Sprintf("address %s peer %s", a.Prefix.Addr(), a.Peer)
-		address.Odd = odd(text, rtnl.DumpedAddr, a.Raw)
+		address.Unexpected = unexpected(text, rtnl.DumpedAddr, a.Raw)
 	}
 	s.Addresses[a.Prefix] = address
 }
@@ -180,12 +158,12 @@ func (s *State) addRoute(r rtnl.RouteEntry) {
 	}
 	_, twice := s.Routes[r.Dst]
 	if twice || !replaceable(r) {
-		s.Foreign = append(s.Foreign, *oddRoute(r))
+		s.Unmanaged = append(s.Unmanaged, *unexpectedRoute(r))
 		return
 	}
 	route, plain := plainRoute(&r, over)
 	if !plain {
-		route.Odd = oddRoute(r)
+		route.Unexpected = unexpectedRoute(r)
 	}
 	s.Routes[r.Dst] = route
 }
@@ -222,13 +200,13 @@ func defaultMetric(dst netip.Prefix) uint32 {
 	return 1024
 }
 
-func oddRoute(r rtnl.RouteEntry) *Odd {
+func unexpectedRoute(r rtnl.RouteEntry) *Unexpected {
 	text := fmt.Sprintf("route %s via %s table %d metric %d protocol %d%s",
 		r.Dst, orNone(r.Via), r.Table, r.Metric, r.Protocol, r.More)
 	if !r.Onlink {
 		text += " not onlink"
 	}
-	return odd(text, rtnl.DumpedRoute, r.Raw)
+	return unexpected(text, rtnl.DumpedRoute, r.Raw)
 }
 
 // addNeighbor leaves out the kernel's own: entries of multicast addresses, and
@@ -242,7 +220,7 @@ func (s *State) addNeighbor(n rtnl.NeighborEntry) {
 	}
 	neighbor := Neighbor{MAC: macOf(n.MAC)}
 	if !plainNeighbor(&n) {
-		neighbor.Odd = oddNeighbor("neighbour", n)
+		neighbor.Unexpected = unexpectedNeighbor("neighbour", n)
 	}
 	s.Neighbors[n.IP] = neighbor
 }
@@ -260,12 +238,12 @@ func plainNeighbor(n *rtnl.NeighborEntry) bool { return n.State == unix.NUD_PERM
 // it has just one host. Others can have several.
 func (s *State) addForward(n rtnl.NeighborEntry) {
 	if !unicast(&n) {
-		s.Foreign = append(s.Foreign, *oddNeighbor("forwarding entry", n))
+		s.Unmanaged = append(s.Unmanaged, *unexpectedNeighbor("forwarding entry", n))
 		return
 	}
 	forward := Forward{Host: n.IP}
 	if !plainNeighbor(&n) {
-		forward.Odd = oddNeighbor("forwarding entry", n)
+		forward.Unexpected = unexpectedNeighbor("forwarding entry", n)
 	}
 	s.Forwards[macOf(n.MAC)] = forward
 }
@@ -275,12 +253,12 @@ func unicast(n *rtnl.NeighborEntry) bool {
 	return mac != MAC{} && mac[0]&1 == 0 && n.IP.IsValid()
 }
 
-func oddNeighbor(what string, n rtnl.NeighborEntry) *Odd {
+func unexpectedNeighbor(what string, n rtnl.NeighborEntry) *Unexpected {
 	text := fmt.Sprintf("%s %s of MAC address %s, state %#x%s", what, orNone(n.IP), n.MAC, n.State, n.More)
-	return odd(text, rtnl.DumpedNeighbor, n.Raw)
+	return unexpected(text, rtnl.DumpedNeighbor, n.Raw)
 }
 
-// odd copies what the kernel listed out of the receive buffer.
-func odd(text string, kind rtnl.Dumped, raw []byte) *Odd {
-	return &Odd{Text: text, Kind: kind, Raw: string(raw)}
+// unexpected copies what the kernel listed, which makes states comparable.
+func unexpected(text string, kind rtnl.Dumped, raw []byte) *Unexpected {
+	return &Unexpected{Text: text, Kind: kind, Raw: string(raw)}
 }

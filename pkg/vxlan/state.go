@@ -45,12 +45,12 @@ type State struct {
 	Neighbors map[netip.Addr]Neighbor
 	// Forwards are the forwarding entries, by the MAC address of the VTEP.
 	Forwards map[MAC]Forward
-	// Foreign is what is on the device, or marked as ours, and fits nowhere
+	// Unmanaged is what is on the device, or marked as ours, and fits nowhere
 	// above, such as a route of another table. Always empty in a desired state.
-	Foreign []Odd
-	// Strays are the names of devices with our alias that Device is not.
+	Unmanaged []Unexpected
+	// Renamed are the names of devices with our alias that Device is not.
 	// Always empty in a desired state.
-	Strays []string
+	Renamed []string
 }
 
 // Device is the VXLAN device itself. The zero value: there is none.
@@ -91,9 +91,9 @@ type Tunnel struct {
 	More string
 }
 
-// Odd is an entry in the form in which the kernel listed it, because it is one
+// Unexpected is an entry in the form in which the kernel listed it, because it is one
 // that Desired would never make.
-type Odd struct {
+type Unexpected struct {
 	Text string
 	// Kind and Raw serve to delete exactly this entry.
 	Kind rtnl.Dumped
@@ -102,9 +102,9 @@ type Odd struct {
 
 // Address is one of the device's own.
 type Address struct {
-	// Odd is set if the address is not as Desired makes one, because it has
-	// another end. The Odd of the types below are alike.
-	Odd *Odd
+	// Unexpected is set if the address is not as Desired makes one, because it has
+	// another end. The Unexpected of the types below are alike.
+	Unexpected *Unexpected
 }
 
 // Route is the way to a subnet.
@@ -112,28 +112,28 @@ type Route struct {
 	Via netip.Addr
 	// Over is the index of the interface of a direct route; 0 stands for the
 	// device.
-	Over int
-	Odd  *Odd
+	Over       int
+	Unexpected *Unexpected
 }
 
 // Neighbor says which VTEP has an address.
 type Neighbor struct {
-	MAC MAC
-	Odd *Odd
+	MAC        MAC
+	Unexpected *Unexpected
 }
 
 // Forward says which host has a VTEP.
 type Forward struct {
-	Host netip.Addr
-	Odd  *Odd
+	Host       netip.Addr
+	Unexpected *Unexpected
 }
 
-func (r Route) String() string    { return r.Odd.or(describeWay(r.Via, r.Over)) }
-func (n Neighbor) String() string { return n.Odd.or(n.MAC.String()) }
-func (f Forward) String() string  { return f.Odd.or(f.Host.String()) }
+func (r Route) String() string    { return r.Unexpected.or(describeNextHop(r.Via, r.Over)) }
+func (n Neighbor) String() string { return n.Unexpected.or(n.MAC.String()) }
+func (f Forward) String() string  { return f.Unexpected.or(f.Host.String()) }
 
-// describeWay is the part of a route behind its destination.
-func describeWay(via netip.Addr, over int) string {
+// describeNextHop is the part of a route behind its destination.
+func describeNextHop(via netip.Addr, over int) string {
 	if over == 0 {
 		return "via " + via.String()
 	}
@@ -160,7 +160,7 @@ func protocol(dst netip.Prefix) uint8 {
 	return firstProtocol + uint8(sum%protocols)
 }
 
-func (o *Odd) or(text string) string {
+func (o *Unexpected) or(text string) string {
 	if o == nil {
 		return text
 	}

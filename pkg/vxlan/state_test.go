@@ -42,7 +42,7 @@ func TestDesiredLeavesOutBadPeers(t *testing.T) {
 	four, six := families()[0], families()[1]
 	tests := []struct {
 		name string
-		f    family
+		f    familyCase
 		peer registry.Node
 		want string // part of the error; empty: no error, yet left out
 	}{

@@ -16,7 +16,7 @@ import (
 )
 
 // pair is two hosts on one wire, host-1 and host-2 of the family.
-func pair(t *testing.T, f family) [2]*host {
+func pair(t *testing.T, f familyCase) [2]*host {
 	t.Helper()
 	hosts := [2]*host{newHost(t), newHost(t)}
 	a, b := hosts[0], hosts[1]

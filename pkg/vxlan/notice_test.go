@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -21,31 +20,28 @@ import (
 	"github.com/overlay-cni/overlay-cni/internal/rtnl"
 )
 
-// kept is a host of which the device is kept, and looked at by a door of its
-// own that follows nothing.
+// kept is a host whose device is synced again and again. A Kernel of its own,
+// which never syncs, reads the actual state.
 type kept struct {
 	scene
-	input Input
-	goal  *Goal
-	look  *Kernel
-	r     *rand.Rand
-	trail []string // what was done
-	// ofLinks says that the last news were of links or their addresses.
+	input  Input
+	reader *Kernel
+	r      *rand.Rand
+	trail  []string // what was done
+	// ofLinks says that the last notifications were about links or addresses.
 	ofLinks bool
-	// told says that there were news since the last Keep.
-	told bool
 }
 
-func newKept(t *testing.T, f family, seed uint64) *kept {
+func newKept(t *testing.T, f familyCase, seed uint64) *kept {
 	h := newHost(t).withUnderlay("192.168.77.1/24", "fd77::1/64")
 	h.withoutLinkLocal("eth0", "far")
-	s := &kept{scene: scene{host: h, f: f}, goal: new(Goal), r: rand.New(rand.NewPCG(seed, 0))}
+	s := &kept{scene: scene{host: h, f: f}, r: rand.New(rand.NewPCG(seed, 0))}
 	s.input = Input{Config: testConfig(), Underlay: h.underlayOf(f.underlay), Own: f.node(1), Nodes: f.nodes(1, 2, 3, 4, 5)}
 	s.input.Config.DirectRouting = s.r.IntN(2) == 0
 	s.input.Config.Claimed = true
 	s.input.Underlay.OnLink = []netip.Prefix{netip.MustParsePrefix("192.168.77.0/30"), netip.MustParsePrefix("fd77::/126")}
-	h.in(func() (err error) { s.look, err = Open(); return err })
-	t.Cleanup(func() { s.look.Close() })
+	h.in(func() (err error) { s.reader, err = Open(); return err })
+	t.Cleanup(func() { s.reader.Close() })
 	return s
 }
 
@@ -65,15 +61,15 @@ func (h *host) withoutLinkLocal(names ...string) {
 	}
 }
 
-// keep takes over the input and returns what was changed.
+// keep syncs the device with the input and returns what was changed.
 func (s *kept) keep() (Changes, error) {
-	want, err := s.goal.Set(s.input)
+	want, err := Desired(s.input)
 	s.must(err)
-	s.want, s.told = want, false
-	return s.k.Keep(s.goal)
+	s.want = want
+	return s.k.sync(want)
 }
 
-// settle keeps until there is nothing to do.
+// settle syncs until there is nothing to do.
 func (s *kept) settle() {
 	s.t.Helper()
 	for range 10 {
@@ -94,18 +90,13 @@ func (s *kept) fatal(format string, args ...any) {
 
 func (s *kept) read() State {
 	s.t.Helper()
-	have, err := s.look.Read("overlay0")
+	have, err := s.reader.Read("overlay0")
 	s.must(err)
 	return have
 }
 
-// mirrored is what the mirror says there is.
-func (s *kept) mirrored() State {
-	return State{Routes: s.k.mirror.base.Routes, Neighbors: s.k.mirror.base.Neighbors, Forwards: s.k.mirror.base.Forwards}
-}
-
 func entries(s State) State {
-	return State{Routes: s.Routes, Neighbors: s.Neighbors, Forwards: s.Forwards, Foreign: s.Foreign}
+	return State{Routes: s.Routes, Neighbors: s.Neighbors, Forwards: s.Forwards, Unmanaged: s.Unmanaged}
 }
 
 // subnet is that of a peer, or of nobody.
@@ -312,18 +303,18 @@ func (s *kept) tidy() {
 	}
 }
 
-// After whatever anybody does the mirror holds what reading gives, or says that
-// it doesn't; what is not as it was left is news; and the next Keep mends it.
-func TestMirrorIsWhatReadingGives(t *testing.T) {
+// Whatever anybody does: as long as the Kernel sees no reason to read the entries
+// again, they are as it left them. And the next sync mends everything.
+func TestNothingDiffersWithoutAReasonToRead(t *testing.T) {
 	const seeds = 8 // of each family; hundreds were tried
-	followed, all := 0, 0
+	quiet, all := 0, 0
 	for _, f := range families() {
 		for seed := range uint64(seeds) {
 			t.Run(fmt.Sprintf("%s/%d", f.name, seed), func(t *testing.T) {
 				s := newKept(t, f, seed)
 				s.settle()
 				for range 60 {
-					followed += s.step()
+					quiet += s.step()
 					all++
 				}
 				s.tidy()
@@ -334,110 +325,53 @@ func TestMirrorIsWhatReadingGives(t *testing.T) {
 			})
 		}
 	}
-	t.Logf("%d of %d deeds could be followed", followed, all)
-	if followed < all/3 {
-		t.Error("that is too few to show anything")
+	t.Logf("%d of %d deeds were no reason to read", quiet, all)
+	if quiet < all/5 || quiet > all*4/5 {
+		t.Error("deeds of one kind are too few to show anything")
 	}
 }
 
-// step does something, and says whether it could be followed.
-func (s *kept) step() (followed int) {
+// step does something, and returns 1 if that was no reason to read.
+func (s *kept) step() (quiet int) {
 	s.t.Helper()
 	list := deeds()
 	if s.r.IntN(12) == 0 {
 		list = upheavals()
 	}
 	deed := list[s.r.IntN(len(list))]
-	before := s.read()
-	if before.Device.Index == 0 || !s.k.mirror.usable {
-		s.mend() // else what is done next would show nothing
-		before = s.read()
+	if s.k.reread || s.read().Device.Index == 0 {
+		s.mend() // else the deed would show nothing
 	}
 	s.trail = append(s.trail, deed.name)
 	refused := deed.do(s)
-	news := s.news()
-	after := s.read()
-	if s.k.mirror.usable {
-		followed = 1
-		if diff := diffStates(entries(after), s.mirrored()); diff != "" {
-			s.fatal("the mirror is wrong (-read +mirror), refused %v:\n%s", refused, diff)
+	s.news()
+	if !s.k.reread {
+		quiet = 1
+		if diff := diffStates(entries(s.k.expected.State), entries(s.read())); diff != "" {
+			s.fatal("a difference is no reason to read (refused: %v; -expected +have):\n%s", refused, diff)
 		}
-	}
-	s.told = s.told || news
-	if deed.name != "keep" && !s.told && diffStates(entries(before), entries(after)) != "" {
-		s.fatal("%s is no news", deed.name)
 	}
 	if s.r.IntN(3) == 0 {
 		s.mend()
 	}
-	return followed
+	return quiet
 }
 
-// mend keeps, and compares if nothing of others was in the way.
+// mend syncs, and compares if nothing of others was in the way.
 func (s *kept) mend() {
 	s.t.Helper()
 	s.trail = append(s.trail, "keep")
 	s.settle() // of several routes the kernel may delete another one than was meant
 	if diff := diffStates(s.want, s.read()); diff != "" {
-		s.fatal("after keeping (-want +have):\n%s", diff)
+		s.fatal("after a sync (-want +have):\n%s", diff)
 	}
-}
-
-// Whatever Goal was before, it is as if it were computed anew.
-func TestGoalIsWhatDesiredComputes(t *testing.T) {
-	for _, f := range families() {
-		r := rand.New(rand.NewPCG(1, 0))
-		var goal Goal
-		have := newState(0) // by what the goal says that changed
-		for range 2000 {
-			in := randomInput(r, f)
-			want, wantErr := Desired(in)
-			got, err := goal.Set(in)
-			if fmt.Sprint(err) != fmt.Sprint(wantErr) {
-				t.Fatalf("error is %v, want %v", err, wantErr)
-			}
-			if diff := diffStates(want, got); diff != "" {
-				t.Fatalf("%s: -want +got:\n%s", f.name, diff)
-			}
-			m := mirrorOf(have, false)
-			have = apply(have, m.plan(got, goal.changed))
-			goal.changed = keys{}
-			if diff := diffStates(entries(want), entries(have)); diff != "" {
-				t.Fatalf("%s: not all was said to have changed (-want +have):\n%s", f.name, diff)
-			}
-		}
-	}
-}
-
-// randomInput has some of eight peers, which trade subnets and addresses.
-func randomInput(r *rand.Rand, f family) Input {
-	in := input(f)
-	in.Config.DirectRouting = r.IntN(100) < 95
-	in.Underlay.OnLink = []netip.Prefix{netip.MustParsePrefix("192.168.77.0/29"), netip.MustParsePrefix("fd77::/125")}
-	in.Nodes = f.nodes(1)
-	shift := r.IntN(2)
-	for i := 2; i < 10; i++ {
-		if r.IntN(4) == 0 {
-			continue
-		}
-		n := f.node(i)
-		n.Name = fmt.Sprintf("host-%d", 2+(i+shift)%8)
-		if r.IntN(4) == 0 {
-			n.Addresses = f.node(10 + i).Addresses
-		}
-		if r.IntN(100) == 0 {
-			n.Addresses = nil
-		}
-		in.Nodes = append(in.Nodes, n)
-	}
-	return in
 }
 
 // patience bounds every wait.
 const patience = 20 * time.Second
 
 // watched is a kept host, and what is told of it.
-func watched(t *testing.T, f family) (*kept, <-chan struct{}) {
+func watched(t *testing.T, f familyCase) (*kept, <-chan struct{}) {
 	s := newKept(t, f, 1)
 	s.settle()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -464,8 +398,7 @@ func watched(t *testing.T, f family) (*kept, <-chan struct{}) {
 	return s, told
 }
 
-// Everything that is mended is news, and mended by the next Keep; but what Keep
-// does itself is no news.
+// Everything that Sync mends is a reason to read, and its own work is none.
 func TestOnlyOthersMakeNews(t *testing.T) {
 	for _, f := range families() {
 		t.Run(f.name, func(t *testing.T) {
@@ -485,9 +418,9 @@ func TestOnlyOthersMakeNews(t *testing.T) {
 	}
 }
 
-// worksUnheard has some peers leave and join. It asks for another try where the
-// kernel told of the device itself meanwhile, as it does a while after that went
-// up.
+// worksUnheard has some peers leave and join. It reports that it has to be tried
+// again: the kernel reported the device itself meanwhile, as it does a while
+// after the device went up.
 func (s *kept) worksUnheard() (again bool) {
 	s.t.Helper()
 	s.news()
@@ -495,25 +428,27 @@ func (s *kept) worksUnheard() (again bool) {
 	for _, nodes := range [][]int{{1, 2}, {1, 2, 3, 4, 5}} {
 		s.input.Nodes = s.f.nodes(nodes...)
 		if changes, err := s.keep(); err != nil || len(changes) < 9 {
-			s.fatal("keep: %v, %v", changes, err)
+			s.fatal("sync: %v, %v", changes, err)
 		}
 		news := s.news()
 		if s.ofLinks {
 			return true
 		}
-		if news || !s.k.mirror.usable {
+		if news {
 			s.fatal("own work is news")
 		}
+		s.settle()
 	}
 	return false
 }
 
+// news reports whether a notification contradicts the desired state.
 func (s *kept) news() (news bool) {
 	s.t.Helper()
 	s.ofLinks = false
 	s.must(s.k.notices.Drain(func(n rtnl.Notice) {
-		if s.k.mirror.take(n) {
-			news = true
+		if s.k.expected.contradictedBy(n) {
+			news, s.k.reread = true, true
 			s.ofLinks = s.ofLinks || n.Link != 0
 			s.trail = append(s.trail, fmt.Sprintf("(news: %+v)", n))
 		}
@@ -534,7 +469,7 @@ func TestWatchTells(t *testing.T) {
 	}
 }
 
-// More than there is room for is lost, and then everything is read.
+// Notifications that don't fit into the socket's buffer are a reason to read.
 func TestLostNotificationsAreMended(t *testing.T) {
 	s, told := watched(t, families()[0])
 	s.k.mu.Lock()
@@ -550,16 +485,10 @@ func TestLostNotificationsAreMended(t *testing.T) {
 	case <-time.After(patience):
 		t.Fatal("nothing was told")
 	}
-	s.k.mu.Lock()
-	usable := s.k.mirror.usable
-	s.k.mu.Unlock()
-	if usable {
-		t.Error("the mirror is still believed")
-	}
 	s.mend()
 }
 
-// What the kernel refuses shows that it is not as the mirror has it.
+// An operation that the kernel refuses is a reason to read.
 func TestRefusedOperationsReadAgain(t *testing.T) {
 	for _, f := range families() {
 		s := newKept(t, f, 1)
@@ -570,8 +499,8 @@ func TestRefusedOperationsReadAgain(t *testing.T) {
 		rival.LinkIndex, rival.Gw, rival.Flags, rival.Protocol = s.index("far"), nil, 0, unix.RTPROT_STATIC
 		s.must(s.nl.RouteAdd(rival))
 		s.input.Nodes = append(s.input.Nodes, peer)
-		if _, err := s.keep(); !errors.Is(err, ErrPeers) || s.k.mirror.usable {
-			t.Errorf("%s: error is %v, usable %t", f.name, err, s.k.mirror.usable)
+		if _, err := s.keep(); !errors.Is(err, ErrPeers) || !s.k.reread {
+			t.Errorf("%s: error is %v, reread %t", f.name, err, s.k.reread)
 		}
 		s.must(s.nl.RouteDel(rival))
 		s.settle()
@@ -581,9 +510,9 @@ func TestRefusedOperationsReadAgain(t *testing.T) {
 	}
 }
 
-// Beside another's route in front of ours the kernel replaces that one: nothing
-// can be followed then.
-func TestRivalsAreNotFollowed(t *testing.T) {
+// The kernel replaces the first of several routes to one destination, which may
+// be another's in front of ours.
+func TestRivalRoutes(t *testing.T) {
 	s := newKept(t, families()[0], 1)
 	s.input.Config.DirectRouting = false
 	s.settle()
@@ -593,9 +522,6 @@ func TestRivalsAreNotFollowed(t *testing.T) {
 	s.must(s.nl.RouteReplace(rival))
 	s.must(s.nl.RouteAppend(ours))
 	s.settle()
-	if s.k.mirror.usable {
-		t.Error("it is followed")
-	}
 	// In the place of the rival, which leaves ours where it is.
 	s.must(s.nl.RouteReplace(s.route(dst, s.other())))
 	if !s.news() {
@@ -607,52 +533,25 @@ func TestRivalsAreNotFollowed(t *testing.T) {
 	}
 }
 
-// A change costs what changed: nobody looks at the rest, not even in the mirror.
-func TestKeepPlansWhatChanged(t *testing.T) {
+// An idle sync does not read the entries; ForceResync makes it.
+func TestForceResyncReadsAgain(t *testing.T) {
 	s := newKept(t, families()[0], 1)
 	s.settle()
-	delete(s.k.mirror.base.Forwards, vtepMAC(s.f.node(3)))
-	s.input.Nodes = s.f.nodes(1, 2, 3, 4, 5)
-	s.input.Nodes[1].Addresses = s.f.node(9).Addresses
-	changes, err := s.keep()
-	s.must(err)
-	for _, c := range changes {
-		if c.MAC != s.mac() && c.Subnet != s.subnet() {
-			t.Errorf("changed: %s", c)
-		}
+	unreported := s.fdb(s.mac(), s.want.Forwards[s.mac()].Host)
+	s.must(s.nl.NeighDel(unreported))
+	s.must(s.k.notices.Drain(func(rtnl.Notice) {})) // as if the kernel had reported nothing
+	if changes, err := s.keep(); err != nil || len(changes) > 0 {
+		t.Errorf("a sync without a reason read the entries: %v, %v", changes, err)
 	}
-	if len(changes) == 0 {
-		t.Error("the change was not made")
+	s.k.ForceResync()
+	if changes, err := s.keep(); err != nil || len(changes) != 1 || changes[0].Verb != SetForward {
+		t.Errorf("after ForceResync: %v, %v", changes, err)
 	}
 }
 
-// A kernel that doesn't say that it did what it was asked to do is asked again.
-func TestUnansweredOperationsAreRepeated(t *testing.T) {
-	s := newKept(t, families()[0], 1)
-	s.settle()
-	s.input.Nodes = s.f.nodes(1, 2)
-	first, err := s.keep()
-	s.must(err)
-	s.must(s.k.notices.Drain(func(rtnl.Notice) {}))
-	if again, _ := s.keep(); len(again) != len(first) {
-		t.Errorf("did %s, and then %s", first, again)
-	}
-}
-
-func TestDistrustReadsAgain(t *testing.T) {
-	s := newKept(t, families()[0], 1)
-	s.settle()
-	delete(s.k.mirror.base.Forwards, s.mac())
-	s.k.Distrust()
-	s.settle()
-	if diff := cmp.Diff(s.want.Forwards, s.k.mirror.base.Forwards, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
-		t.Errorf("-want +mirror:\n%s", diff)
-	}
-}
-
-// Whoever goes on disturbing, as a pod can that sends packets to the tunnel's
-// port, keeps nothing from being mended.
-func TestKeepWhileOthersDisturb(t *testing.T) {
+// Somebody who goes on disturbing, as a pod can that sends packets to the
+// tunnel's port, keeps nothing from being mended.
+func TestSyncWhileOthersDisturb(t *testing.T) {
 	for _, f := range families() {
 		t.Run(f.name, func(t *testing.T) {
 			s, _ := watched(t, f)
@@ -671,7 +570,7 @@ func TestKeepWhileOthersDisturb(t *testing.T) {
 	}
 }
 
-// disturb has a foreign neighbour come and go, until stop.
+// disturb has an unmanaged neighbour come and go, until stop.
 func (s *kept) disturb() (stop func()) {
 	n := s.neigh(netip.MustParseAddr("10.99.0.1"), strangeMAC)
 	n.State = netlink.NUD_STALE
@@ -684,7 +583,7 @@ func (s *kept) disturb() (stop func()) {
 				return
 			default:
 			}
-			_, _ = s.nl.NeighSet(n), s.nl.NeighDel(n) // Keep may be faster
+			_, _ = s.nl.NeighSet(n), s.nl.NeighDel(n) // a sync may be faster
 		}
 	})
 	return func() { close(stopped); disturbing.Wait() }

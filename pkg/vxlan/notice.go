@@ -1,0 +1,160 @@
+package vxlan
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/overlay-cni/overlay-cni/internal/nl"
+	"github.com/overlay-cni/overlay-cni/internal/rtnl"
+)
+
+// expected is what the kernel's notifications are compared with. A notification
+// that agrees with the desired state can't be a reason to read: so Sync's own
+// work needs no bookkeeping.
+type expected struct {
+	// State is the desired state, with the index and the kind of the actual device.
+	State
+	// links are the interfaces that entries depend on. The kernel deletes IPv4
+	// routes along with an interface or its address, and reports none of them.
+	links []int
+	// nextHops had a host route for a moment, see setViaHostRoutes.
+	nextHops []netip.Addr
+}
+
+func expect(want State, device Device, nextHops []netip.Addr) expected {
+	e := expected{State: want, links: []int{device.Index}, nextHops: nextHops}
+	e.Device.Index, e.Device.Kind = device.Index, device.Kind
+	for _, r := range want.Routes {
+		if r.Over != 0 && !slices.Contains(e.links, r.Over) {
+			e.links = append(e.links, r.Over)
+		}
+	}
+	return e
+}
+
+// nextHopsOf returns the next hops that operations add a host route to.
+func nextHopsOf(ops []Op) []netip.Addr {
+	var hops []netip.Addr
+	for i := range ops {
+		if ops[i].Verb == AddHostRoute {
+			hops = append(hops, ops[i].IP)
+		}
+	}
+	return hops
+}
+
+// sameEntries reports whether another desired state differs in the device and
+// its addresses at most.
+func (e *expected) sameEntries(want State) bool {
+	return maps.Equal(e.Routes, want.Routes) && maps.Equal(e.Neighbors, want.Neighbors) && maps.Equal(e.Forwards, want.Forwards)
+}
+
+// contradictedBy reports whether something may differ from the desired state
+// after what the kernel reported.
+func (e *expected) contradictedBy(n rtnl.Notice) bool {
+	switch {
+	case n.Link != 0:
+		return slices.Contains(e.links, n.Link)
+	case n.Route != nil:
+		return e.contradictedByRoute(n.Route, n.Gone)
+	case n.Neighbor == nil || n.Neighbor.Index != e.Device.Index:
+		return false
+	case n.Neighbor.Family == unix.AF_BRIDGE:
+		return e.contradictedByForward(n.Neighbor, n.Gone)
+	}
+	return e.contradictedByNeighbor(n.Neighbor, n.Gone)
+}
+
+// contradictedByRoute also considers routes of others: one to a subnet of a peer
+// may have replaced ours, which the kernel doesn't report as deleted.
+func (e *expected) contradictedByRoute(r *rtnl.RouteEntry, gone bool) bool {
+	over, concerns := e.over(r)
+	want, wanted := e.Routes[r.Dst]
+	switch {
+	case !wanted:
+		return concerns && !gone && !e.passing(r)
+	case gone:
+		return concerns
+	case !concerns:
+		return r.Table == unix.RT_TABLE_MAIN
+	}
+	route, plain := plainRoute(r, over)
+	return !plain || route != want
+}
+
+// passing reports whether a route is one that Sync itself adds and deletes.
+func (e *expected) passing(r *rtnl.RouteEntry) bool {
+	return r.Dst.IsSingleIP() && slices.Contains(e.nextHops, r.Dst.Addr())
+}
+
+func (e *expected) contradictedByNeighbor(n *rtnl.NeighborEntry, gone bool) bool {
+	want, wanted := e.Neighbors[n.IP]
+	switch {
+	case n.IP.IsMulticast():
+		return false
+	case gone || resolving(n):
+		return wanted
+	}
+	return !wanted || !plainNeighbor(n) || want != Neighbor{MAC: macOf(n.MAC)}
+}
+
+func (e *expected) contradictedByForward(n *rtnl.NeighborEntry, gone bool) bool {
+	want, wanted := e.Forwards[macOf(n.MAC)]
+	if gone {
+		return wanted
+	}
+	return !wanted || !plainNeighbor(n) || want != Forward{Host: n.IP}
+}
+
+// Watch calls changed when the kernel reports a change that Sync may have to
+// undo, until ctx ends. Sync's own changes don't count. changed must neither
+// block nor call k.
+func (k *Kernel) Watch(ctx context.Context, changed func()) error {
+	k.notices.Resume()
+	defer context.AfterFunc(ctx, k.notices.Interrupt)()
+	for {
+		err := k.notices.Wait()
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		contradicted, err := k.pollLocked()
+		if contradicted {
+			changed()
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (k *Kernel) pollLocked() (contradicted bool, err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.poll()
+}
+
+// poll takes all pending notifications and reports whether one of them
+// contradicts the desired state. A lost notification counts as one that does.
+func (k *Kernel) poll() (contradicted bool, err error) {
+	err = k.notices.Drain(func(n rtnl.Notice) {
+		contradicted = contradicted || k.expected.contradictedBy(n)
+	})
+	if err != nil {
+		contradicted = true
+	}
+	if contradicted {
+		k.reread = true
+	}
+	if errors.Is(err, nl.ErrLost) {
+		err = nil
+	}
+	return contradicted, err
+}
