@@ -65,8 +65,13 @@ func protocolName(protocol int) string {
 // FD is the file descriptor of the socket, for ioctls. It stays the Conn's.
 func (c *Conn) FD() int { return c.fd }
 
-// Close closes the socket.
-func (c *Conn) Close() error { return unix.Close(c.fd) }
+// Close closes the socket. Whatever uses the Conn afterwards fails with
+// unix.EBADF, and never writes to a file that got the same number.
+func (c *Conn) Close() error {
+	fd := c.fd
+	c.fd = -1
+	return unix.Close(fd)
+}
 
 // RaiseBuffers lets the socket hold that many bytes of messages on their way
 // to and from the kernel. They are limits: memory is taken as it is used.
