@@ -219,18 +219,19 @@ func parseRoute(payload []byte) RouteEntry {
 
 const rtaNextHopID = 30 // RTA_NH_ID, linux/rtnetlink.h
 
-// more is about the attributes that no field holds.
+// more notes an attribute that no field holds.
 func (r *RouteEntry) more(typ uint16) {
-	names := map[uint16]string{
-		unix.RTA_SRC: "from", unix.RTA_PREFSRC: "src", unix.RTA_METRICS: "metrics", unix.RTA_FLOW: "realm",
-		unix.RTA_MULTIPATH: "several next hops", unix.RTA_ENCAP: "encap", rtaNextHopID: "nexthop object",
-		unix.RTA_VIA: "next hop of another family", unix.RTA_EXPIRES: "expires",
-	}
-	if name, ok := names[typ]; ok {
+	if name, ok := moreNames[typ]; ok {
 		r.More += " " + name
 	} else {
 		r.More += fmt.Sprintf(" attribute %d", typ)
 	}
+}
+
+var moreNames = map[uint16]string{
+	unix.RTA_SRC: "from", unix.RTA_PREFSRC: "src", unix.RTA_METRICS: "metrics", unix.RTA_FLOW: "realm",
+	unix.RTA_MULTIPATH: "several next hops", unix.RTA_ENCAP: "encap", rtaNextHopID: "nexthop object",
+	unix.RTA_VIA: "next hop of another family", unix.RTA_EXPIRES: "expires",
 }
 
 // nextHops lists the interfaces in RTA_MULTIPATH (struct rtnexthop).

@@ -8,26 +8,34 @@ import (
 
 // Notice is one notification. What it refers to is valid until the next one.
 type Notice struct {
-	// Link is the interface that a notification about a link or about one of
-	// its addresses names; Route and Neighbor are what the others are about.
+	// Link is the index of the interface, and LinkName its name, in a
+	// notification about a link. One about an address of a link has the index
+	// alone.
 	Link     int
+	LinkName string
+	// Route or Neighbor is what another notification is about.
 	Route    *RouteEntry
 	Neighbor *NeighborEntry
+	// Sysctl says that somebody wrote a sysctl of an interface, or of all
+	// interfaces: forwarding or rp_filter.
+	Sysctl bool
 	// Gone says that the object was deleted.
 	Gone bool
 	// Replaces says that a route took the place of another.
 	Replaces bool
 }
 
-// Notices receives the kernel's notifications about links, addresses, routes,
-// neighbours and forwarding entries in one network namespace.
+// Notices receives the kernel's notifications about links, addresses and
+// routes in one network namespace.
 type Notices struct{ *nl.Subscription }
 
-// Subscribe works in the network namespace of the calling thread.
-func Subscribe() (*Notices, error) {
-	s, err := nl.Subscribe(unix.NETLINK_ROUTE,
-		unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
-		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE)
+// Subscribe works in the network namespace of the calling thread. It joins
+// further groups on request: RTNLGRP_NEIGH for neighbours and forwarding
+// entries, RTNLGRP_IPV4_NETCONF and RTNLGRP_IPV6_NETCONF for sysctls.
+func Subscribe(groups ...int) (*Notices, error) {
+	s, err := nl.Subscribe(unix.NETLINK_ROUTE, append(groups,
+		unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
+		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE)...)
 	if err != nil {
 		return nil, err
 	}
@@ -48,7 +56,7 @@ func (n *Notices) Drain(each func(Notice)) error {
 	})
 }
 
-// parseNotice gives an empty one for what the groups bring besides.
+// parseNotice returns an empty Notice for other types of messages.
 func parseNotice(m nl.Message) (n Notice, ok bool) {
 	if len(m.Body) < headerOf(m.Type) {
 		return n, false
@@ -58,19 +66,40 @@ func parseNotice(m nl.Message) (n Notice, ok bool) {
 		n.Gone = true
 	}
 	switch m.Type {
-	case unix.RTM_NEWLINK, unix.RTM_DELLINK, unix.RTM_NEWADDR, unix.RTM_DELADDR:
-		n.Link = int(native.Uint32(m.Body[4:])) // in both headers
+	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
+		n.LinkName = m.Attrs(unix.SizeofIfInfomsg).Get(unix.IFLA_IFNAME).Text()
+		n.Link = int(native.Uint32(m.Body[4:]))
+	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
+		n.Link = int(native.Uint32(m.Body[4:]))
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
 		r := parseRoute(m.Body)
 		n.Route, n.Replaces = &r, m.Flags&unix.NLM_F_REPLACE != 0
 	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
 		e := parseNeighbor(m.Body)
 		n.Neighbor = &e
+	case unix.RTM_NEWNETCONF:
+		n.Sysctl = sysctlWritten(m)
 	}
 	return n, true
 }
 
-// headerOf is the length of what attributes follow.
+// Attributes of a netconf message, linux/netconf.h.
+const (
+	sizeofNetconfmsg  = 4 // padded
+	netconfForwarding = 2 // NETCONFA_FORWARDING
+	netconfRPFilter   = 3 // NETCONFA_RP_FILTER
+	netconfProxyNeigh = 5 // NETCONFA_PROXY_NEIGH
+)
+
+// sysctlWritten tells a sysctl that somebody wrote from a new interface, such
+// as a pod's port: the kernel then reports all sysctls of the interface.
+func sysctlWritten(m nl.Message) bool {
+	attrs := m.Attrs(sizeofNetconfmsg)
+	written := attrs.Get(netconfForwarding) != nil || attrs.Get(netconfRPFilter) != nil
+	return written && attrs.Get(netconfProxyNeigh) == nil
+}
+
+// headerOf is the length of the fixed header that comes before attributes.
 func headerOf(typ uint16) int {
 	switch typ {
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
@@ -81,6 +110,8 @@ func headerOf(typ uint16) int {
 		return unix.SizeofRtMsg
 	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
 		return unix.SizeofNdMsg
+	case unix.RTM_NEWNETCONF, unix.RTM_DELNETCONF:
+		return sizeofNetconfmsg
 	}
 	return 0
 }

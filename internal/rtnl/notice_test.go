@@ -20,7 +20,7 @@ import (
 func (p *place) subscribe() *Notices {
 	p.t.Helper()
 	var n *Notices
-	p.must(p.ns.Do(func() (err error) { n, err = Subscribe(); return err }))
+	p.must(p.ns.Do(func() (err error) { n, err = Subscribe(unix.RTNLGRP_NEIGH); return err }))
 	p.t.Cleanup(func() { n.Close() })
 	return n
 }
@@ -180,6 +180,7 @@ func FuzzNotice(f *testing.F) {
 	f.Add(uint16(unix.RTM_NEWROUTE), []byte{2, 24, 0, 0, 254, 200, 0, 1, 0, 0, 0, 0})
 	f.Add(uint16(unix.RTM_DELNEIGH), []byte{2, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0})
 	f.Add(uint16(unix.RTM_NEWLINK), []byte{2, 0, 0, 0})
+	f.Add(uint16(unix.RTM_NEWNETCONF), []byte{2, 0, 0, 0, 8, 0, 2, 0, 1, 0, 0, 0})
 	f.Fuzz(func(t *testing.T, typ uint16, body []byte) { // must not panic
 		if n, ok := parseNotice(nl.Message{Type: typ, Body: body}); !ok && (n.Route != nil || n.Neighbor != nil) {
 			t.Errorf("a malformed message was taken for %+v", n)

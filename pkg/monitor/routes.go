@@ -1,69 +1,49 @@
 package monitor
 
 import (
+	"context"
 	"strings"
 
 	"golang.org/x/sys/unix"
-)
 
-// routeGroups are the kinds of change that concern us (linux/rtnetlink.h).
-var routeGroups = []uint{
-	unix.RTNLGRP_LINK,
-	unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
-	unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE,
-	unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF,
-}
+	"github.com/overlay-cni/overlay-cni/internal/rtnl"
+)
 
 // podPort is how the names of pods' ports begin.
 const podPort = "veth"
 
-func routeConcerns(typ uint16, payload []byte, own func(protocol uint8) bool) Change {
-	switch typ {
-	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
-		if strings.HasPrefix(linkName(payload), podPort) {
-			return Pods
-		}
-		return Network | Pods // the bridge may have lost its ports
-	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
-		return Network | Pods // the bridge may have another subnet
-	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
-		// Those of the local table are the kernel's own, and every pod's port
-		// brings one. (struct rtmsg: table and protocol are bytes 4 and 5)
-		return networkIf(len(payload) < unix.SizeofRtMsg || payload[4] != unix.RT_TABLE_LOCAL && !own(payload[5]))
-	case unix.RTM_NEWNETCONF, unix.RTM_DELNETCONF:
-		return networkIf(switchTurned(typ, payload))
+// Watch calls changed when links, addresses, routes or forwarding change in the
+// network namespace of the calling thread, until ctx ends. It also calls changed
+// once at the beginning, since nobody saw what changed before, and when
+// notifications were lost.
+//
+// Watch ignores routes of the protocols (RTPROT_*) that own is true for. The
+// part that makes those routes watches them itself, because it knows which
+// changes are its own.
+func Watch(ctx context.Context, own func(protocol uint8) bool, changed func(Change)) error {
+	notices, err := rtnl.Subscribe(unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF)
+	if err != nil {
+		return err
 	}
-	return Network
+	concerns := func() (c Change, err error) {
+		err = notices.Drain(func(n rtnl.Notice) { c |= noticeConcerns(n, own) })
+		return c, err
+	}
+	return follow(ctx, subscription{notices.Subscription, concerns}, changed)
 }
 
-func networkIf(concerned bool) Change {
-	if concerned {
+func noticeConcerns(n rtnl.Notice, own func(protocol uint8) bool) Change {
+	switch {
+	case strings.HasPrefix(n.LinkName, podPort):
+		return Pods
+	case n.Link != 0:
+		return Network | Pods // the bridge may have lost its ports, or have another subnet
+	case n.Route != nil && n.Route.Table != unix.RT_TABLE_LOCAL && !own(n.Route.Protocol):
+		// The kernel itself keeps the local table, and each pod's port adds a route
+		// to it.
+		return Network
+	case n.Sysctl:
 		return Network
 	}
 	return 0
-}
-
-// Attributes of a netconf message, linux/netconf.h.
-const (
-	netconfHeader     = 4 // struct netconfmsg, padded
-	netconfForwarding = 2 // NETCONFA_FORWARDING
-	netconfRPFilter   = 3 // NETCONFA_RP_FILTER
-	netconfProxyNeigh = 5 // NETCONFA_PROXY_NEIGH
-)
-
-// switchTurned tells a switch that somebody turned from an interface that comes
-// or goes, as pods' ports do: that one tells all its settings, or none.
-func switchTurned(typ uint16, payload []byte) bool {
-	if typ == unix.RTM_DELNETCONF {
-		return false
-	}
-	_, forwarding := attribute(payload, netconfHeader, netconfForwarding)
-	_, filter := attribute(payload, netconfHeader, netconfRPFilter)
-	_, others := attribute(payload, netconfHeader, netconfProxyNeigh)
-	return (forwarding || filter) && !others
-}
-
-func linkName(payload []byte) string {
-	name, _ := attribute(payload, unix.SizeofIfInfomsg, unix.IFLA_IFNAME)
-	return unix.ByteSliceToString(name)
 }

@@ -4,31 +4,40 @@ import (
 	"context"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/overlay-cni/overlay-cni/internal/nl"
 )
 
-// Table is one of nftables.
+// Table identifies a table of nf_tables.
 type Table struct {
 	Family uint8 // NFPROTO_INET, ...
 	Name   string
 }
 
-// WatchRules is Watch for nftables, as far as they are in tables. Others are
-// left out: kube-proxy alone changes its own with every Service.
+// WatchRules is Watch for nf_tables. It reports the changes within tables and
+// ignores other tables: kube-proxy alone changes its own with every Service.
 func WatchRules(ctx context.Context, tables map[Table]Change, changed func(Change)) error {
-	return follow(ctx, subscription{
-		name: "netfilter", protocol: unix.NETLINK_NETFILTER, groups: []uint{unix.NFNLGRP_NFTABLES},
-		concerns: func(_ uint16, payload []byte) Change { return tables[tableOf(payload)] },
-	}, changed)
+	s, err := nl.Subscribe(unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES)
+	if err != nil {
+		return err
+	}
+	concerns := func() (c Change, err error) {
+		err = s.Drain(func(m nl.Message) error {
+			c |= tables[tableOf(m)]
+			return nil
+		})
+		return c, err
+	}
+	return follow(ctx, subscription{s, concerns}, changed)
 }
 
-// tableOf reads which table a message is about. The name is the first attribute
-// of tables, chains, rules, sets and elements alike (NFTA_TABLE_NAME,
+// tableOf returns the table that a message is about. The name is the first
+// attribute of tables, chains, rules, sets and elements alike (NFTA_TABLE_NAME,
 // NFTA_CHAIN_TABLE, ... in linux/netfilter/nf_tables.h).
-func tableOf(payload []byte) Table {
+func tableOf(m nl.Message) Table {
 	const header = 4 // struct nfgenmsg, of which the first byte is the family
-	if len(payload) < header {
+	if len(m.Body) < header {
 		return Table{}
 	}
-	name, _ := attribute(payload, header, unix.NFTA_TABLE_NAME)
-	return Table{Family: payload[0], Name: unix.ByteSliceToString(name)}
+	return Table{Family: m.Body[0], Name: m.Attrs(header).Get(unix.NFTA_TABLE_NAME).Text()}
 }

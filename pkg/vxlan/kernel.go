@@ -40,7 +40,7 @@ func Open() (*Kernel, error) {
 	if err != nil {
 		return nil, err
 	}
-	notices, err := rtnl.Subscribe()
+	notices, err := rtnl.Subscribe(unix.RTNLGRP_NEIGH)
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
