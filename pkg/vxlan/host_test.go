@@ -150,7 +150,7 @@ func (h *host) remove() {
 // nothing, neither by what the kernel told nor by what is read.
 func (h *host) check(want State) {
 	h.t.Helper()
-	have, err := h.k.Read(want.Device.Name)
+	have, err := h.k.read(want.Device)
 	h.must(err)
 	if diff := diffStates(want, have); diff != "" {
 		h.t.Fatalf("the kernel's state is not the desired one (-want +have):\n%s", diff)

@@ -22,7 +22,6 @@ func (k *Kernel) setViaHostRoutes(ops []Op, requests []*nl.Request, index int) e
 		if o.Verb != SetRoute || o.Over != 0 || o.Subnet.Addr().Is4() || !errors.Is(requests[i].Err(), unix.EINVAL) {
 			continue
 		}
-		k.passing = append(k.passing, o.IP)
 		before, after := Op{Verb: AddHostRoute, IP: o.IP}, Op{Verb: DeleteHostRoute, IP: o.IP}
 		before.request(&b, index)
 		requests[i] = o.request(&b, index)

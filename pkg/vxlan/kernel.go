@@ -3,7 +3,6 @@ package vxlan
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -26,9 +25,6 @@ type Kernel struct {
 	notices *rtnl.Notices
 	// expected holds what the last Sync was asked for.
 	expected expected
-	// passing are next hops that had a host route during the last Sync, see
-	// setViaHostRoutes.
-	passing []netip.Addr
 	// reread makes the next Sync read all entries. It is false only after a Sync
 	// that read them, found nothing to do, and heard of no change since.
 	reread bool
@@ -87,19 +83,36 @@ func (k *Kernel) sync(want State) (Changes, error) {
 	return append(done, entries...), err
 }
 
+// entryRounds bounds how often Sync reads and changes what is on the device.
+// The second round matters only after an ambiguous operation.
+const entryRounds = 3
+
 // syncEntries makes what is on the device, and our routes elsewhere, as want
 // says. A reading that finds nothing to do ends the need for another one.
-func (k *Kernel) syncEntries(want, device State) (Changes, error) {
+func (k *Kernel) syncEntries(want, device State) (done Changes, err error) {
 	k.reread = true
-	have, err := k.withEntries(device)
-	if err != nil {
-		return nil, err
+	for range entryRounds {
+		have, err := k.withEntries(device)
+		if err != nil {
+			return done, err
+		}
+		ops := planEntries(want, have)
+		k.reread, k.expected = len(ops) > 0, expect(want, device.Device)
+		again := slices.ContainsFunc(ops, Op.ambiguous)
+		changed, err := k.apply(ops, device.Device.Index)
+		done = append(done, changed...)
+		if err != nil || !again {
+			return done, err
+		}
 	}
-	ops := planEntries(want, have)
-	k.reread, k.passing = len(ops) > 0, nil
-	done, err := k.apply(ops, device.Device.Index)
-	k.expected = expect(want, device.Device, append(nextHopsOf(ops), k.passing...))
-	return done, err
+	return done, nil
+}
+
+// ambiguous reports whether the kernel may do an operation to another object
+// than the one that was read. Several routes can have one destination, of which
+// it replaces the first, be it another program's, and deletes any that matches.
+func (o Op) ambiguous() bool {
+	return o.Unexpected != nil || o.Verb == SetRoute && o.Text != ""
 }
 
 // ForceResync makes the next Sync read everything. It is due from time to time,
@@ -190,32 +203,18 @@ func (k *Kernel) rivals(want Device) ([]Device, error) {
 	return found, err
 }
 
-// Remove makes the device absent, with everything on it, and the direct routes.
-// It returns what it changed, beside an error too. It leaves a device alone that
-// does not carry our alias (ErrNotOurs).
+// Remove deletes the device of that name, with everything on it, and the direct
+// routes. It returns what it deleted, beside an error too. It leaves a device
+// without our alias alone (ErrNotOurs). A device that is absent is no error.
 func (k *Kernel) Remove(name string) (changes []string, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	have, err := k.read(Device{Name: name, Alias: Alias})
+	k.reread = true
+	have, err := k.read(Device{Name: name, Alias: Alias(DefaultNetwork)})
 	if err != nil {
 		return nil, err
 	}
-	var ops []Op
-	for _, renamed := range have.Renamed {
-		ops = append(ops, Op{Verb: DeleteDevice, Text: renamed})
-	}
-	var refused error
-	switch d := have.Device; {
-	case d.Name == "":
-	case d.Alias == Alias && d.Kind == kindVXLAN:
-		ops = append(ops, Op{Verb: DeleteDevice, Text: name})
-	default:
-		refused = fmt.Errorf("delete device %q: it %w (kind %s, alias %q): remove it with \"ip link del %s\" if it has to go",
-			name, ErrNotOurs, d.Kind, d.Alias, name)
-	}
-	for p, r := range have.elsewhere().Routes {
-		ops = append(ops, deleteRoute(p, r))
-	}
+	ops, refused := planRemove(name, have)
 	done, err := k.apply(ops, 0)
 	return done.describe(), errors.Join(refused, err)
 }

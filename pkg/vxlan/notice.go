@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"net/netip"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -22,12 +21,10 @@ type expected struct {
 	// links are the interfaces that entries depend on. The kernel deletes IPv4
 	// routes along with an interface or its address, and reports none of them.
 	links []int
-	// nextHops had a host route for a moment, see setViaHostRoutes.
-	nextHops []netip.Addr
 }
 
-func expect(want State, device Device, nextHops []netip.Addr) expected {
-	e := expected{State: want, links: []int{device.Index}, nextHops: nextHops}
+func expect(want State, device Device) expected {
+	e := expected{State: want, links: []int{device.Index}}
 	e.Device.Index, e.Device.Kind = device.Index, device.Kind
 	for _, r := range want.Routes {
 		if r.Over != 0 && !slices.Contains(e.links, r.Over) {
@@ -35,17 +32,6 @@ func expect(want State, device Device, nextHops []netip.Addr) expected {
 		}
 	}
 	return e
-}
-
-// nextHopsOf returns the next hops that operations add a host route to.
-func nextHopsOf(ops []Op) []netip.Addr {
-	var hops []netip.Addr
-	for i := range ops {
-		if ops[i].Verb == AddHostRoute {
-			hops = append(hops, ops[i].IP)
-		}
-	}
-	return hops
 }
 
 // sameEntries reports whether another desired state differs in the device and
@@ -77,7 +63,7 @@ func (e *expected) contradictedByRoute(r *rtnl.RouteEntry, gone bool) bool {
 	want, wanted := e.Routes[r.Dst]
 	switch {
 	case !wanted:
-		return concerns && !gone && !e.passing(r)
+		return concerns && !gone && !e.helps(r)
 	case gone:
 		return concerns
 	case !concerns:
@@ -87,9 +73,11 @@ func (e *expected) contradictedByRoute(r *rtnl.RouteEntry, gone bool) bool {
 	return !plain || route != want
 }
 
-// passing reports whether a route is one that Sync itself adds and deletes.
-func (e *expected) passing(r *rtnl.RouteEntry) bool {
-	return r.Dst.IsSingleIP() && slices.Contains(e.nextHops, r.Dst.Addr())
+// helps reports whether a route is a host route to the next hop of another one,
+// as Sync adds and deletes them (see setViaHostRoutes).
+func (e *expected) helps(r *rtnl.RouteEntry) bool {
+	_, nextHop := e.Neighbors[r.Dst.Addr()]
+	return nextHop && r.Dst.IsSingleIP() && !r.Via.IsValid()
 }
 
 func (e *expected) contradictedByNeighbor(n *rtnl.NeighborEntry, gone bool) bool {

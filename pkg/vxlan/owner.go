@@ -20,12 +20,12 @@ func refuse(want, have Device) error {
 		return nil
 	case have.Kind != kindVXLAN:
 		return fmt.Errorf("device %q %w: it is of kind %s instead of vxlan: "+fix, have.Name, ErrNotOurs, have.Kind, have.Name)
-	case have.Alias == Alias, want.Claimed:
+	case have.Alias == want.Alias, want.Claimed:
 		return nil
 	}
 	if diff := want.Tunnel.differences(have.Tunnel); len(diff) > 0 {
 		return fmt.Errorf("vxlan device %q %w: it has not the alias %q, and has %s: "+fix,
-			have.Name, ErrNotOurs, Alias, strings.Join(diff, ", "), have.Name)
+			have.Name, ErrNotOurs, want.Alias, strings.Join(diff, ", "), have.Name)
 	}
 	return nil
 }

@@ -32,7 +32,7 @@ func TestSyncRefusesStrangers(t *testing.T) {
 		}, []string{`device "overlay0" is not ours`, "kind bridge instead of vxlan", `"ip link del overlay0"`, "vxlan.device"}},
 		{"a bridge with our alias", func(h *host) {
 			h.must(h.nl.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "overlay0"}}))
-			h.must(h.nl.LinkSetAlias(h.link("overlay0"), Alias))
+			h.must(h.nl.LinkSetAlias(h.link("overlay0"), Alias(DefaultNetwork)))
 		}, []string{"kind bridge instead of vxlan"}},
 		{"another VNI", func(h *host) { h.stranger(netlink.Vxlan{VxlanId: 42, Port: 4789, SrcAddr: local}) },
 			[]string{"has VNI 42 instead of 1", `"ip link del overlay0"`, "vxlan.device"}},
@@ -146,6 +146,21 @@ func TestSyncRemovesOlderNames(t *testing.T) {
 	h.check(want)
 	if _, err := h.nl.LinkByName("oldname0"); err == nil {
 		t.Error("the old device is still there")
+	}
+}
+
+// The device of another network of ours is no renamed device of this one.
+func TestOtherNetworksStay(t *testing.T) {
+	h := newHost(t).withUnderlay("192.168.77.1/24")
+	f := families()[0]
+	other := h.want(f.underlay, f.node(9))
+	other.Device.Name, other.Device.Alias, other.Device.Tunnel.VNI = "blue0", Alias("blue"), 7
+	h.sync(other)
+	index := h.index("blue0")
+	h.sync(h.want(f.underlay, f.node(1), f.nodes(2)...))
+	h.remove()
+	if h.index("blue0") != index {
+		t.Error("the other network's device was made anew")
 	}
 }
 

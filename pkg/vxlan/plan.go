@@ -73,6 +73,26 @@ func changes(w, h Device) []Op {
 	return ops
 }
 
+// planRemove lists what deletes the device, its renamed copies and our routes
+// elsewhere. The error says why it keeps the device.
+func planRemove(name string, have State) (ops []Op, refused error) {
+	for _, renamed := range have.Renamed {
+		ops = append(ops, Op{Verb: DeleteDevice, Text: renamed})
+	}
+	switch d := have.Device; {
+	case d.Name == "":
+	case d.Alias == Alias(DefaultNetwork) && d.Kind == kindVXLAN:
+		ops = append(ops, Op{Verb: DeleteDevice, Text: name})
+	default:
+		refused = fmt.Errorf("delete device %q: it %w (kind %s, alias %q): remove it with \"ip link del %s\" if it has to go",
+			name, ErrNotOurs, d.Kind, d.Alias, name)
+	}
+	for p, r := range have.elsewhere().Routes {
+		ops = append(ops, deleteRoute(p, r))
+	}
+	return ops, refused
+}
+
 // planAddresses lists what is to be done to the device's own addresses. New
 // ones are added before old ones are deleted, since with its last IPv4 address
 // a device loses all its IPv4 routes; but what holds the place of a new one,
@@ -98,12 +118,13 @@ func planAddresses(want, have State) []Op {
 	return slices.Concat(before, add, after)
 }
 
-// planEntries lists what is to be done on the device. Unmanaged entries go
-// first: they can be in the way, since the kernel replaces only the first of
-// several routes to one destination. Then entries are set before others are
-// deleted, and routes of one's own over another interface are replaced, not
-// deleted. A peer's forwarding entry is set before its neighbours and these
-// before its routes, so that no packet finds a route that leads nowhere.
+// planEntries lists what is to be done on the device. The order matters:
+//   - Unmanaged entries go first, since they can be in the way: of several routes
+//     to one destination, the kernel replaces only the first.
+//   - Entries are set before others are deleted. Our routes over another
+//     interface are replaced, not deleted.
+//   - A peer's FDB entry is set before its neighbours, and these before its
+//     routes, so that no packet finds a route that leads nowhere.
 func planEntries(want, have State) []Op {
 	forwards, oldForwards := difference(want.Forwards, have.Forwards, compareMAC)
 	neighbors, oldNeighbors := difference(want.Neighbors, have.Neighbors, netip.Addr.Compare)
@@ -134,12 +155,12 @@ func planEntries(want, have State) []Op {
 	return ops
 }
 
-// planRoute adds what sets a route. The kernel replaces one over another interface in a
-// single step, so that no packet is lost. But it takes an IPv6 next hop only if
-// its own route to that one, if there is any, leads over the same interface
-// (ip6_route_check_nh_onlink), and the way to a VTEP is in the subnet behind
-// it: a direct route would have to go first. A route to the VTEP alone helps for
-// as long as it takes.
+// planRoute adds what sets a route. The kernel replaces a route over another
+// interface in a single step, so that no packet is lost. But it accepts an IPv6
+// next hop only if its own route to that next hop, if there is one, uses the same
+// interface (ip6_route_check_nh_onlink). A VTEP's address lies in the subnet
+// behind it, so a direct route to that subnet would have to go first. A host
+// route to the VTEP, which exists for a moment, helps.
 func planRoute(ops []Op, p netip.Prefix, want Route, have State) []Op {
 	set := Op{Verb: SetRoute, Subnet: p, IP: want.Via, Over: want.Over, Text: was(have.Routes, p)}
 	if want.Over != 0 || have.Routes[p].Over == 0 || p.Addr().Is4() {

@@ -15,14 +15,8 @@ import (
 // readAttempts bounds how often the device is read while it comes and goes.
 const readAttempts = 10
 
-// Read returns the actual state of the device of that name in the default
-// network, with everything on it but what the kernel itself puts there.
-func (k *Kernel) Read(name string) (State, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.read(Device{Name: name, Alias: Alias})
-}
-
+// read returns the actual state of the device with the desired name, with
+// everything on it but what the kernel itself puts there.
 func (k *Kernel) read(want Device) (State, error) {
 	s, err := k.readDevice(want)
 	if err != nil {

@@ -15,8 +15,19 @@ import (
 
 const kindVXLAN = "vxlan"
 
-// Alias marks a device as ours (ip link shows it).
-const Alias = "overlay-cni"
+// DefaultNetwork is the name of the network that a host has without saying so.
+const DefaultNetwork = "default"
+
+// Alias returns the alias of a network's device, which "ip link" shows. It marks
+// the device as ours, whatever its name, and tells it from the device of another
+// network of ours.
+func Alias(network string) string {
+	const prefix = "overlay-cni"
+	if network == DefaultNetwork {
+		return prefix
+	}
+	return prefix + "/" + network
+}
 
 // MAC is a link-layer address that can be compared and be a map's key.
 type MAC [6]byte
@@ -48,8 +59,8 @@ type State struct {
 	// Unmanaged is what is on the device, or marked as ours, and fits nowhere
 	// above, such as a route of another table. Always empty in a desired state.
 	Unmanaged []Unexpected
-	// Renamed are the names of devices with our alias that Device is not.
-	// Always empty in a desired state.
+	// Renamed are the names of other devices with the alias of this network, in
+	// order. Always empty in a desired state.
 	Renamed []string
 }
 
@@ -91,8 +102,7 @@ type Tunnel struct {
 	More string
 }
 
-// Unexpected is an entry in the form in which the kernel listed it, because it is one
-// that Desired would never make.
+// Unexpected is an entry that Desired would never make, as the kernel listed it.
 type Unexpected struct {
 	Text string
 	// Kind and Raw serve to delete exactly this entry.
@@ -102,8 +112,9 @@ type Unexpected struct {
 
 // Address is one of the device's own.
 type Address struct {
-	// Unexpected is set if the address is not as Desired makes one, because it has
-	// another end. The Unexpected of the types below are alike.
+	// Unexpected is set if the address has a peer address, which Desired never
+	// gives one. In the types below it is alike: nil for an entry that Desired
+	// might have made.
 	Unexpected *Unexpected
 }
 
@@ -228,7 +239,7 @@ func Desired(in Input) (State, error) {
 			Options: in.Config.Options,
 		},
 		TxChecksum: in.Config.TxChecksum.on(in.Underlay.Drivers),
-		MTU:        mtu, MAC: vtepMAC(in.Own), Up: true, Alias: Alias, Claimed: in.Config.Claimed,
+		MTU:        mtu, MAC: vtepMAC(in.Own), Up: true, Alias: Alias(DefaultNetwork), Claimed: in.Config.Claimed,
 	}
 	for _, p := range in.Own.Subnets {
 		s.Addresses[subnet.Host(subnet.VTEP(p))] = Address{}

@@ -76,7 +76,7 @@ func TestDesiredDevice(t *testing.T) {
 	for _, f := range families() {
 		in := input(f)
 		want := Device{
-			Name: "overlay0", Kind: "vxlan", MTU: 1500 - subnet.Overhead(in.Underlay.Address), MAC: vtepMAC(in.Own), Up: true, Alias: Alias, TxChecksum: true,
+			Name: "overlay0", Kind: "vxlan", MTU: 1500 - subnet.Overhead(in.Underlay.Address), MAC: vtepMAC(in.Own), Up: true, Alias: Alias(DefaultNetwork), TxChecksum: true,
 			Tunnel: Tunnel{VNI: 1, Port: 4789, Underlay: 2, Local: in.Underlay.Address},
 		}
 		if diff := cmp.Diff(want, desired(t, f).Device, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {

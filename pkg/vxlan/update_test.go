@@ -192,7 +192,7 @@ func TestOneBadPeerDoesNotStopTheOthers(t *testing.T) {
 		if !errors.Is(err, unix.EINVAL) || !strings.Contains(err.Error(), "set route "+bad.String()) {
 			t.Errorf("error is %v", err)
 		}
-		have, err := h.k.Read("overlay0")
+		have, err := h.k.read(want.Device)
 		h.must(err)
 		delete(want.Routes, bad)
 		if diff := diffStates(want, have); diff != "" {
@@ -205,14 +205,15 @@ func TestOneBadPeerDoesNotStopTheOthers(t *testing.T) {
 func TestReadSurvivesInterruptedDumps(t *testing.T) {
 	h := newHost(t).withUnderlay("192.168.77.1/24")
 	f := families()[0]
-	h.sync(h.want(f.underlay, f.node(1), f.nodes(2, 3)...))
+	want := h.want(f.underlay, f.node(1), f.nodes(2, 3)...)
+	h.sync(want)
 	for i := range 100 {
 		h.must(h.nl.LinkAdd(&netlink.Vxlan{LinkAttrs: netlink.LinkAttrs{Name: fmt.Sprintf("vx%d", i)}, VxlanId: 100 + i, Port: 4789, UDPCSum: true}))
 	}
 	stop, done := make(chan struct{}), make(chan error)
 	go func() { done <- h.churn(stop) }()
 	for range 200 {
-		have, err := h.k.Read("overlay0")
+		have, err := h.k.read(want.Device)
 		if err != nil {
 			t.Error(err)
 			break
