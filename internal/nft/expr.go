@@ -1,0 +1,263 @@
+package nft
+
+import (
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/overlay-cni/overlay-cni/internal/family"
+	"github.com/overlay-cni/overlay-cni/internal/nl"
+)
+
+// Expr is one instruction of the kernel's rule machine.
+type Expr struct {
+	Name string   // the kernel's name: "cmp", "lookup"
+	Data nl.Attrs // attributes of the instruction's own kind
+}
+
+// canonical is a text that is the same for the same instruction, whether it was
+// made here or listed by the kernel. Kernels differ in the order of attributes,
+// and in whether they list those that are zero. A counter's values don't count.
+func (e Expr) canonical() string {
+	if e.Name == "counter" {
+		return e.Name
+	}
+	return fmt.Sprintf("%s(%s)", e.Name, canonical(e.Data))
+}
+
+// canonical writes the attributes of these types, of all types if none is given,
+// that are not zero.
+func canonical(a nl.Attrs, types ...uint16) string {
+	values := map[uint16]nl.Value{}
+	for typ, v := range a.All() {
+		if strings.Trim(string(v), "\x00") != "" {
+			values[typ] = v
+		}
+	}
+	if len(types) == 0 {
+		types = slices.Sorted(maps.Keys(values))
+	}
+	var parts []string
+	for _, typ := range types {
+		if v, there := values[typ]; there {
+			parts = append(parts, fmt.Sprintf("%d=%x", typ, []byte(v)))
+		}
+	}
+	return strings.Join(parts, " ")
+}
+
+// canonical is the same for rules that do the same and have the same comment.
+func (r Rule) canonical() string {
+	parts := []string{fmt.Sprintf("%q", r.Comment)}
+	for _, e := range r.Exprs {
+		parts = append(parts, e.canonical())
+	}
+	return strings.Join(parts, " ")
+}
+
+// Equal reports whether two rules do the same and have the same comment.
+// Handles and counters' values don't count.
+func (r Rule) Equal(o Rule) bool { return r.canonical() == o.canonical() }
+
+// registerSize is the size of a register in bytes. There are 16 of them.
+const registerSize = unix.NFT_REG32_SIZE
+
+// found is the first register of what a map has for a key. Keys begin at
+// register 0.
+const found = 8
+
+// register is the number that the kernel uses when it lists a register: four
+// registers at the beginning of one of the old, wide registers go by the wide
+// one's number.
+func register(n int) uint32 {
+	const wide = unix.NFT_REG_SIZE / unix.NFT_REG32_SIZE
+	if n%wide == 0 {
+		return uint32(unix.NFT_REG_1 + n/wide)
+	}
+	return uint32(unix.NFT_REG32_00 + n)
+}
+
+// Field is what a rule takes from a packet to compare it or look it up: one
+// thing, or several in a row.
+type Field []part
+
+type part struct {
+	size int // bytes
+	load func(register uint32) Expr
+}
+
+// Meta is a property of a packet that is not in the packet (NFT_META_*).
+func Meta(key uint32, size int) Field {
+	return Field{{size, func(to uint32) Expr {
+		return Expr{"meta", nl.Attrs{}.Uint32BE(unix.NFTA_META_KEY, key).Uint32BE(unix.NFTA_META_DREG, to)}
+	}}}
+}
+
+// InName and OutName are the interfaces by which a packet comes and goes, and L4Proto
+// is its transport protocol.
+func InName() Field  { return Meta(unix.NFT_META_IIFNAME, unix.IFNAMSIZ) }
+func OutName() Field { return Meta(unix.NFT_META_OIFNAME, unix.IFNAMSIZ) }
+func L4Proto() Field { return Meta(unix.NFT_META_L4PROTO, 1) }
+
+// Payload is a part of a header (NFT_PAYLOAD_*).
+func Payload(base uint32, offset, size int) Field {
+	return Field{{size, func(to uint32) Expr {
+		return Expr{"payload", nl.Attrs{}.
+			Uint32BE(unix.NFTA_PAYLOAD_DREG, to).Uint32BE(unix.NFTA_PAYLOAD_BASE, base).
+			Uint32BE(unix.NFTA_PAYLOAD_OFFSET, uint32(offset)).Uint32BE(unix.NFTA_PAYLOAD_LEN, uint32(size))}
+	}}}
+}
+
+// Source is the source address of a packet of the family, and Destination its
+// destination address (RFC 791, RFC 8200). With size they are the address's
+// first bytes.
+func Source(f family.Family, size int) Field {
+	return Payload(unix.NFT_PAYLOAD_NETWORK_HEADER, addressOffset(f), size)
+}
+
+// Destination is described at Source.
+func Destination(f family.Family, size int) Field {
+	return Payload(unix.NFT_PAYLOAD_NETWORK_HEADER, addressOffset(f)+f.Bytes(), size)
+}
+
+func addressOffset(f family.Family) int {
+	if f == family.IPv4 {
+		return 12
+	}
+	return 8
+}
+
+// DestinationPort is at the same place in TCP, UDP and SCTP; ICMPType is in both
+// families' ICMP.
+func DestinationPort() Field { return Payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2) }
+func ICMPType() Field        { return Payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, 0, 1) }
+
+// DestinationKind is what the packet's destination is to this host: RTN_LOCAL for
+// its own addresses.
+func DestinationKind() Field {
+	return Field{{4, func(to uint32) Expr {
+		return Expr{"fib", nl.Attrs{}.Uint32BE(unix.NFTA_FIB_DREG, to).
+			Uint32BE(unix.NFTA_FIB_RESULT, unix.NFT_FIB_RESULT_ADDRTYPE).Uint32BE(unix.NFTA_FIB_FLAGS, unix.NFTA_FIB_F_DADDR)}
+	}}}
+}
+
+// And is a row of fields, as a concatenation's key is made of.
+func (f Field) And(others ...Field) Field {
+	all := slices.Clone(f)
+	for _, o := range others {
+		all = append(all, o...)
+	}
+	return all
+}
+
+// loads puts the fields into the registers from 0 on.
+func (f Field) loads() []Expr {
+	var exprs []Expr
+	n := 0
+	for _, p := range f {
+		exprs = append(exprs, p.load(register(n)))
+		n += nl.Align(p.size) / registerSize
+	}
+	return exprs
+}
+
+// Is passes packets that have the value, and IsNot those that have another one.
+// A value that is shorter than the field is compared with its first bytes.
+func (f Field) Is(value ...byte) []Expr    { return f.compare(unix.NFT_CMP_EQ, value) }
+func (f Field) IsNot(value ...byte) []Expr { return f.compare(unix.NFT_CMP_NEQ, value) }
+
+func (f Field) compare(op uint32, value []byte) []Expr {
+	return append(f.loads(), Expr{"cmp", nl.Attrs{}.
+		Uint32BE(unix.NFTA_CMP_SREG, register(0)).Uint32BE(unix.NFTA_CMP_OP, op).
+		Nest(unix.NFTA_CMP_DATA, nl.Attrs{}.Bytes(unix.NFTA_DATA_VALUE, value))})
+}
+
+// IsFamily passes packets of the family.
+func IsFamily(f family.Family) []Expr { return Meta(unix.NFT_META_NFPROTO, 1).Is(byte(f)) }
+
+// IsLocal passes packets to an address of this host.
+func IsLocal() []Expr {
+	return DestinationKind().Is(binary.NativeEndian.AppendUint32(nil, unix.RTN_LOCAL)...)
+}
+
+// In passes packets whose fields are in the set, and NotIn the others.
+func (f Field) In(set string) []Expr {
+	return append(f.loads(), Expr{"lookup", lookup(set)})
+}
+
+// NotIn is described at In.
+func (f Field) NotIn(set string) []Expr {
+	return append(f.loads(), Expr{"lookup", lookup(set).Uint32BE(unix.NFTA_LOOKUP_FLAGS, unix.NFT_LOOKUP_F_INV)})
+}
+
+// Find passes packets whose fields are in the map, and loads the data, for a
+// statement that takes it.
+func (f Field) Find(set string) []Expr {
+	return append(f.loads(), Expr{"lookup", lookup(set).Uint32BE(unix.NFTA_LOOKUP_DREG, register(found))})
+}
+
+func lookup(set string) nl.Attrs {
+	return nl.Attrs{}.Text(unix.NFTA_LOOKUP_SET, set).Uint32BE(unix.NFTA_LOOKUP_SREG, register(0))
+}
+
+// DNAT gives the packet the address and the port that Find loaded. Newer kernels
+// set the flags by themselves.
+func DNAT(f family.Family) []Expr {
+	a, p := register(found), register(found+f.Bytes()/registerSize)
+	return []Expr{{"nat", nl.Attrs{}.
+		Uint32BE(unix.NFTA_NAT_TYPE, unix.NFT_NAT_DNAT).Uint32BE(unix.NFTA_NAT_FAMILY, uint32(f)).
+		Uint32BE(unix.NFTA_NAT_REG_ADDR_MIN, a).Uint32BE(unix.NFTA_NAT_REG_ADDR_MAX, a).
+		Uint32BE(unix.NFTA_NAT_REG_PROTO_MIN, p).Uint32BE(unix.NFTA_NAT_REG_PROTO_MAX, p).
+		Uint32BE(unix.NFTA_NAT_FLAGS, unix.NF_NAT_RANGE_MAP_IPS|unix.NF_NAT_RANGE_PROTO_SPECIFIED)}}
+}
+
+// Masquerade gives the packet the address of the interface by which it leaves,
+// and a random port: connections to one server race for the same port if ports
+// are chosen in a row, and lose packets.
+func Masquerade() []Expr {
+	return []Expr{{"masq", nl.Attrs{}.Uint32BE(unix.NFTA_MASQ_FLAGS, unix.NF_NAT_RANGE_PROTO_RANDOM_FULLY)}}
+}
+
+// Counter counts packets and bytes.
+func Counter() []Expr {
+	return []Expr{{"counter", nl.Attrs{}.Uint64BE(unix.NFTA_COUNTER_BYTES, 0).Uint64BE(unix.NFTA_COUNTER_PACKETS, 0)}}
+}
+
+// Verdict decides about a packet, or sends it on to a chain.
+type Verdict struct {
+	Code  int32  // NF_* or NFT_*
+	Chain string // of NFT_JUMP and NFT_GOTO
+}
+
+// Accept and Drop end the way of a packet through the hook.
+var (
+	Accept = Verdict{Code: 1} // NF_ACCEPT
+	Drop   = Verdict{Code: 0} // NF_DROP
+)
+
+// Jump sends packets through a chain.
+func Jump(chain string) Verdict { return Verdict{unix.NFT_JUMP, chain} }
+
+// Exprs is the instruction that gives the verdict.
+func (v Verdict) Exprs() []Expr {
+	a := nl.Attrs{}.Uint32BE(unix.NFTA_VERDICT_CODE, uint32(v.Code))
+	if v.Chain != "" {
+		a = a.Text(unix.NFTA_VERDICT_CHAIN, v.Chain)
+	}
+	return []Expr{{"immediate", nl.Attrs{}.Uint32BE(unix.NFTA_IMMEDIATE_DREG, unix.NFT_REG_VERDICT).
+		Nest(unix.NFTA_IMMEDIATE_DATA, nl.Attrs{}.Nest(unix.NFTA_DATA_VERDICT, a))}}
+}
+
+// Verdict returns the verdict that the instruction gives, false if it gives
+// none.
+func (e Expr) Verdict() (Verdict, bool) {
+	a := e.Data.Get(unix.NFTA_IMMEDIATE_DATA, unix.NFTA_DATA_VERDICT).Attrs()
+	if e.Name != "immediate" || a == nil {
+		return Verdict{}, false
+	}
+	return Verdict{int32(a.Get(unix.NFTA_VERDICT_CODE).Uint32BE()), a.Get(unix.NFTA_VERDICT_CHAIN).Text()}, true
+}

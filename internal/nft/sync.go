@@ -1,0 +1,84 @@
+package nft
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+
+	"golang.org/x/sys/unix"
+)
+
+// Sync makes the table what decide returns, and returns what it changed. decide
+// gets the table as it was read, and is called again if another program changed
+// any rules before the transaction.
+func (c *Conn) Sync(id ID, decide func(have *Table) (*Table, error)) ([]Change, error) {
+	changes, _, err := c.sync(id, decide)
+	return changes, err
+}
+
+// sync also returns the generation in which the table is what it should be.
+func (c *Conn) sync(id ID, decide func(have *Table) (*Table, error)) ([]Change, uint32, error) {
+	for range attempts {
+		have, generation, err := c.Read(id)
+		if err != nil {
+			return nil, 0, err
+		}
+		want, err := decide(have)
+		if err != nil {
+			return nil, 0, err
+		}
+		t := Plan(id, want, have)
+		if len(t.Ops) == 0 {
+			return nil, generation, nil
+		}
+		err = c.Commit(generation, t.Ops...)
+		if err == nil {
+			return t.Changes, following(generation), nil
+		}
+		if !errors.Is(err, unix.ERESTART) {
+			return nil, 0, err
+		}
+	}
+	return nil, 0, fmt.Errorf("change %s: %w", id, ErrUnstable)
+}
+
+// following is the generation after the next transaction. The kernel leaves out 0.
+func following(generation uint32) uint32 {
+	if generation++; generation == AnyGeneration {
+		generation++
+	}
+	return generation
+}
+
+// Keeper keeps a table that belongs to one process. Sync reads the table only if
+// any rules of the network namespace, or the wanted table, changed since it was right.
+type Keeper struct {
+	conn *Conn
+	id   ID
+	// right is the table that the kernel had in the generation. The generation
+	// is AnyGeneration if nothing is known.
+	right      *Table
+	generation uint32
+}
+
+// NewKeeper returns a Keeper that uses the Conn.
+func NewKeeper(c *Conn, id ID) *Keeper { return &Keeper{conn: c, id: id} }
+
+// Sync makes the table what is wanted, nil for no table, and returns what it
+// changed. The caller must not alter the value afterwards.
+func (k *Keeper) Sync(want *Table) ([]Change, error) {
+	generation, err := k.conn.Generation()
+	if err != nil {
+		return nil, err
+	}
+	if k.generation == generation && reflect.DeepEqual(want, k.right) {
+		return nil, nil
+	}
+	k.generation = AnyGeneration
+	changes, generation, err := k.conn.sync(k.id, func(*Table) (*Table, error) { return want, nil })
+	if err != nil {
+		return nil, err
+	}
+	k.right, k.generation = want, generation
+	return changes, nil
+}
