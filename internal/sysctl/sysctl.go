@@ -1,50 +1,44 @@
-// Package sysctl reads and sets kernel parameters below /proc/sys of the
-// calling thread's network namespace.
+// Package sysctl reads and sets sysctls in the network namespace of the calling
+// thread.
 package sysctl
 
 import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
 
+	"github.com/containernetworking/plugins/pkg/utils/sysctl"
 	"golang.org/x/sys/unix"
 )
 
-// Parameter is a kernel parameter and its value, such as "net/ipv4/ip_forward"
-// and "1".
+// hostRoot is where an unprivileged container finds writable sysctls: its
+// /proc/sys is read-only, whatever capabilities it has. Files below net belong
+// to the network namespace of the process that opens them. So a container in
+// the host's network sets the host's sysctls there, and any other container
+// only its own.
+const hostRoot = "/host/proc/sys"
+
+// Parameter is a sysctl and its value, such as "net/ipv4/ip_forward" and "1".
 type Parameter struct {
 	Path  string // below /proc/sys
 	Value string
 }
 
-// File is where the kernel shows the parameter.
-func (p Parameter) File() string { return filepath.Join(root, p.Path) }
-
-// Get returns the value of a parameter; the error is fs.ErrNotExist if there is
-// no such one.
+// Get returns the value of a sysctl. The error is fs.ErrNotExist if the kernel
+// does not have the sysctl.
 func Get(path string) (string, error) {
-	path = filepath.Join(root, path)
-	// Not os.ReadFile, which would also ask the poller about it: that takes nine
-	// system calls.
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return "", &fs.PathError{Op: "open", Path: path, Err: err}
-	}
-	defer func() { _ = unix.Close(fd) }()
-	var value [256]byte
-	n, err := unix.Read(fd, value[:])
-	if err != nil {
-		return "", &fs.PathError{Op: "read", Path: path, Err: err}
-	}
-	return strings.TrimSpace(string(value[:n])), nil
+	value, err := sysctl.Sysctl(path)
+	return strings.TrimSpace(value), err
 }
 
-// Ensure sets the parameters that have another value and returns what it set.
-// One that can't be set doesn't stop the others.
-func Ensure(want []Parameter) ([]string, error) {
-	var changes []string
+// Sync sets the sysctls that have another value, and returns what it changed. A
+// sysctl that can't be set doesn't stop the others.
+func Sync(want []Parameter) (changes []string, err error) { return sync(want, hostRoot) }
+
+func sync(want []Parameter, second string) (changes []string, err error) {
 	var errs []error
 	for _, p := range want {
 		have, err := Get(p.Path)
@@ -52,7 +46,7 @@ func Ensure(want []Parameter) ([]string, error) {
 			continue
 		}
 		if err == nil {
-			err = p.write()
+			err = p.write(second)
 		}
 		if err != nil {
 			errs = append(errs, p.explain(have, err))
@@ -63,20 +57,30 @@ func Ensure(want []Parameter) ([]string, error) {
 	return changes, errors.Join(errs...)
 }
 
-// String is the form that sysctl(8) and its files have.
+// write uses the second root where /proc/sys is read-only. The error is always
+// that of /proc/sys.
+func (p Parameter) write(second string) error {
+	_, err := sysctl.Sysctl(p.Path, p.Value)
+	if errors.Is(err, unix.EROFS) && os.WriteFile(filepath.Join(second, p.Path), []byte(p.Value), 0) == nil {
+		return nil
+	}
+	return err
+}
+
+// String is the form that sysctl(8) and its files use.
 func (p Parameter) String() string { return p.dotted() + "=" + p.Value }
 
-// dotted is the name as sysctl(8) takes it: a dot in the name of an interface
-// becomes a slash.
+// dotted is the name for sysctl(8). A dot in the name of an interface becomes a
+// slash.
 func (p Parameter) dotted() string { return strings.NewReplacer("/", ".", ".", "/").Replace(p.Path) }
 
 func (p Parameter) explain(have string, err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("sysctl %s has to be %s, but the kernel does not have it: %w", p.dotted(), p.Value, err)
+	case errors.Is(err, unix.EROFS):
+		return fmt.Errorf("sysctl %s is %q and has to be %s: set it on the host, or mount the host's /proc/sys/net at %s/net: %w",
+			p.dotted(), have, p.Value, hostRoot, err)
 	}
-	if errors.Is(err, unix.EROFS) {
-		return fmt.Errorf("sysctl %s is %q and has to be %s, set it on the host, or mount the host's %s/net at %s/net: %w",
-			p.dotted(), have, p.Value, root, hostRoot, err)
-	}
-	return fmt.Errorf("sysctl %s is %q and has to be %s, set it on the host: %w", p.dotted(), have, p.Value, err)
+	return fmt.Errorf("sysctl %s is %q and has to be %s: set it on the host: %w", p.dotted(), have, p.Value, err)
 }

@@ -22,7 +22,7 @@ const (
 	ttl      = "net/ipv4/ip_default_ttl"
 )
 
-func TestEnsure(t *testing.T) {
+func TestSync(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
 		want    []Parameter
@@ -39,7 +39,7 @@ func TestEnsure(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			sandboxtest.Do(t, sandboxtest.NewNetns(t), func() error {
-				changes, err := Ensure(tt.want)
+				changes, err := Sync(tt.want)
 				if err != nil || !slices.Equal(changes, tt.changes) {
 					return fmt.Errorf("changes %q, %w", changes, err)
 				}
@@ -48,7 +48,7 @@ func TestEnsure(t *testing.T) {
 						return fmt.Errorf("%s is %q, %w", p.Path, have, err)
 					}
 				}
-				if again, err := Ensure(tt.want); len(again) > 0 || err != nil {
+				if again, err := Sync(tt.want); len(again) > 0 || err != nil {
 					return fmt.Errorf("a second time: changes %q, %w", again, err)
 				}
 				return nil
@@ -61,7 +61,7 @@ func TestEnsure(t *testing.T) {
 func TestOtherNamespacesAreLeftAlone(t *testing.T) {
 	one, other := sandboxtest.NewNetns(t), sandboxtest.NewNetns(t)
 	sandboxtest.Do(t, one, func() error {
-		_, err := Ensure([]Parameter{{forward4, "1"}})
+		_, err := Sync([]Parameter{{forward4, "1"}})
 		return err
 	})
 	sandboxtest.Do(t, other, func() error {
@@ -74,7 +74,7 @@ func TestOtherNamespacesAreLeftAlone(t *testing.T) {
 
 func TestOneThatFailsDoesNotStopTheOthers(t *testing.T) {
 	sandboxtest.Do(t, sandboxtest.NewNetns(t), func() error {
-		changes, err := Ensure([]Parameter{
+		changes, err := Sync([]Parameter{
 			{"net/ipv4/no_such_thing", "1"}, {forward4, "yes"}, {forward6, "1"},
 		})
 		if !slices.Equal(changes, []string{"sysctl net.ipv6.conf.all.forwarding from 0 to 1"}) {
@@ -82,7 +82,7 @@ func TestOneThatFailsDoesNotStopTheOthers(t *testing.T) {
 		}
 		for _, want := range []string{
 			"sysctl net.ipv4.no_such_thing has to be 1, but the kernel does not have it",
-			`sysctl net.ipv4.ip_forward is "0" and has to be yes, set it on the host: `,
+			`sysctl net.ipv4.ip_forward is "0" and has to be yes: set it on the host: `,
 		} {
 			if !strings.Contains(fmt.Sprint(err), want) {
 				return fmt.Errorf("no word of %q in %w", want, err)
@@ -106,7 +106,7 @@ func TestInterfaceNameWithADot(t *testing.T) {
 		t.Fatal(err)
 	}
 	sandboxtest.Do(t, ns, func() error {
-		changes, err := Ensure([]Parameter{{"net/ipv4/conf/br.5/forwarding", "1"}})
+		changes, err := Sync([]Parameter{{"net/ipv4/conf/br.5/forwarding", "1"}})
 		if err != nil || !slices.Equal(changes, []string{"sysctl net.ipv4.conf.br/5.forwarding from 0 to 1"}) {
 			return fmt.Errorf("changes %q, %w", changes, err)
 		}

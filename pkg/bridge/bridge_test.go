@@ -137,7 +137,7 @@ func damages(gateway netip.Prefix) map[string]func(h *netlink.Handle) error {
 			return h.LinkSetHardwareAddr(l, []byte{2, 0, 0, 0, 0, 1})
 		},
 		"hears routers": func(*netlink.Handle, netlink.Link) error {
-			_, err := sysctl.Ensure([]sysctl.Parameter{{Path: switchPath("cni0", acceptRA), Value: "2"}})
+			_, err := sysctl.Sync([]sysctl.Parameter{{Path: switchPath("cni0", acceptRA), Value: "2"}})
 			return err
 		},
 		"address removed": func(h *netlink.Handle, l netlink.Link) error { return h.AddrDel(l, address(gateway.String())) },

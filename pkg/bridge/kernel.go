@@ -224,7 +224,7 @@ func (k *Kernel) apply(o op) error {
 				return err
 			}
 		}
-		_, err := sysctl.Ensure([]sysctl.Parameter{{Path: forwardPath(o.family), Value: "1"}})
+		_, err := sysctl.Sync([]sysctl.Parameter{{Path: forwardPath(o.family), Value: "1"}})
 		return err
 	case setSwitch:
 		return ensureSwitches([]sysctl.Parameter{o.param})

@@ -56,7 +56,7 @@ func (p Port) switches() []sysctl.Parameter {
 func ensureSwitches(want []sysctl.Parameter) error {
 	var errs []error
 	for _, p := range want {
-		if _, err := sysctl.Ensure([]sysctl.Parameter{p}); !errors.Is(err, fs.ErrNotExist) {
+		if _, err := sysctl.Sync([]sysctl.Parameter{p}); !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}
 	}

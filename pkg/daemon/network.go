@@ -171,7 +171,7 @@ func (d *daemon) apply(want desired) health.Finding {
 		wanted = append(switches(want.routers), deaf(want.vxlan.Device.Name)...)
 	}
 	err := errors.Join(devices,
-		d.note("switches")(sysctl.Ensure(wanted)),
+		d.note("switches")(sysctl.Sync(wanted)),
 		d.syncRules(want.rules))
 	if err == nil {
 		err = d.publish(want.publish)

@@ -95,7 +95,7 @@ func newMachineOn(t testing.TB, w wiring) *machine {
 		spec.Gateways = append(spec.Gateways, n.gateway)
 	}
 	sandboxtest.Do(t, m.host, func() error {
-		_, err := sysctl.Ensure([]sysctl.Parameter{
+		_, err := sysctl.Sync([]sysctl.Parameter{
 			{Path: "net/ipv4/ip_forward", Value: "1"}, {Path: "net/ipv6/conf/all/forwarding", Value: "1"},
 			{Path: "net/ipv6/conf/default/accept_dad", Value: "0"},
 		})
@@ -129,7 +129,7 @@ func newMachineOn(t testing.TB, w wiring) *machine {
 // routed.
 func (w wiring) set() error {
 	for _, name := range []string{"bridge-nf-call-iptables", "bridge-nf-call-ip6tables"} {
-		_, err := sysctl.Ensure([]sysctl.Parameter{{Path: "net/bridge/" + name, Value: w.callIPTables}})
+		_, err := sysctl.Sync([]sysctl.Parameter{{Path: "net/bridge/" + name, Value: w.callIPTables}})
 		if err != nil && (w.switched || !errors.Is(err, fs.ErrNotExist)) {
 			return err
 		}

@@ -302,7 +302,7 @@ func openLocalnet(bridge string, elements []Element) ([]string, error) {
 	if !onLocalhost(elements) {
 		return nil, nil
 	}
-	return sysctl.Ensure([]sysctl.Parameter{{Path: localnetPath(bridge), Value: "1"}})
+	return sysctl.Sync([]sysctl.Parameter{{Path: localnetPath(bridge), Value: "1"}})
 }
 
 func localnetPath(bridge string) string { return "net/ipv4/conf/" + bridge + "/route_localnet" }

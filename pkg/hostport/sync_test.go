@@ -183,7 +183,7 @@ func TestSyncOpensLocalhost(t *testing.T) {
 	p := web(2, 8080)
 	m.add(p)
 	must(t, m.host.Do(func() error {
-		_, err := sysctl.Ensure([]sysctl.Parameter{{Path: localnetPath("lo"), Value: "0"}})
+		_, err := sysctl.Sync([]sysctl.Parameter{{Path: localnetPath("lo"), Value: "0"}})
 		return err
 	}))
 	m.checks(p, `sysctl net.ipv4.conf.lo.route_localnet is "0", not 1`)

@@ -292,7 +292,7 @@ func TestLocalhostIsClosedToPods(t *testing.T) {
 func (m *machine) sendLocalhostOut(ns *sandbox.Netns, n network) {
 	m.t.Helper()
 	sandboxtest.Do(m.t, ns, func() error {
-		_, err := sysctl.Ensure([]sysctl.Parameter{{Path: "net/ipv4/conf/eth0/route_localnet", Value: "1"}})
+		_, err := sysctl.Sync([]sysctl.Parameter{{Path: "net/ipv4/conf/eth0/route_localnet", Value: "1"}})
 		return err
 	})
 	h := handle(m.t, ns)

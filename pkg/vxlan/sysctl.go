@@ -15,6 +15,6 @@ func enableIPv6(device string, ops []Op) error {
 	if _, err := sysctl.Get(enabled.Path); err != nil || !slices.ContainsFunc(ops, adds) {
 		return nil
 	}
-	_, err := sysctl.Ensure([]sysctl.Parameter{enabled})
+	_, err := sysctl.Sync([]sysctl.Parameter{enabled})
 	return err
 }

@@ -97,7 +97,7 @@ func visit(target netns.NsHandle, ifName string) (*netlink.Handle, error) {
 	if err := netns.Set(target); err != nil {
 		return nil, err
 	}
-	_, err = sysctl.Ensure([]sysctl.Parameter{{Path: "net/ipv6/conf/" + ifName + "/accept_ra", Value: "0"}})
+	_, err = sysctl.Sync([]sysctl.Parameter{{Path: "net/ipv6/conf/" + ifName + "/accept_ra", Value: "0"}})
 	var handle *netlink.Handle
 	if err == nil {
 		handle, err = netlink.NewHandle()
