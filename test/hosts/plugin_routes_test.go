@@ -1,6 +1,8 @@
 package hosts
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -32,9 +34,13 @@ func TestConfiguredDefaultRoute(t *testing.T) {
 			if got := gatewayRoutes(t, netlinkIn(t, u.ns)); fmt.Sprint(got) != fmt.Sprint(tc.want) {
 				t.Errorf("the pod has %q, want %q", got, tc.want)
 			}
+			var result bytes.Buffer
+			if err := json.Compact(&result, []byte(u.raw)); err != nil {
+				t.Fatal(err)
+			}
 			for _, want := range tc.want {
 				dst, gw, _ := strings.Cut(want, " via ")
-				if !strings.Contains(u.raw, fmt.Sprintf(`{"dst":%q,"gw":%q}`, dst, gw)) {
+				if !strings.Contains(result.String(), fmt.Sprintf(`{"dst":%q,"gw":%q}`, dst, gw)) {
 					t.Errorf("the result lacks %s: %s", want, u.raw)
 				}
 			}
