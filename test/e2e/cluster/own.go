@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,7 +8,9 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,64 +18,52 @@ import (
 // runOwn runs our tests on the cluster, as go test does, but with a program that
 // was built before and ends together with this one.
 func runOwn(ctx context.Context, o options, m mode) (outcome, error) {
-	tests := exec.CommandContext(ctx, o.e2eBin("network.test"), "-test.v=test2json", "-test.timeout=40m", fmt.Sprintf("-test.parallel=%d", o.procs))
+	events := filepath.Join(o.dir, "events.json")
+	tests := exec.CommandContext(ctx, o.e2eBin("gotestsum"), "--format=standard-quiet", "--jsonfile="+events, "--raw-command", "--",
+		"go", "tool", "test2json", "-t", "-p", "test/e2e/network",
+		o.e2eBin("network.test"), "-test.v=test2json", "-test.timeout=40m", fmt.Sprintf("-test.parallel=%d", o.procs))
 	tests.Env = append(os.Environ(), "E2E_DIR="+o.dir, "E2E_BIN="+o.e2eBin(""), "E2E_MANIFEST="+o.manifest)
 	if os.Getenv("E2E_PODS") == "" {
 		tests.Env = append(tests.Env, "E2E_PODS="+strconv.Itoa(m.pods))
 	}
+	tests.Stdout, tests.Stderr = os.Stdout, os.Stderr
 	endTogether(tests)
-	report := exec.Command(o.e2eBin("testreport"))
-	report.Stdout = os.Stdout
-	into, err := report.StdinPipe()
-	if err != nil {
-		return outcome{}, err
-	}
-	if err := report.Start(); err != nil {
-		return outcome{}, fmt.Errorf("start the report of tests: %w", err)
-	}
-	var copied bytes.Buffer
-	err = runEvents(tests, io.MultiWriter(into, &copied))
-	err = errors.Join(err, into.Close(), report.Wait())
-	result, countErr := count(&copied)
+	err := tests.Run()
+	result, countErr := countFile(events)
 	return result, errors.Join(err, countErr)
 }
 
-// runEvents runs a program of tests and writes what it tells as go test -json
-// does.
-func runEvents(tests *exec.Cmd, to io.Writer) error {
-	events := exec.Command("go", "tool", "test2json", "-t", "-p", "test/e2e/network")
-	from, err := tests.StdoutPipe()
+func countFile(path string) (outcome, error) {
+	events, err := os.Open(path)
 	if err != nil {
-		return err
+		return outcome{}, err
 	}
-	events.Stdin, events.Stdout = from, to
-	for _, cmd := range []*exec.Cmd{events, tests} {
-		cmd.Stderr = os.Stderr
-		if err := cmd.Start(); err != nil {
-			return err
-		}
-	}
-	// It ends with its input, which Wait of the tests would take away from it.
-	eventsErr := events.Wait()
-	return errors.Join(tests.Wait(), eventsErr)
+	defer events.Close()
+	return count(events)
 }
 
-// count counts tests, and not parts of them.
-func count(events io.Reader) (o outcome, err error) {
+// count counts tests, but not their subtests. A skipped test is a failure: all of
+// them can run.
+func count(events io.Reader) (outcome, error) {
+	var o outcome
+	var skipped error
 	decoder := json.NewDecoder(events)
 	for {
 		var e struct{ Action, Test string }
 		if err := decoder.Decode(&e); errors.Is(err, io.EOF) {
-			return o, nil
+			return o, skipped
 		} else if err != nil {
-			return o, fmt.Errorf("read what the tests tell: %w", err)
+			return o, fmt.Errorf("read the tests' events: %w", err)
 		}
 		switch {
 		case e.Test == "":
-		case e.Action == "pass":
+		case e.Action == "pass" && !strings.Contains(e.Test, "/"):
 			o.passed++
-		case e.Action == "fail":
+		case e.Action == "fail" && !strings.Contains(e.Test, "/"):
 			o.failed++
+		case e.Action == "skip":
+			o.failed++
+			skipped = errors.Join(skipped, fmt.Errorf("%s was skipped", e.Test))
 		}
 	}
 }

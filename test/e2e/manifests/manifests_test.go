@@ -25,8 +25,8 @@ import (
 )
 
 const (
-	base     = "../../conf/kubernetes"
-	chart    = "../../conf/helm/overlay-cni"
+	base     = "../../../conf/kubernetes"
+	chart    = "../../../conf/helm/overlay-cni"
 	settings = "overlayd.yaml" // in the ConfigMap
 )
 
@@ -390,7 +390,7 @@ func TestValues(t *testing.T) {
 
 // The kustomization in the documentation does what the chart's value does.
 func TestWithoutKubeProxy(t *testing.T) {
-	_, after, found := strings.Cut(string(read(t, "../../docs/install.md")), "```yaml\n# kustomization.yaml")
+	_, after, found := strings.Cut(string(read(t, "../../../docs/install.md")), "```yaml\n# kustomization.yaml")
 	example, _, ended := strings.Cut(after, "```")
 	if !found || !ended {
 		t.Fatal("there is no such example")
@@ -413,7 +413,7 @@ func TestWithoutKubeProxy(t *testing.T) {
 
 // Only syntax: kind needs Docker.
 func TestKindClusterIsValid(t *testing.T) {
-	decoder := yamlv3.NewDecoder(bytes.NewReader(read(t, "../../conf/kind/cluster.yaml")))
+	decoder := yamlv3.NewDecoder(bytes.NewReader(read(t, "../../../conf/kind/cluster.yaml")))
 	decoder.KnownFields(true)
 	var c kind.Cluster
 	must(t, decoder.Decode(&c))
@@ -429,7 +429,7 @@ func TestKindClusterIsValid(t *testing.T) {
 // What make kind tries the network with: pods of which the Service's are all, and
 // which run where the network does.
 func TestKindSmokeIsValid(t *testing.T) {
-	objects, err := Split(read(t, "../../conf/kind/smoke.yaml"))
+	objects, err := Split(read(t, "../../../conf/kind/smoke.yaml"))
 	must(t, err)
 	var pods appsv1.DaemonSet
 	var service corev1.Service

@@ -6,7 +6,7 @@ import (
 	"io"
 	"os"
 
-	"github.com/overlay-cni/overlay-cni/test/manifests"
+	"github.com/overlay-cni/overlay-cni/test/e2e/manifests"
 )
 
 func main() {

@@ -51,7 +51,7 @@ type conflist map[string]any
 // shipped reads the configuration that users copy.
 func shipped(t *testing.T) conflist {
 	t.Helper()
-	data, err := os.ReadFile("../../conf/10-overlay-single.conflist")
+	data, err := os.ReadFile("../../../conf/10-overlay-single.conflist")
 	check(t, err)
 	var c conflist
 	check(t, json.Unmarshal(data, &c))

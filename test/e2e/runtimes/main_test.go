@@ -97,7 +97,7 @@ func requirePrograms() error {
 
 // pluginPath is where make build puts the plugin, or what the environment says.
 func pluginPath() string {
-	return cmp.Or(os.Getenv("OVERLAY_CNI"), "../../bin/overlay-cni")
+	return cmp.Or(os.Getenv("OVERLAY_CNI"), "../../../bin/overlay-cni")
 }
 
 // daemonPath is where overlayd is: beside the plugin.
