@@ -48,7 +48,7 @@ type size struct {
 }
 
 // equipment are the folders of what serves the demo and the tests.
-var equipment = []string{"internal/lab", "internal/demo", "internal/testreport"}
+var equipment = []string{"internal/lab", "internal/demo"}
 
 func (s *size) visit(path string, entry fs.DirEntry, err error) error {
 	if err != nil {
