@@ -12,12 +12,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/overlay-cni/overlay-cni/internal/rtnl"
-	"github.com/overlay-cni/overlay-cni/pkg/attachment"
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
 	"github.com/overlay-cni/overlay-cni/pkg/config"
 	"github.com/overlay-cni/overlay-cni/pkg/firewall"
 	"github.com/overlay-cni/overlay-cni/pkg/health"
 	"github.com/overlay-cni/overlay-cni/pkg/iptables"
+	"github.com/overlay-cni/overlay-cni/pkg/pods"
 	"github.com/overlay-cni/overlay-cni/pkg/reconcile"
 	"github.com/overlay-cni/overlay-cni/pkg/registry"
 	"github.com/overlay-cni/overlay-cni/pkg/vxlan"
@@ -50,7 +50,7 @@ type daemon struct {
 	bridge   *bridge.Kernel
 	firewall *firewall.Kernel
 	iptables *iptables.Kernel
-	pods     *attachment.Host
+	pods     *pods.Host
 	board    *health.Board
 	// sole is held for as long as the daemon runs, see claimHost.
 	sole net.Listener
@@ -165,7 +165,7 @@ func (d *daemon) openKernel() (err error) {
 	if d.bridge, err = bridge.Open(); err != nil {
 		return err
 	}
-	d.pods, err = attachment.Open(d.runDir)
+	d.pods, err = pods.Open(d.runDir)
 	return err
 }
 

@@ -14,8 +14,8 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/cni/pkg/types/create"
 
+	"github.com/overlay-cni/overlay-cni/pkg/attachment"
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
-	"github.com/overlay-cni/overlay-cni/pkg/ipam"
 )
 
 // check compares prevResult, the record and the kernel, and reports all that
@@ -26,7 +26,7 @@ func (p Plugin) check(in *invocation) error {
 		return err
 	}
 	defer c.kernel.Close()
-	net, err := c.conf.network(0)
+	net, err := c.conf.settings(0)
 	if err != nil {
 		return err
 	}
@@ -152,7 +152,7 @@ func (c *call) checkRecord(want bridge.Port) ([]string, error) {
 	defer func() { _ = a.Close() }()
 	r, found, err := a.Record()
 	if err == nil && !found {
-		err = ipam.ErrEmpty
+		err = attachment.ErrEmpty
 	}
 	if err != nil {
 		return []string{fmt.Sprintf("the record of the attachment can't be used: %v", err)}, nil

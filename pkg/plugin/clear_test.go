@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"testing"
 
+	"github.com/overlay-cni/overlay-cni/internal/network"
+	"github.com/overlay-cni/overlay-cni/pkg/attachment"
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
 	"github.com/overlay-cni/overlay-cni/pkg/ipam"
 )
@@ -16,8 +18,8 @@ func TestClearThatFailsFreesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	kernel.Close() // so that nothing can be removed
-	owner := ipam.Owner{ContainerID: "pod", IfName: "eth0"}
-	c := &call{kernel: kernel, store: ipam.Open(t.TempDir()), key: owner.Key()}
+	owner := attachment.Owner{ContainerID: "pod", IfName: "eth0"}
+	c := &call{kernel: kernel, store: attachment.Open(t.TempDir(), network.Default), key: owner.Key()}
 	addr := netip.MustParseAddr("10.244.1.2")
 	first, err := c.store.Lock(c.key)
 	if err != nil {
@@ -30,7 +32,7 @@ func TestClearThatFailsFreesNothing(t *testing.T) {
 	if _, err := first.Reserve(sets, nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := first.Write(ipam.Record{ContainerID: "pod", IfName: "eth0", Addresses: []netip.Addr{addr}}); err != nil {
+	if err := first.Write(attachment.Record{ContainerID: "pod", IfName: "eth0", Addresses: []netip.Addr{addr}}); err != nil {
 		t.Fatal(err)
 	}
 	if err := first.Close(); err != nil {

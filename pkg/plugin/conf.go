@@ -13,6 +13,8 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/overlay-cni/overlay-cni/internal/family"
+	"github.com/overlay-cni/overlay-cni/internal/network"
+	"github.com/overlay-cni/overlay-cni/pkg/attachment"
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
 	"github.com/overlay-cni/overlay-cni/pkg/ipam"
 	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
@@ -112,6 +114,12 @@ func (c *conf) complete() error {
 	return nil
 }
 
+// stateDir is the directory of the network's state.
+func (c *conf) stateDir() string { return network.Default.StateDir(c.RunDir) }
+
+// store holds the network's attachments.
+func (c *conf) store() *attachment.Store { return attachment.Open(c.RunDir, network.Default) }
+
 // decodePart reads a part of the configuration that may be left out, of which
 // key is the name.
 func decodePart(key string, data json.RawMessage, to any) error {
@@ -152,19 +160,19 @@ func invalid(format string, args ...any) error {
 	return types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf(format, args...), "")
 }
 
-// network is what pods get, wherever it was said: in the CNI configuration, or
+// settings are what pods get, wherever it was said: in the CNI configuration, or
 // by the daemon.
-type network struct {
+type settings struct {
 	bridge bridge.Spec
 	sets   []ipam.RangeSet
 	routes []bridge.Route
 }
 
-// network resolves the configuration. If the daemon has to tell, it waits for
+// settings resolves the configuration. If the daemon has to tell, it waits for
 // it for limit at most.
-func (c *conf) network(limit time.Duration) (network, error) {
+func (c *conf) settings(limit time.Duration) (settings, error) {
 	if err := c.check(); err != nil {
-		return network{}, err
+		return settings{}, err
 	}
 	if len(c.IPAM.Ranges) > 0 {
 		return c.fromRanges()
@@ -214,53 +222,53 @@ func (c *conf) bridgeName() string {
 		return c.Bridge
 	}
 	if len(c.IPAM.Ranges) == 0 {
-		if state, err := nodestate.Read(c.RunDir); err == nil {
+		if state, err := nodestate.Read(c.stateDir()); err == nil {
 			return state.Bridge
 		}
 	}
 	return defaultBridge
 }
 
-func (c *conf) fromRanges() (network, error) {
+func (c *conf) fromRanges() (settings, error) {
 	sets, err := c.IPAM.sets()
 	if err != nil {
-		return network{}, err
+		return settings{}, err
 	}
-	n := network{sets: sets, bridge: bridge.Spec{Name: c.bridgeName(), MTU: c.MTU}}
+	n := settings{sets: sets, bridge: bridge.Spec{Name: c.bridgeName(), MTU: c.MTU}}
 	if n.bridge.MTU == 0 {
 		n.bridge.MTU = defaultMTU
 	}
 	return c.finish(n)
 }
 
-func (c *conf) fromDaemon(limit time.Duration) (network, error) {
-	state, err := nodestate.Wait(c.RunDir, limit)
+func (c *conf) fromDaemon(limit time.Duration) (settings, error) {
+	state, err := nodestate.Wait(c.stateDir(), limit)
 	if errors.Is(err, nodestate.ErrNotPublished) {
-		return network{}, types.NewError(types.ErrTryAgainLater, err.Error(),
+		return settings{}, types.NewError(types.ErrTryAgainLater, err.Error(),
 			"is overlayd running on this node, with the same run directory? Its log says what it waits for")
 	}
 	if err != nil {
-		return network{}, err
+		return settings{}, err
 	}
 	if c.Bridge != "" && c.Bridge != state.Bridge {
-		return network{}, invalid("bridge is %q here and %q for overlayd: leave it out here", c.Bridge, state.Bridge)
+		return settings{}, invalid("bridge is %q here and %q for overlayd: leave it out here", c.Bridge, state.Bridge)
 	}
-	n := network{bridge: bridge.Spec{Name: state.Bridge, MTU: state.MTU}}
+	n := settings{bridge: bridge.Spec{Name: state.Bridge, MTU: state.MTU}}
 	if c.MTU > state.MTU {
-		return network{}, invalid("mtu %d is more than the %d that fit through the tunnel: leave it out", c.MTU, state.MTU)
+		return settings{}, invalid("mtu %d is more than the %d that fit through the tunnel: leave it out", c.MTU, state.MTU)
 	}
 	if c.MTU != 0 {
 		n.bridge.MTU = c.MTU
 	}
 	if n.sets, err = ipam.Complete(ipam.FromSubnets(state.Subnets)); err != nil {
-		return network{}, fmt.Errorf("subnets that overlayd published: %w", err)
+		return settings{}, fmt.Errorf("subnets that overlayd published: %w", err)
 	}
 	return c.finish(n)
 }
 
 // finish adds what follows from the range sets: the bridge's addresses and the
 // routes by them.
-func (c *conf) finish(n network) (network, error) {
+func (c *conf) finish(n settings) (settings, error) {
 	families := map[family.Family]netip.Addr{}
 	for _, set := range n.sets {
 		f := family.Of(set[0].Gateway)

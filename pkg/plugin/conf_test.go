@@ -24,7 +24,7 @@ func TestNetworkFromRanges(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			n, err := c.network(0)
+			n, err := c.settings(0)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -64,7 +64,7 @@ func TestRoutesThatCannotBeMade(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, err = c.network(0)
+			_, err = c.settings(0)
 			if (err == nil) != (tc.want == "") || (err != nil && !strings.Contains(err.Error(), tc.want)) {
 				t.Errorf("got %v, want %q", err, tc.want)
 			}
@@ -84,9 +84,9 @@ func FuzzConf(f *testing.F) {
 		if err == nil && len(c.IPAM.Ranges) == 0 {
 			return // it would ask the daemon
 		}
-		var n network
+		var n settings
 		if err == nil {
-			n, err = c.network(0)
+			n, err = c.settings(0)
 		}
 		var reported *types.Error
 		switch {

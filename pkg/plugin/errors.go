@@ -5,6 +5,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 
+	"github.com/overlay-cni/overlay-cni/pkg/attachment"
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
 	"github.com/overlay-cni/overlay-cni/pkg/hostport"
 	"github.com/overlay-cni/overlay-cni/pkg/ipam"
@@ -34,7 +35,7 @@ var codes = []struct {
 	{bridge.ErrIfNameTaken, CodeIfNameTaken},
 	{bridge.ErrForeign, CodeForeignDevice},
 	{bridge.ErrBridgeFull, CodeBridgeFull},
-	{ipam.ErrBusy, types.ErrTryAgainLater},
+	{attachment.ErrBusy, types.ErrTryAgainLater},
 }
 
 // toCNI is an error as the specification wants it, with its code.

@@ -16,8 +16,8 @@ import (
 )
 
 // someNetwork and somePort are what an ADD has made when it comes to its result.
-func someNetwork() network {
-	return network{bridge: bridge.Spec{Name: "cni0", MTU: 1450, Gateways: []netip.Prefix{netip.MustParsePrefix("10.244.1.1/24")}}}
+func someNetwork() settings {
+	return settings{bridge: bridge.Spec{Name: "cni0", MTU: 1450, Gateways: []netip.Prefix{netip.MustParsePrefix("10.244.1.1/24")}}}
 }
 
 func somePort() bridge.Port {

@@ -7,7 +7,7 @@ import (
 
 	"github.com/overlay-cni/overlay-cni/pkg/attachment"
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
-	"github.com/overlay-cni/overlay-cni/pkg/ipam"
+	"github.com/overlay-cni/overlay-cni/pkg/pods"
 )
 
 // gc removes every attachment of this network that the runtime doesn't know,
@@ -23,9 +23,9 @@ func (p Plugin) gc(in *invocation) error {
 		return err
 	}
 	defer kernel.Close()
-	s := sweep{network: conf.Name, bridge: conf.bridgeName(), store: ipam.Open(conf.RunDir), kernel: kernel, keep: map[ipam.Key]bool{}}
+	s := sweep{network: conf.Name, bridge: conf.bridgeName(), store: conf.store(), kernel: kernel, keep: map[attachment.Key]bool{}}
 	for _, v := range valid {
-		s.keep[ipam.Owner{ContainerID: v.ContainerID, IfName: v.IfName}.Key()] = true
+		s.keep[attachment.Owner{ContainerID: v.ContainerID, IfName: v.IfName}.Key()] = true
 	}
 	return s.run()
 }
@@ -34,9 +34,9 @@ func (p Plugin) gc(in *invocation) error {
 type sweep struct {
 	network string
 	bridge  string
-	store   *ipam.Store
+	store   *attachment.Store
 	kernel  *bridge.Kernel
-	keep    map[ipam.Key]bool
+	keep    map[attachment.Key]bool
 }
 
 // run goes through everything even if something can't be removed.
@@ -63,20 +63,20 @@ func (s sweep) run() error {
 		}
 	}
 	for _, port := range ports {
-		if devices := ipam.SameDevices(port); devices != nil && !known[port] {
+		if devices := attachment.DevicesOf(port); devices != nil && !known[port] {
 			errs = append(errs, s.kernel.Detach(devices...))
 		}
 	}
-	_, err = s.store.FreeLost(s.keep, func(k ipam.Key, a netip.Addr) (bool, error) { return attachment.Disuse(s.kernel, k, a) })
+	_, err = s.store.FreeLost(s.keep, func(k attachment.Key, a netip.Addr) (bool, error) { return pods.Disuse(s.kernel, k, a) })
 	return errors.Join(append(errs, err)...)
 }
 
 // remove removes an attachment if it is of this network, or if no record tells
 // of which it is and no pod has it: its ADD was killed before it touched the
 // kernel, or its pod is gone.
-func (s sweep) remove(k ipam.Key) error {
+func (s sweep) remove(k attachment.Key) error {
 	a, err := s.store.TryLock(k)
-	if errors.Is(err, ipam.ErrBusy) || errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, attachment.ErrBusy) || errors.Is(err, fs.ErrNotExist) {
 		return nil // an ADD or DEL takes care of it
 	}
 	if err != nil {
@@ -84,7 +84,7 @@ func (s sweep) remove(k ipam.Key) error {
 	}
 	defer func() { _ = a.Close() }()
 	r, found, err := a.Record()
-	if found && err == nil && r.Network != s.network {
+	if found && err == nil && r.CNINetwork != s.network {
 		return nil
 	}
 	if !found || err != nil {
@@ -93,5 +93,5 @@ func (s sweep) remove(k ipam.Key) error {
 			return err
 		}
 	}
-	return attachment.Remove(s.kernel, k, a)
+	return pods.Remove(s.kernel, k, a)
 }

@@ -12,14 +12,14 @@ import (
 
 	"github.com/overlay-cni/overlay-cni/pkg/attachment"
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
-	"github.com/overlay-cni/overlay-cni/pkg/ipam"
+	"github.com/overlay-cni/overlay-cni/pkg/pods"
 )
 
 // call is one run of the plugin for one attachment.
 type call struct {
 	*invocation
-	key    ipam.Key
-	store  *ipam.Store
+	key    attachment.Key
+	store  *attachment.Store
 	kernel *bridge.Kernel
 }
 
@@ -29,8 +29,8 @@ func newCall(in *invocation) (*call, error) {
 		return nil, err
 	}
 	return &call{
-		invocation: in, kernel: kernel, store: ipam.Open(in.conf.RunDir),
-		key: ipam.Owner{ContainerID: in.containerID, IfName: in.ifName}.Key(),
+		invocation: in, kernel: kernel, store: in.conf.store(),
+		key: attachment.Owner{ContainerID: in.containerID, IfName: in.ifName}.Key(),
 	}, nil
 }
 
@@ -46,7 +46,7 @@ func (p Plugin) add(in *invocation) error {
 		return err
 	}
 	defer netns.Close()
-	net, err := c.conf.network(c.conf.limit())
+	net, err := c.conf.settings(c.conf.limit())
 	if err != nil {
 		return err
 	}
@@ -64,7 +64,7 @@ func (p Plugin) add(in *invocation) error {
 	err = c.attach(a, netns, net, p.Out)
 	if errors.Is(err, errLeftover) || errors.Is(err, bridge.ErrPortTaken) {
 		// There was an attachment, and its record is lost.
-		if err = a.Distrust(); err == nil {
+		if err = a.ForgetRecord(); err == nil {
 			err = c.clear(a)
 		}
 		if err == nil {
@@ -79,16 +79,16 @@ func (p Plugin) add(in *invocation) error {
 
 // clear makes an attachment a new one. Its addresses are free only when nothing
 // leads to them any more.
-func (c *call) clear(a *ipam.Attachment) error {
-	if err := attachment.Dismantle(c.kernel, c.key, a); err != nil {
+func (c *call) clear(a *attachment.Attachment) error {
+	if err := pods.Dismantle(c.kernel, c.key, a); err != nil {
 		return err
 	}
 	return a.Reset()
 }
 
 // attach reserves, records, connects and prints, in this order: see package
-// ipam for why a crash at any point is mended.
-func (c *call) attach(a *ipam.Attachment, netns *os.File, net network, out io.Writer) error {
+// attachment for why a crash at any point is mended.
+func (c *call) attach(a *attachment.Attachment, netns *os.File, net settings, out io.Writer) error {
 	req, err := c.conf.request(c.args)
 	if err != nil {
 		return err
@@ -103,8 +103,8 @@ func (c *call) attach(a *ipam.Attachment, netns *os.File, net network, out io.Wr
 		return err
 	}
 	port := c.newPort(net, req, addrs)
-	err = a.Write(ipam.Record{
-		Network: c.conf.Name, ContainerID: c.containerID, IfName: c.ifName, Pod: req.pod, Netns: c.netns, HostName: port.HostName,
+	err = a.Write(attachment.Record{
+		CNINetwork: c.conf.Name, ContainerID: c.containerID, IfName: c.ifName, Pod: req.pod, Netns: c.netns, HostName: port.HostName,
 		MAC: port.MAC.String(), MTU: port.MTU, Bridge: net.bridge.Name, HostPorts: req.rawPorts,
 	})
 	if err != nil {
@@ -133,7 +133,7 @@ func (c *call) attach(a *ipam.Attachment, netns *os.File, net network, out io.Wr
 }
 
 // remove undoes all that an ADD does.
-func (c *call) remove(a *ipam.Attachment) error { return attachment.Remove(c.kernel, c.key, a) }
+func (c *call) remove(a *attachment.Attachment) error { return pods.Remove(c.kernel, c.key, a) }
 
 func (p Plugin) del(in *invocation) error {
 	c, err := newCall(in)

@@ -5,15 +5,15 @@ import (
 	"fmt"
 	"net/netip"
 
+	"github.com/overlay-cni/overlay-cni/pkg/attachment"
 	"github.com/overlay-cni/overlay-cni/pkg/hostport"
-	"github.com/overlay-cni/overlay-cni/pkg/ipam"
 )
 
 // errLeftover is for what an attachment has that its record doesn't tell of.
 var errLeftover = errors.New("left by an earlier ADD of the same attachment, whose record is lost")
 
 // openPorts leads ports of the host to a pod that is connected.
-func (c *call) openPorts(n network, addrs []netip.Addr, mappings []hostport.Mapping) error {
+func (c *call) openPorts(n settings, addrs []netip.Addr, mappings []hostport.Mapping) error {
 	if len(mappings) == 0 {
 		return nil
 	}
@@ -38,11 +38,11 @@ func (c *call) openPorts(n network, addrs []netip.Addr, mappings []hostport.Mapp
 // network. A runtime asks each of a container's networks for the same ports: the
 // first one has them.
 func (c *call) isSiblings(addr netip.Addr) bool {
-	return c.store.IsSiblings(ipam.Owner{ContainerID: c.containerID, IfName: c.ifName}, addr)
+	return c.store.IsSiblings(attachment.Owner{ContainerID: c.containerID, IfName: c.ifName}, addr)
 }
 
 // checkPorts compares the record's ports with the kernel.
-func (c *call) checkPorts(r ipam.Record) ([]string, error) {
+func (c *call) checkPorts(r attachment.Record) ([]string, error) {
 	mappings, err := hostport.Parse(r.HostPorts)
 	if err != nil || len(mappings) == 0 {
 		return nil, err

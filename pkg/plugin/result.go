@@ -16,7 +16,7 @@ import (
 // address: ones that are set are left alone by the host's udev, and a pod that
 // gets the address next is reached by the ARP entries that its predecessor
 // left.
-func (c *call) newPort(n network, req request, addrs []netip.Addr) bridge.Port {
+func (c *call) newPort(n settings, req request, addrs []netip.Addr) bridge.Port {
 	p := bridge.Port{
 		HostName: c.key.HostName(), IfName: c.ifName, Alias: alias(req.pod, c.containerID),
 		MTU:     n.bridge.MTU,
@@ -52,14 +52,14 @@ func alias(pod, containerID string) string {
 }
 
 // gateway is the one of the range that an address is of.
-func (n network) gateway(set int, a netip.Addr) netip.Addr {
+func (n settings) gateway(set int, a netip.Addr) netip.Addr {
 	r, _ := n.sets[set].Find(a)
 	return r.Gateway
 }
 
 // interfaces are the plugin's own in a result: the bridge, the host's end of the
 // veth pair, and last the pod's end.
-func interfaces(n network, p bridge.Port, netns string) []types100.Interface {
+func interfaces(n settings, p bridge.Port, netns string) []types100.Interface {
 	return []types100.Interface{
 		{Name: n.bridge.Name, Mac: n.bridge.Want().MAC.String(), Mtu: n.bridge.MTU},
 		{Name: p.HostName, Mac: p.HostMAC.String(), Mtu: p.MTU},
@@ -71,7 +71,7 @@ func interfaces(n network, p bridge.Port, netns string) []types100.Interface {
 // the result of the plugins before this one in the list, if there are any,
 // followed by the plugin's own interfaces, address and routes. DNS settings of
 // an earlier plugin win.
-func (c *conf) result(n network, p bridge.Port, netns string) (types.Result, error) {
+func (c *conf) result(n settings, p bridge.Port, netns string) (types.Result, error) {
 	all, err := c.resultBefore()
 	if err != nil {
 		return nil, err

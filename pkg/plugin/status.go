@@ -4,18 +4,16 @@ import (
 	"errors"
 
 	"github.com/containernetworking/cni/pkg/types"
-
-	"github.com/overlay-cni/overlay-cni/pkg/ipam"
 )
 
 // status tells whether an ADD would find what it needs: the daemon's
 // publication and a free address. The specification has a code for "no".
 func (p Plugin) status(in *invocation) error {
-	net, err := in.conf.network(0)
+	net, err := in.conf.settings(0)
 	if err != nil {
 		return notAvailable(err)
 	}
-	return notAvailable(ipam.Open(in.conf.RunDir).Free(net.sets))
+	return notAvailable(in.conf.store().Addresses().CheckFree(net.sets))
 }
 
 // notAvailable gives errors that may pass by themselves the code for it, and

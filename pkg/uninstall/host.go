@@ -8,9 +8,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/overlay-cni/overlay-cni/internal/network"
+	"github.com/overlay-cni/overlay-cni/pkg/attachment"
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
 	"github.com/overlay-cni/overlay-cni/pkg/cnifiles"
-	"github.com/overlay-cni/overlay-cni/pkg/ipam"
 	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
 )
 
@@ -58,7 +59,7 @@ func (h Host) Clean(done func(what string)) error {
 		return err
 	}
 	defer k.Close()
-	c := cleaner{Host: h, bridge: k, store: ipam.Open(h.RunDir), done: done}
+	c := cleaner{Host: h, bridge: k, store: attachment.Open(h.RunDir, network.Default), done: done}
 	if err := c.allowed(); err != nil {
 		return err
 	}

@@ -9,7 +9,7 @@ import (
 
 	"github.com/overlay-cni/overlay-cni/pkg/attachment"
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
-	"github.com/overlay-cni/overlay-cni/pkg/ipam"
+	"github.com/overlay-cni/overlay-cni/pkg/pods"
 )
 
 // allowed is an error if there are pods and nobody said that they may go.
@@ -65,7 +65,7 @@ func (c cleaner) ourPorts() ([]string, error) {
 	if errors.Is(err, bridge.ErrForeign) {
 		return nil, nil
 	}
-	return slices.DeleteFunc(ports, func(name string) bool { return ipam.SameDevices(name) == nil }), err
+	return slices.DeleteFunc(ports, func(name string) bool { return attachment.DevicesOf(name) == nil }), err
 }
 
 // pods takes off the network whatever pods are left, if only on record.
@@ -78,19 +78,19 @@ func (c cleaner) pods() error {
 	ports, err := c.ourPorts()
 	for _, name := range ports {
 		c.done("port " + name)
-		err = errors.Join(err, c.bridge.Detach(ipam.SameDevices(name)...))
+		err = errors.Join(err, c.bridge.Detach(attachment.DevicesOf(name)...))
 	}
 	return errors.Join(append(errs, err)...)
 }
 
-func (c cleaner) pod(e ipam.Entry) error {
+func (c cleaner) pod(e attachment.Entry) error {
 	a, err := c.store.TryLock(e.Key)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err == nil {
 		defer func() { _ = a.Close() }()
-		err = attachment.Remove(c.bridge, e.Key, a)
+		err = pods.Remove(c.bridge, e.Key, a)
 	}
 	if err != nil {
 		return fmt.Errorf("take pod %s off the network: %w", e.Key, err)

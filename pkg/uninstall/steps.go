@@ -8,11 +8,11 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/overlay-cni/overlay-cni/pkg/attachment"
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
 	"github.com/overlay-cni/overlay-cni/pkg/cnifiles"
 	"github.com/overlay-cni/overlay-cni/pkg/firewall"
 	"github.com/overlay-cni/overlay-cni/pkg/hostport"
-	"github.com/overlay-cni/overlay-cni/pkg/ipam"
 	"github.com/overlay-cni/overlay-cni/pkg/iptables"
 	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
 	"github.com/overlay-cni/overlay-cni/pkg/vxlan"
@@ -22,7 +22,7 @@ import (
 type cleaner struct {
 	Host
 	bridge *bridge.Kernel
-	store  *ipam.Store
+	store  *attachment.Store
 	done   func(string)
 }
 

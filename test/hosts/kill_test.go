@@ -10,7 +10,7 @@ import (
 	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox/sandboxtest"
 	"github.com/overlay-cni/overlay-cni/pkg/attachment"
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
-	"github.com/overlay-cni/overlay-cni/pkg/ipam"
+	"github.com/overlay-cni/overlay-cni/pkg/pods"
 )
 
 // killed runs the plugin and kills it after a step. It returns false if the
@@ -46,7 +46,7 @@ var recoveries = []struct {
 	}},
 	{"the pod's end and the daemon's sweep", func(t *testing.T, p *pluginHost, _ string) {
 		h := p.host.Handle()
-		if port, err := h.LinkByName(ipam.Owner{ContainerID: "pod", IfName: "eth0"}.Key().HostName()); err == nil {
+		if port, err := h.LinkByName(attachment.Owner{ContainerID: "pod", IfName: "eth0"}.Key().HostName()); err == nil {
 			if err := h.LinkDel(port); err != nil {
 				t.Fatal(err)
 			}
@@ -59,7 +59,7 @@ var recoveries = []struct {
 func (p *pluginHost) sweep(t *testing.T) {
 	t.Helper()
 	sandboxtest.Do(t, p.host.Netns(), func() error {
-		h, err := attachment.Open(p.host.RunDir())
+		h, err := pods.Open(p.host.RunDir())
 		if err != nil {
 			return err
 		}

@@ -9,7 +9,7 @@ import (
 
 	"github.com/overlay-cni/overlay-cni/internal/lab/probe"
 	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox/sandboxtest"
-	"github.com/overlay-cni/overlay-cni/pkg/ipam"
+	"github.com/overlay-cni/overlay-cni/pkg/attachment"
 )
 
 // bandwidth is a configuration with the capability's arguments.
@@ -72,7 +72,7 @@ func TestBandwidth(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		shaper, err := h.LinkByName(ipam.Owner{ContainerID: "pod", IfName: "eth0"}.Key().ShaperName())
+		shaper, err := h.LinkByName(attachment.Owner{ContainerID: "pod", IfName: "eth0"}.Key().ShaperName())
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/overlay-cni/overlay-cni/pkg/ipam"
+	"github.com/overlay-cni/overlay-cni/pkg/attachment"
 )
 
 // record is the file of an attachment.
@@ -18,7 +18,7 @@ func (p *pluginHost) record(id string) string {
 func (p *pluginHost) unplug(t *testing.T, id string) {
 	t.Helper()
 	h := p.host.Handle()
-	port, err := h.LinkByName(ipam.Owner{ContainerID: id, IfName: "eth0"}.Key().HostName())
+	port, err := h.LinkByName(attachment.Owner{ContainerID: id, IfName: "eth0"}.Key().HostName())
 	if err == nil {
 		err = h.LinkDel(port)
 	}

@@ -16,7 +16,7 @@ import (
 
 	"github.com/overlay-cni/overlay-cni/internal/lab/probe"
 	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox/sandboxtest"
-	"github.com/overlay-cni/overlay-cni/pkg/ipam"
+	"github.com/overlay-cni/overlay-cni/pkg/attachment"
 	"github.com/overlay-cni/overlay-cni/pkg/plugin"
 )
 
@@ -103,7 +103,7 @@ func TestPortsAreIsolatedUnlessTheBridgeSwitchesServices(t *testing.T) {
 			p := newPlugin(t, "10.244.1.0/24")
 			n.set(t, p)
 			p.add(t, "pod")
-			port, err := p.host.Handle().LinkByName(ipam.Owner{ContainerID: "pod", IfName: "eth0"}.Key().HostName())
+			port, err := p.host.Handle().LinkByName(attachment.Owner{ContainerID: "pod", IfName: "eth0"}.Key().HostName())
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -1,4 +1,4 @@
-package ipam
+package attachment
 
 import (
 	"errors"
@@ -12,21 +12,18 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/overlay-cni/overlay-cni/internal/network"
+	"github.com/overlay-cni/overlay-cni/pkg/ipam"
 )
 
-// families are the subnets that the tests run with: 5 addresses for pods each.
-var families = []struct{ name, subnet, first, last string }{
-	{"IPv4", "10.244.1.0/29", "10.244.1.2", "10.244.1.6"},
-	{"IPv6", "fd00:1::/125", "fd00:1::2", "fd00:1::7"},
-}
-
-func setOf(t *testing.T, subnets ...string) []RangeSet {
+func setOf(t *testing.T, subnets ...string) []ipam.RangeSet {
 	t.Helper()
-	var sets []RangeSet
+	var sets []ipam.RangeSet
 	for _, s := range subnets {
-		sets = append(sets, RangeSet{{Subnet: netip.MustParsePrefix(s)}})
+		sets = append(sets, ipam.RangeSet{{Subnet: netip.MustParsePrefix(s)}})
 	}
-	sets, err := Complete(sets)
+	sets, err := ipam.Complete(sets)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,7 +31,7 @@ func setOf(t *testing.T, subnets ...string) []RangeSet {
 }
 
 // attach does what an ADD does to the store.
-func attach(t *testing.T, s *Store, id string, sets []RangeSet) ([]netip.Addr, error) {
+func attach(t *testing.T, s *Store, id string, sets []ipam.RangeSet) ([]netip.Addr, error) {
 	t.Helper()
 	a, err := s.Lock(Owner{id, "eth0"}.Key())
 	if err != nil {
@@ -45,7 +42,7 @@ func attach(t *testing.T, s *Store, id string, sets []RangeSet) ([]netip.Addr, e
 	if err != nil {
 		return nil, errors.Join(err, a.Release())
 	}
-	return addrs, a.Write(Record{Network: "test", ContainerID: id, IfName: "eth0"})
+	return addrs, a.Write(Record{CNINetwork: "test", ContainerID: id, IfName: "eth0"})
 }
 
 // detach does what a DEL does to the store.
@@ -66,7 +63,7 @@ func files(t *testing.T, dir string) []string {
 	t.Helper()
 	var found []string
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err == nil && !d.IsDir() && !strings.Contains(path, "/"+cursorsDir+"/") {
+		if err == nil && !d.IsDir() && !strings.Contains(path, "/cursors/") {
 			found = append(found, strings.TrimPrefix(path, dir+"/"))
 		}
 		return err
@@ -75,79 +72,6 @@ func files(t *testing.T, dir string) []string {
 		t.Fatal(err)
 	}
 	return found
-}
-
-func TestEveryAddressIsGivenOnceThenNoneIsLeft(t *testing.T) {
-	for _, f := range families {
-		t.Run(f.name, func(t *testing.T) {
-			s, sets := Open(t.TempDir()), setOf(t, f.subnet)
-			var got []string
-			for n := range sets[0].size() {
-				addrs, err := attach(t, s, fmt.Sprint("c", n), sets)
-				if err != nil {
-					t.Fatal(err)
-				}
-				got = append(got, addrs[0].String())
-			}
-			if got[0] != f.first || got[len(got)-1] != f.last || len(slices.Compact(slices.Sorted(slices.Values(got)))) != len(got) {
-				t.Errorf("got %v, want each from %s to %s once", got, f.first, f.last)
-			}
-			_, err := attach(t, s, "late", sets)
-			want := fmt.Sprintf("no address left in %s: %d of %d are in use, %s/addresses lists by whom", f.subnet, len(got), len(got), s.dir)
-			if !errors.Is(err, ErrExhausted) || !strings.HasPrefix(err.Error(), want) {
-				t.Errorf("got  %v\nwant %s", err, want)
-			}
-			if left := files(t, s.dir); len(left) != 2*len(got) {
-				t.Errorf("the refused one left something: %v", left)
-			}
-			detach(t, s, "c1")
-			if again, err := attach(t, s, "late", sets); err != nil || again[0].String() != got[1] {
-				t.Errorf("after c1 went: got %v, %v, want %s", again, err, got[1])
-			}
-		})
-	}
-}
-
-func TestFreedAddressIsTheLastToBeGivenAgain(t *testing.T) {
-	for _, f := range families {
-		t.Run(f.name, func(t *testing.T) {
-			s, sets := Open(t.TempDir()), setOf(t, f.subnet)
-			var got []netip.Addr
-			for n := range 2 * sets[0].size() {
-				addrs, err := attach(t, s, "c", sets)
-				if err != nil {
-					t.Fatal(err)
-				}
-				detach(t, s, "c")
-				if seen := slices.Index(got, addrs[0]); seen >= 0 && n < sets[0].size() {
-					t.Fatalf("%s was given again after %d others", addrs[0], len(got)-seen-1)
-				}
-				got = append(got, addrs[0])
-			}
-			half := len(got) / 2
-			if !slices.Equal(got[:half], got[half:]) {
-				t.Errorf("the second round %v is not the first %v", got[half:], got[:half])
-			}
-		})
-	}
-}
-
-func TestDualStackGivesOneOfEachOrNone(t *testing.T) {
-	s := Open(t.TempDir())
-	sets := setOf(t, "10.244.1.0/29", "fd00:1::/126")
-	for n := range 2 {
-		addrs, err := attach(t, s, fmt.Sprint("c", n), sets)
-		if err != nil || len(addrs) != 2 || !addrs[0].Is4() || !addrs[1].Is6() {
-			t.Fatalf("got %v, %v", addrs, err)
-		}
-	}
-	before := files(t, s.dir)
-	if _, err := attach(t, s, "late", sets); !errors.Is(err, ErrExhausted) {
-		t.Fatalf("got %v, want no IPv6 address left", err)
-	}
-	if after := files(t, s.dir); !slices.Equal(before, after) {
-		t.Errorf("the IPv4 address leaked: %v", after)
-	}
 }
 
 func TestReleaseFindsAddressesWithoutAUsableRecord(t *testing.T) {
@@ -167,13 +91,13 @@ func TestReleaseFindsAddressesWithoutAUsableRecord(t *testing.T) {
 		"removed": os.Remove,
 	} {
 		t.Run(name, func(t *testing.T) {
-			s, sets := Open(t.TempDir()), setOf(t, "10.244.1.0/29", "fd00:1::/125")
+			s, sets := Open(t.TempDir(), network.Default), setOf(t, "10.244.1.0/29", "fd00:1::/125")
 			for _, id := range []string{"c", "other"} {
 				if _, err := attach(t, s, id, sets); err != nil {
 					t.Fatal(err)
 				}
 			}
-			if err := damage(s.attachmentPath(Owner{"c", "eth0"}.Key())); err != nil {
+			if err := damage(s.path(Owner{"c", "eth0"}.Key())); err != nil {
 				t.Fatal(err)
 			}
 			detach(t, s, "c")
@@ -186,7 +110,7 @@ func TestReleaseFindsAddressesWithoutAUsableRecord(t *testing.T) {
 }
 
 func TestReleaseLeavesWhatAnotherHolds(t *testing.T) {
-	s, sets := Open(t.TempDir()), setOf(t, "10.244.1.0/29")
+	s, sets := Open(t.TempDir(), network.Default), setOf(t, "10.244.1.0/29")
 	for _, id := range []string{"c", "other"} {
 		if _, err := attach(t, s, id, sets); err != nil {
 			t.Fatal(err)
@@ -194,7 +118,7 @@ func TestReleaseLeavesWhatAnotherHolds(t *testing.T) {
 	}
 	// A record that claims the other's address, as after a mistaken restore.
 	forged := `{"version":1,"containerID":"c","ifName":"eth0","addresses":["10.244.1.2","10.244.1.3"]}`
-	if err := os.WriteFile(s.attachmentPath(Owner{"c", "eth0"}.Key()), []byte(forged), 0o644); err != nil {
+	if err := os.WriteFile(s.path(Owner{"c", "eth0"}.Key()), []byte(forged), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	detach(t, s, "c")
@@ -206,7 +130,7 @@ func TestReleaseLeavesWhatAnotherHolds(t *testing.T) {
 
 // An address whose attachment is lost is free only after its use was ended.
 func TestFreeLost(t *testing.T) {
-	s, sets := Open(t.TempDir()), setOf(t, "10.244.1.0/29")
+	s, sets := Open(t.TempDir(), network.Default), setOf(t, "10.244.1.0/29")
 	for _, id := range []string{"c", "kept", "other"} {
 		if _, err := attach(t, s, id, sets); err != nil {
 			t.Fatal(err)
@@ -214,7 +138,7 @@ func TestFreeLost(t *testing.T) {
 	}
 	keep := map[Key]bool{Owner{"kept", "eth0"}.Key(): true}
 	for _, id := range []string{"c", "kept"} {
-		if err := os.Remove(s.attachmentPath(Owner{id, "eth0"}.Key())); err != nil {
+		if err := os.Remove(s.path(Owner{id, "eth0"}.Key())); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -242,26 +166,9 @@ func TestFreeLost(t *testing.T) {
 	}
 }
 
-func TestCursorIsOnlyAHint(t *testing.T) {
-	for _, content := range []string{"", "garbage", "192.0.2.1\n", "fd00::1\n", strings.Repeat("9", 4096)} {
-		s, sets := Open(t.TempDir()), setOf(t, "10.244.1.0/29")
-		if _, err := attach(t, s, "first", sets); err != nil {
-			t.Fatal(err)
-		}
-		path := filepath.Join(s.dir, cursorsDir, "10.244.1.0-29")
-		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		addrs, err := attach(t, s, "second", sets)
-		if err != nil || addrs[0].String() != "10.244.1.3" {
-			t.Errorf("cursor %.20q: got %v, %v, want 10.244.1.3", content, addrs, err)
-		}
-	}
-}
-
 func TestNamesStayInTheDirectory(t *testing.T) {
 	dir := t.TempDir()
-	s, sets := Open(filepath.Join(dir, "run")), setOf(t, "10.244.0.0/16")
+	s, sets := Open(filepath.Join(dir, "run"), network.Default), setOf(t, "10.244.0.0/16")
 	for _, o := range []Owner{
 		{strings.Repeat("a", 200), "eth0"}, {strings.Repeat("a", 201), "eth0"}, {strings.Repeat("a", 202), "eth0"},
 		{"../../etc/passwd", "eth0"}, {"..", "eth0"}, {".", "eth0"}, {"a\nb", "eth0"}, {"a@b", "c"}, {"a", "b@c"},
@@ -299,7 +206,7 @@ func TestNamesStayInTheDirectory(t *testing.T) {
 // attachment stays until the next one of its worker is there, so that two which
 // were given one address meet.
 func TestParallel(t *testing.T) {
-	s, sets := Open(t.TempDir()), setOf(t, "10.244.1.0/26", "fd00:1::/122")
+	s, sets := Open(t.TempDir(), network.Default), setOf(t, "10.244.1.0/26", "fd00:1::/122")
 	var holders sync.Map // who has an address, from the end of Reserve to the beginning of Release
 	var wg sync.WaitGroup
 	for worker := range 16 {
@@ -334,29 +241,9 @@ func TestParallel(t *testing.T) {
 	}
 }
 
-// TestNoneIsLeftForManyAtOnce: who is refused is told that all are in use, also
-// where others took the last ones while it searched.
-func TestNoneIsLeftForManyAtOnce(t *testing.T) {
-	set := setOf(t, "10.244.1.0/28")[0]
-	const want = "no address left in 10.244.1.0/28: 13 of 13 are in use, "
-	for range 100 {
-		s := Open(t.TempDir())
-		var wg sync.WaitGroup
-		for worker := range 64 {
-			wg.Go(func() {
-				_, err := s.search(set, set.next(netip.Addr{}), Owner{fmt.Sprint("c", worker), "eth0"}.Key())
-				if err != nil && !strings.HasPrefix(err.Error(), want) {
-					t.Errorf("got  %v\nwant %s", err, want)
-				}
-			})
-		}
-		wg.Wait()
-	}
-}
-
 // TestSameAttachmentIsWorkedOnByOneAtATime has all workers use one owner.
 func TestSameAttachmentIsWorkedOnByOneAtATime(t *testing.T) {
-	s, sets := Open(t.TempDir()), setOf(t, "10.244.1.0/24")
+	s, sets := Open(t.TempDir(), network.Default), setOf(t, "10.244.1.0/24")
 	var inside sync.Mutex
 	var wg sync.WaitGroup
 	for range 8 {
@@ -397,7 +284,7 @@ func TestSameAttachmentIsWorkedOnByOneAtATime(t *testing.T) {
 
 func TestRecordIsReadAsItWasWritten(t *testing.T) {
 	want := Record{
-		Version: 1, Network: "net \"x\"", ContainerID: "c", IfName: "eth0", Pod: "ns/name", Netns: "/run/netns/\n",
+		Version: 1, Network: network.Default, CNINetwork: "net \"x\"", ContainerID: "c", IfName: "eth0", Pod: "ns/name", Netns: "/run/netns/\n",
 		HostName: "veth0", MAC: "02:00:00:00:00:01", MTU: 1450, Bridge: "cni0",
 		Addresses: []netip.Addr{netip.MustParseAddr("10.244.1.2"), netip.MustParseAddr("fd00::2")},
 		HostPorts: []byte(`[{"hostPort":80}]`),
@@ -430,4 +317,60 @@ func FuzzParseRecord(f *testing.F) {
 			t.Errorf("%v is neither damaged nor newer", err)
 		}
 	})
+}
+
+// A host is upgraded while its pods run: what the previous release recorded
+// belongs to the default network.
+func TestRecordOfThePreviousRelease(t *testing.T) {
+	const old = `{"version":1,"network":"net","containerID":"c","ifName":"eth0","pod":"ns/name","netns":"/run/netns/x","hostName":"veth0",` +
+		`"mac":"02:00:00:00:00:01","mtu":1450,"bridge":"cni0","addresses":["10.244.1.2"],"hostPorts":[{"hostPort":80}]}` + "\n"
+	dir := t.TempDir()
+	addr := netip.MustParseAddr("10.244.1.2")
+	key := Owner{"c", "eth0"}.Key()
+	err := errors.Join(
+		os.Mkdir(filepath.Join(dir, "addresses"), 0o755), os.Mkdir(filepath.Join(dir, "attachments"), 0o755),
+		os.WriteFile(filepath.Join(dir, "attachments", "c@eth0.json"), []byte(old), 0o644),
+		os.Symlink("../attachments/c@eth0.json", filepath.Join(dir, "addresses", addr.String())))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := Open(dir, network.Default)
+	entries, err := s.List()
+	want := Record{
+		Version: 1, Network: network.Default, CNINetwork: "net", ContainerID: "c", IfName: "eth0", Pod: "ns/name", Netns: "/run/netns/x",
+		HostName: "veth0", MAC: "02:00:00:00:00:01", MTU: 1450, Bridge: "cni0", Addresses: []netip.Addr{addr}, HostPorts: []byte(`[{"hostPort":80}]`),
+	}
+	if err != nil || len(entries) != 1 || entries[0].Err != nil || !reflect.DeepEqual(entries[0].Record, want) {
+		t.Errorf("got %+v, %v\nwant %+v", entries, err, want)
+	}
+	if !s.Has(key, addr) || s.Holder(addr) != "pod ns/name" {
+		t.Errorf("%s is reserved by %s", addr, s.Holder(addr))
+	}
+	detach(t, s, "c")
+	if left := files(t, dir); len(left) != 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+// Networks have reservations of their own: pods of two networks may have the same
+// address.
+func TestNetworksAreApart(t *testing.T) {
+	dir, sets := t.TempDir(), setOf(t, "10.244.1.0/29")
+	for _, n := range []network.Name{network.Default, "blue"} {
+		addrs, err := attach(t, Open(dir, n), "c", sets)
+		if err != nil || fmt.Sprint(addrs) != "[10.244.1.2]" {
+			t.Errorf("%s: %v, %v", n, addrs, err)
+		}
+	}
+	theirs, err := os.ReadFile(Open(dir, "blue").path(Owner{"c", "eth0"}.Key()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := Open(dir, network.Default)
+	if err := os.WriteFile(s.path(Owner{"c", "eth0"}.Key()), theirs, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if entries, err := s.List(); err != nil || len(entries) != 1 || !errors.Is(entries[0].Err, ErrDamaged) {
+		t.Errorf("another network's record was read as %+v, %v", entries, err)
+	}
 }

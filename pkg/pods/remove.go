@@ -1,17 +1,17 @@
-package attachment
+package pods
 
 import (
 	"errors"
 	"net/netip"
 
+	"github.com/overlay-cni/overlay-cni/pkg/attachment"
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
 	"github.com/overlay-cni/overlay-cni/pkg/hostport"
-	"github.com/overlay-cni/overlay-cni/pkg/ipam"
 )
 
 // Remove undoes all that an ADD does, however far it came. The attachment is
 // locked by the caller.
-func Remove(k *bridge.Kernel, key ipam.Key, a *ipam.Attachment) error {
+func Remove(k *bridge.Kernel, key attachment.Key, a *attachment.Attachment) error {
 	if err := Dismantle(k, key, a); err != nil {
 		return err
 	}
@@ -20,7 +20,7 @@ func Remove(k *bridge.Kernel, key ipam.Key, a *ipam.Attachment) error {
 
 // Dismantle removes what the kernel has of an attachment, and leaves its
 // addresses and its file.
-func Dismantle(k *bridge.Kernel, key ipam.Key, a *ipam.Attachment) error {
+func Dismantle(k *bridge.Kernel, key attachment.Key, a *attachment.Attachment) error {
 	ports, err := closePorts(a)
 	if ports != nil {
 		// Last: after a deletion the kernel lets the socket's closing wait for
@@ -34,7 +34,7 @@ func Dismantle(k *bridge.Kernel, key ipam.Key, a *ipam.Attachment) error {
 // that can't be read, or is lost, all ports that lead to its addresses are
 // closed. The Kernel is nil where there was nothing to do; else the caller
 // closes it.
-func closePorts(a *ipam.Attachment) (*hostport.Kernel, error) {
+func closePorts(a *attachment.Attachment) (*hostport.Kernel, error) {
 	r, found, err := a.Record()
 	if !found && err == nil && a.Fresh() {
 		return nil, nil // an ADD that failed early: ports come after the record
@@ -60,8 +60,8 @@ func closePorts(a *ipam.Attachment) (*hostport.Kernel, error) {
 
 // Disuse closes all host ports that lead to an address whose attachment is lost,
 // and tells whether it did: one that a pod has still is left alone (see
-// ipam.Store.FreeLost).
-func Disuse(b *bridge.Kernel, key ipam.Key, addr netip.Addr) (bool, error) {
+// attachment.Store.FreeLost).
+func Disuse(b *bridge.Kernel, key attachment.Key, addr netip.Addr) (bool, error) {
 	if gone, err := b.Gone(key.HostName()); !gone {
 		return false, err
 	}

@@ -1,17 +1,17 @@
-package attachment
+package pods
 
 import (
 	"fmt"
 	"net/netip"
 	"testing"
 
+	"github.com/overlay-cni/overlay-cni/pkg/attachment"
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
-	"github.com/overlay-cni/overlay-cni/pkg/ipam"
 )
 
 func TestCutOff(t *testing.T) {
-	entry := func(key, pod, bridge string, addresses ...string) ipam.Entry {
-		e := ipam.Entry{Key: ipam.Key(key), Record: ipam.Record{Pod: pod, Bridge: bridge}}
+	entry := func(key, pod, bridge string, addresses ...string) attachment.Entry {
+		e := attachment.Entry{Key: attachment.Key(key), Record: attachment.Record{Pod: pod, Bridge: bridge}}
 		for _, a := range addresses {
 			e.Record.Addresses = append(e.Record.Addresses, netip.MustParseAddr(a))
 		}
@@ -22,17 +22,17 @@ func TestCutOff(t *testing.T) {
 	}}
 	const text = "addresses of pods are of no subnet that this node has now, so that nothing reaches them: delete these pods, to have them made anew: "
 	damaged := entry("damaged@eth0", "", "cni0", "10.9.9.9")
-	damaged.Err = ipam.ErrDamaged
+	damaged.Err = attachment.ErrDamaged
 	for name, tt := range map[string]struct {
-		entries []ipam.Entry
+		entries []attachment.Entry
 		want    string
 	}{
 		"none":                 {nil, ""},
-		"within":               {[]ipam.Entry{entry("a@eth0", "shop/a", "cni0", "10.244.1.2", "fd00:1::2")}, ""},
-		"of another network":   {[]ipam.Entry{entry("a@eth0", "shop/a", "other", "10.9.0.2")}, ""},
-		"not to be read":       {[]ipam.Entry{damaged}, ""},
-		"IPv4":                 {[]ipam.Entry{entry("a@eth0", "shop/a", "cni0", "10.244.2.2", "fd00:1::2")}, "1 " + text + "shop/a 10.244.2.2"},
-		"IPv6, without a name": {[]ipam.Entry{entry("a@eth0", "", "cni0", "fd00:2::2")}, "1 " + text + "a@eth0 fd00:2::2"},
+		"within":               {[]attachment.Entry{entry("a@eth0", "shop/a", "cni0", "10.244.1.2", "fd00:1::2")}, ""},
+		"of another network":   {[]attachment.Entry{entry("a@eth0", "shop/a", "other", "10.9.0.2")}, ""},
+		"not to be read":       {[]attachment.Entry{damaged}, ""},
+		"IPv4":                 {[]attachment.Entry{entry("a@eth0", "shop/a", "cni0", "10.244.2.2", "fd00:1::2")}, "1 " + text + "shop/a 10.244.2.2"},
+		"IPv6, without a name": {[]attachment.Entry{entry("a@eth0", "", "cni0", "fd00:2::2")}, "1 " + text + "a@eth0 fd00:2::2"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := ""

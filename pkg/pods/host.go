@@ -1,4 +1,4 @@
-package attachment
+package pods
 
 import (
 	"cmp"
@@ -10,15 +10,16 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/overlay-cni/overlay-cni/internal/network"
+	"github.com/overlay-cni/overlay-cni/pkg/attachment"
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
 	"github.com/overlay-cni/overlay-cni/pkg/hostport"
-	"github.com/overlay-cni/overlay-cni/pkg/ipam"
 )
 
 // Host is where attachments are: a run directory and a network namespace. It is
 // for one goroutine at a time.
 type Host struct {
-	store  *ipam.Store
+	store  *attachment.Store
 	bridge *bridge.Kernel
 	ports  *hostport.Kernel
 }
@@ -34,7 +35,7 @@ func Open(runDir string) (*Host, error) {
 		b.Close()
 		return nil, err
 	}
-	return &Host{store: ipam.Open(runDir), bridge: b, ports: p}, nil
+	return &Host{store: attachment.Open(runDir, network.Default), bridge: b, ports: p}, nil
 }
 
 // Close closes the sockets.
@@ -61,7 +62,7 @@ func (h *Host) Sync(s bridge.Spec) ([]string, error) {
 
 // cutOff tells of pods that are older than this node's subnets: nobody, the own
 // host included, has a way to their addresses.
-func cutOff(entries []ipam.Entry, s bridge.Spec) error {
+func cutOff(entries []attachment.Entry, s bridge.Spec) error {
 	var pods []string
 	for _, e := range entries {
 		for _, a := range e.Record.Addresses {
@@ -97,8 +98,8 @@ func (h *Host) syncHostPorts(bridge string) ([]string, error) {
 }
 
 // portsOf are the attachments to a bridge, by the names of their ports.
-func portsOf(entries []ipam.Entry, bridge string) map[string]ipam.Key {
-	ports := map[string]ipam.Key{}
+func portsOf(entries []attachment.Entry, bridge string) map[string]attachment.Key {
+	ports := map[string]attachment.Key{}
 	for _, e := range entries {
 		if e.Err == nil && e.Record.Bridge == bridge {
 			ports[e.Key.HostName()] = e.Key
@@ -109,12 +110,12 @@ func portsOf(entries []ipam.Entry, bridge string) map[string]ipam.Key {
 
 // sweep removes attachments that no pod can have any more: their pair is gone,
 // with the pod's network namespace, and the runtime was not there to call DEL.
-func (h *Host) sweep(entries []ipam.Entry, missing []string, bridge string) ([]string, error) {
+func (h *Host) sweep(entries []attachment.Entry, missing []string, bridge string) ([]string, error) {
 	var changes []string
 	var errs []error
 	for _, e := range entries {
 		seen := e.Err == nil && e.Record.Bridge == bridge // by SyncPorts
-		if errors.Is(e.Err, ipam.ErrNewer) || (seen && !slices.Contains(missing, e.Key.HostName())) {
+		if errors.Is(e.Err, attachment.ErrNewer) || (seen && !slices.Contains(missing, e.Key.HostName())) {
 			continue
 		}
 		gone, err := h.removeLost(e.Key)
@@ -123,7 +124,7 @@ func (h *Host) sweep(entries []ipam.Entry, missing []string, bridge string) ([]s
 		}
 		errs = append(errs, err)
 	}
-	freed, err := h.store.FreeLost(nil, func(k ipam.Key, a netip.Addr) (bool, error) { return Disuse(h.bridge, k, a) })
+	freed, err := h.store.FreeLost(nil, func(k attachment.Key, a netip.Addr) (bool, error) { return Disuse(h.bridge, k, a) })
 	if len(freed) > 0 {
 		changes = append(changes, fmt.Sprintf("freed the addresses %v, which no attachment has", freed))
 	}
@@ -131,12 +132,12 @@ func (h *Host) sweep(entries []ipam.Entry, missing []string, bridge string) ([]s
 }
 
 // removeLost removes an attachment that no pod has any more.
-func (h *Host) removeLost(key ipam.Key) (bool, error) {
+func (h *Host) removeLost(key attachment.Key) (bool, error) {
 	if gone, err := h.bridge.Gone(key.HostName()); !gone {
 		return false, err
 	}
 	a, err := h.store.TryLock(key)
-	if errors.Is(err, ipam.ErrBusy) || errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, attachment.ErrBusy) || errors.Is(err, fs.ErrNotExist) {
 		return false, nil // an ADD or DEL takes care of it
 	}
 	if err != nil {
@@ -156,7 +157,7 @@ func (h *Host) removeLost(key ipam.Key) (bool, error) {
 // lost tells whether neither end of an attachment's pair is there, which under
 // its lock says that it won't get one any more. The pod's end is looked for
 // because the host's may have another name by now.
-func (h *Host) lost(key ipam.Key, a *ipam.Attachment) (bool, error) {
+func (h *Host) lost(key attachment.Key, a *attachment.Attachment) (bool, error) {
 	if gone, err := h.bridge.Gone(key.HostName()); !gone {
 		return false, err // an ADD just came to its end
 	}
@@ -174,7 +175,7 @@ func (h *Host) hostPorts(bridge string) (hostport.Want, error) {
 	if err != nil {
 		return hostport.Want{}, err
 	}
-	slices.SortStableFunc(entries, func(a, b ipam.Entry) int { return a.Written.Compare(b.Written) })
+	slices.SortStableFunc(entries, func(a, b attachment.Entry) int { return a.Written.Compare(b.Written) })
 	want := hostport.Want{Bridge: bridge}
 	for _, e := range entries {
 		pod, err := h.hostPortsOf(e)
@@ -191,7 +192,7 @@ func (h *Host) hostPorts(bridge string) (hostport.Want, error) {
 // hostPortsOf are the host ports of one attachment. Where the record can't be read,
 // by damage or loss or because a newer version wrote it, they stay as they are, as
 // those of an attachment that somebody works on do.
-func (h *Host) hostPortsOf(e ipam.Entry) (hostport.Pod, error) {
+func (h *Host) hostPortsOf(e attachment.Entry) (hostport.Pod, error) {
 	mappings, err := hostport.Parse(e.Record.HostPorts)
 	if e.Err != nil || err != nil {
 		held, err := h.store.HeldBy(e.Key)
@@ -203,7 +204,7 @@ func (h *Host) hostPortsOf(e ipam.Entry) (hostport.Pod, error) {
 }
 
 // busy tells whether an ADD or DEL works on an attachment, or ended just now.
-func (h *Host) busy(key ipam.Key) bool {
+func (h *Host) busy(key attachment.Key) bool {
 	a, err := h.store.TryLock(key)
 	if err != nil {
 		return true

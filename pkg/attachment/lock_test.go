@@ -1,4 +1,4 @@
-package ipam
+package attachment
 
 import (
 	"errors"
@@ -7,12 +7,14 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/overlay-cni/overlay-cni/internal/network"
 )
 
 // A lock that nobody gives back is told, with who has it; and once it is given
 // back, what gave up waiting doesn't hold it.
 func TestLockIsNotWaitedForForEver(t *testing.T) {
-	s := Open(t.TempDir())
+	s := Open(t.TempDir(), network.Default)
 	k := Owner{"c", "eth0"}.Key()
 	holding, err := s.Lock(k)
 	if err != nil {
@@ -20,7 +22,7 @@ func TestLockIsNotWaitedForForEver(t *testing.T) {
 	}
 	s.patience = time.Millisecond
 	_, err = s.LockForRemoval(k)
-	want := []string{s.attachmentPath(k), "for 1ms", fmt.Sprintf("process %d,", os.Getpid())}
+	want := []string{s.path(k), "for 1ms", fmt.Sprintf("process %d,", os.Getpid())}
 	for _, w := range want {
 		if err == nil || !strings.Contains(err.Error(), w) {
 			t.Errorf("%v does not tell %q", err, w)
@@ -44,7 +46,7 @@ func TestLockIsNotWaitedForForEver(t *testing.T) {
 
 // Who waits gets the lock when it is given back, and has it then.
 func TestLockIsWaitedFor(t *testing.T) {
-	s := Open(t.TempDir())
+	s := Open(t.TempDir(), network.Default)
 	k := Owner{"c", "eth0"}.Key()
 	holding, err := s.Lock(k)
 	if err != nil {
