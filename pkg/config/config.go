@@ -26,8 +26,6 @@ type Config struct {
 	// NoMasqueradeTo are destinations that see the pods' own addresses. They
 	// have no host bits, and may overlap.
 	NoMasqueradeTo []netip.Prefix
-	// Firewall is what masquerades.
-	Firewall Firewall
 	// IPTablesForward lets pods' traffic through where the host's iptables
 	// rules would drop what is forwarded.
 	IPTablesForward bool
@@ -132,16 +130,6 @@ const (
 	OffloadAuto Offload = "auto"
 	OffloadOn   Offload = "on"
 	OffloadOff  Offload = "off"
-)
-
-// Firewall is a way to have rules.
-type Firewall string
-
-// Auto is nftables where the kernel has it, and else iptables.
-const (
-	FirewallAuto     Firewall = "auto"
-	FirewallNFTables Firewall = "nftables"
-	FirewallIPTables Firewall = "iptables"
 )
 
 // Log says what the daemon logs, and how.

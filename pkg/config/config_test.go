@@ -57,12 +57,12 @@ func defaults() Config {
 			Type: RegistryFile, File: "/etc/overlay-cni/nodes.yaml",
 			Etcd: Etcd{Endpoints: []string{"http://127.0.0.1:2379"}, Prefix: "/overlay-cni", LeaseTime: time.Hour},
 		},
-		Firewall: FirewallAuto, IPTablesForward: true,
-		VXLAN:          VXLAN{Device: "overlay0", VNI: 1, Port: 4789, UDPChecksum: true, DF: DFUnset, TxChecksumOffload: OffloadAuto},
-		UnderlayFamily: FamilyAuto,
-		Resync:         30 * time.Second,
-		CNI:            CNI{ConfName: "10-overlay-cni.conflist"},
-		Log:            Log{Level: slog.LevelInfo, Format: LogText},
+		IPTablesForward: true,
+		VXLAN:           VXLAN{Device: "overlay0", VNI: 1, Port: 4789, UDPChecksum: true, DF: DFUnset, TxChecksumOffload: OffloadAuto},
+		UnderlayFamily:  FamilyAuto,
+		Resync:          30 * time.Second,
+		CNI:             CNI{ConfName: "10-overlay-cni.conflist"},
+		Log:             Log{Level: slog.LevelInfo, Format: LogText},
 	}
 }
 
@@ -110,7 +110,6 @@ vxlan:
   ttl: inherit
   df: set
   txChecksumOffload: "off"
-firewall: iptables
 iptablesForward: false
 directRouting: true
 resync: 1m30s
@@ -133,9 +132,9 @@ func fullConfig() Config {
 				CA: "ca.pem", Cert: "cert.pem", Key: "key.pem", Username: "overlay", HostID: "vm-7", PasswordFile: "/etc/password", LeaseTime: 24 * time.Hour,
 			},
 		},
-		Health:   "127.0.0.1:9479",
-		CNI:      CNI{ConfDir: "/etc/cni/net.d", ConfName: "05-x.conflist"},
-		Firewall: FirewallIPTables, DirectRouting: true,
+		Health:        "127.0.0.1:9479",
+		CNI:           CNI{ConfDir: "/etc/cni/net.d", ConfName: "05-x.conflist"},
+		DirectRouting: true,
 		VXLAN: VXLAN{
 			Device: "vx7", VNI: 16777215, Port: 65535, SourcePorts: PortRange{40000, 50000}, AcceptZeroChecksum: true,
 			TTL: InheritTTL, DF: DFSet, TxChecksumOffload: OffloadOff,
@@ -160,7 +159,7 @@ func TestFileAndFlagsMeanTheSame(t *testing.T) {
 		"--registry-etcd-username=overlay", "--registry-etcd-host-id=vm-7", "--registry-etcd-password-file=/etc/password", "--registry-etcd-lease-time=24h",
 		"--health-address=127.0.0.1:9479", "--cni-conf-dir=/etc/cni/net.d", "--cni-conf-name=05-x.conflist", "--vxlan-device=vx7", "--vxlan-vni=16777215", "--vxlan-port=65535",
 		"--vxlan-source-ports=40000-50000", "--vxlan-udp-checksum=false", "--vxlan-accept-zero-checksum", "--vxlan-ttl=inherit",
-		"--vxlan-df=set", "--vxlan-tx-checksum-offload=off", "--firewall=iptables", "--iptables-forward=false", "--direct-routing",
+		"--vxlan-df=set", "--vxlan-tx-checksum-offload=off", "--iptables-forward=false", "--direct-routing",
 		"--resync=1m30s", "--log-level=debug", "--log-format=json")
 	if err != nil {
 		t.Fatal(err)
@@ -241,14 +240,16 @@ func TestUnderlayForms(t *testing.T) {
 func TestLoadRefusesFile(t *testing.T) {
 	t.Chdir(t.TempDir())
 	const device = "expected a device name: 1 to 15 characters without '/', ':', '%' and white space"
-	const keys = "nodeName, runDir, underlay, underlayFamily, resync, health, cni, mtu, bridge, masquerade, noMasqueradeTo, firewall, iptablesForward, directRouting, registry, vxlan, log"
+	const keys = "nodeName, runDir, underlay, underlayFamily, resync, health, cni, mtu, bridge, masquerade, noMasqueradeTo, iptablesForward, directRouting, registry, vxlan, log"
 	const taken = "the kernel uses this name for something else: choose another device name"
 	tests := map[string]struct{ text, want string }{
 		"unknown key": {"mut: 1400\n", `c.yaml:1:1: unknown key "mut": did you mean "mtu"?`},
 		"unknown key in a section": {"vxlan:\n  prot: 1\n",
 			`c.yaml:2:3: vxlan: unknown key "prot": did you mean "vxlan.port"?`},
 		"key of a section outside of it": {"vni: 7\n", `c.yaml:1:1: unknown key "vni": write "vni" inside the mapping "vxlan"`},
-		"key with a dot":                 {"vxlan.vni: 7\n", `c.yaml:1:1: unknown key "vxlan.vni": write "vni" inside the mapping "vxlan"`},
+		"removed key": {"firewall: iptables\n", `c.yaml:1:1: unknown key "firewall": remove it: overlayd always masquerades by nftables, which needs Linux 5.4 or newer. ` +
+			"Where it was iptables, reboot the host: that removes the chains OVERLAY-CNI-POSTRTG and OVERLAY-CNI-OUTPUT"},
+		"key with a dot": {"vxlan.vni: 7\n", `c.yaml:1:1: unknown key "vxlan.vni": write "vni" inside the mapping "vxlan"`},
 		"key like no other": {"colour: red\n",
 			`c.yaml:1:1: unknown key "colour": the keys here are ` + keys},
 		"key like no other in a section": {"log: {colour: red}\n",
@@ -484,7 +485,7 @@ func encode(c Config) []byte {
 	}
 	fmt.Fprintf(&b, "vxlan: {device: %q, vni: %d, port: %d, sourcePorts: %s, udpChecksum: %t, acceptZeroChecksum: %t, ttl: %s, df: %s, txChecksumOffload: %q}\n",
 		v.Device, v.VNI, v.Port, ports, v.UDPChecksum, v.AcceptZeroChecksum, ttl, v.DF, v.TxChecksumOffload)
-	fmt.Fprintf(&b, "firewall: %q\niptablesForward: %t\ndirectRouting: %t\n", c.Firewall, c.IPTablesForward, c.DirectRouting)
+	fmt.Fprintf(&b, "iptablesForward: %t\ndirectRouting: %t\n", c.IPTablesForward, c.DirectRouting)
 	fmt.Fprintf(&b, "log: {level: %s, format: %q}\n", strings.ToLower(c.Log.Level.String()), c.Log.Format)
 	return b.Bytes()
 }

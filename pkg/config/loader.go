@@ -228,7 +228,7 @@ func (s section) names() []string {
 }
 
 func (b *builder) section(s section) {
-	mapping := strictyaml.Mapping{Node: s.node, Path: s.path, Keys: s.names(), Meant: s.keys}
+	mapping := strictyaml.Mapping{Node: s.node, Path: s.path, Keys: s.names(), Meant: s.keys, Removed: removedSettings()}
 	for _, value := range b.reader.Fields(mapping) {
 		i := slices.Index(s.keys, value.Key)
 		if i < 0 {

@@ -56,6 +56,14 @@ func (s setting) shown() string {
 	return s.fallback
 }
 
+// removedSettings are keys of former versions, and what to do about each.
+func removedSettings() map[string]string {
+	return map[string]string{
+		"firewall": "remove it: overlayd always masquerades by nftables, which needs Linux 5.4 or newer. " +
+			"Where it was iptables, reboot the host: that removes the chains OVERLAY-CNI-POSTRTG and OVERLAY-CNI-OUTPUT",
+	}
+}
+
 // bool kinds may stand without a value on the command line.
 const kindBool = "true|false"
 
@@ -126,10 +134,6 @@ func podSettings() []setting {
 		usage:  "destinations outside of the pod network that see the pods' own addresses, such as 192.168.0.0/16",
 		add:    appendTo(parseNetwork, func(c *Config) *[]netip.Prefix { return &c.NoMasqueradeTo }),
 		clear:  func(c *Config) { c.NoMasqueradeTo = nil },
-	}, {
-		key: "firewall", kind: "firewall", fallback: string(FirewallAuto),
-		usage: "what masquerades: nftables, iptables, or auto (nftables where the kernel has it)",
-		add:   store(oneOf(FirewallAuto, FirewallNFTables, FirewallIPTables), func(c *Config) *Firewall { return &c.Firewall }),
 	}, {
 		key: "iptablesForward", kind: kindBool, fallback: "true",
 		usage: "let pods' traffic through where the host's iptables rules drop what is forwarded, as Docker's do",

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -59,14 +58,10 @@ type daemon struct {
 	// families is what the log said last of nodes with one family alone.
 	families string
 	wishes   wishes
-	// settled is about the firewall's table.
-	settled settled
 	// read is when everything in the kernel was read last, which is due after
 	// resync.
 	read   time.Time
 	resync time.Duration
-	// chains is what iptables should have, for the monitor.
-	chains atomic.Pointer[iptables.State]
 }
 
 // The parts, as the log and probes name them.
@@ -126,7 +121,7 @@ func (d *daemon) run(ctx context.Context, tasks []func(context.Context) error) {
 	wg.Go(func() { w.routes(ctx) })
 	wg.Go(func() { w.keep(ctx, func() error { return d.vxlan.Watch(ctx, network.Trigger) }) })
 	wg.Go(func() { w.rules(ctx) })
-	wg.Go(func() { w.iptables(ctx, d.fingerprint) })
+	wg.Go(func() { w.keep(ctx, func() error { return d.iptables.Watch(ctx, network.Trigger) }) })
 	wg.Go(func() { pods.Run(ctx) })
 	for _, task := range tasks {
 		wg.Go(func() {

@@ -191,7 +191,7 @@ func (d *daemon) apply(want desired) health.Finding {
 func (d *daemon) doubt() {
 	if now := time.Now(); now.Sub(d.read) >= d.resync {
 		d.vxlan.ForceResync()
-		d.settled = settled{}
+		d.iptables.ForceResync()
 		d.read = now
 	}
 }

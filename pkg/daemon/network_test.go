@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/overlay-cni/overlay-cni/pkg/iptables"
 	"github.com/overlay-cni/overlay-cni/pkg/registry"
 	"github.com/overlay-cni/overlay-cni/pkg/underlay"
 	"github.com/overlay-cni/overlay-cni/pkg/vxlan"
@@ -37,28 +38,20 @@ func TestLeftOut(t *testing.T) {
 	}
 }
 
-// What is believed without reading it is believed for one resync.
+// Everything is read again once a resync, and at the start.
 func TestDoubtComesOnceInAResync(t *testing.T) {
-	right := settled{generation: 7, number: 1}
 	for name, tt := range map[string]struct {
-		ago  time.Duration
-		want settled
+		read time.Time
+		want bool
 	}{
-		"just read":    {time.Minute, right},
-		"a resync ago": {time.Hour, settled{}},
+		"just read":    {time.Now().Add(-time.Minute), false},
+		"a resync ago": {time.Now().Add(-time.Hour), true},
+		"never":        {time.Time{}, true},
 	} {
-		d := &daemon{vxlan: &vxlan.Kernel{}, resync: time.Hour, read: time.Now().Add(-tt.ago), settled: right}
+		d := &daemon{vxlan: &vxlan.Kernel{}, iptables: iptables.New(), resync: time.Hour, read: tt.read}
 		d.doubt()
-		if d.settled != tt.want {
-			t.Errorf("%s: the table is settled as %v, want %v", name, d.settled, tt.want)
+		if got := !d.read.Equal(tt.read); got != tt.want {
+			t.Errorf("%s: read again: %t", name, got)
 		}
-		if now := time.Since(d.read) < time.Minute; now != (d.settled != right) {
-			t.Errorf("%s: read %s ago", name, time.Since(d.read))
-		}
-	}
-	d := &daemon{vxlan: &vxlan.Kernel{}, resync: time.Hour, settled: right}
-	d.doubt()
-	if d.settled == right {
-		t.Error("what was never read is believed")
 	}
 }

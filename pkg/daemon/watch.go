@@ -58,26 +58,6 @@ func (w watch) rules(ctx context.Context) {
 	w.keep(ctx, func() error { return monitor.WatchRules(ctx, tables, w.changed) })
 }
 
-// iptables asks what nobody tells: 0.1 ms every second.
-func (w watch) iptables(ctx context.Context, fingerprint func() (uint64, error)) {
-	const every = time.Second
-	ticker := time.NewTicker(every)
-	defer ticker.Stop()
-	var seen uint64
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
-		now, err := fingerprint()
-		if err == nil && now != seen {
-			seen = now
-			w.network.Trigger()
-		}
-	}
-}
-
 // keep watches until ctx ends. If notifications can't be had, the resync has to
 // do.
 func (w watch) keep(ctx context.Context, follow func() error) {

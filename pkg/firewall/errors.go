@@ -10,7 +10,7 @@ import (
 
 // ErrUnsupported is what a kernel gets that lacks a part of nf_tables.
 var ErrUnsupported = errors.New("the kernel lacks nf_tables (or nft_masq, nft_chain_nat, the inet family): " +
-	"load the modules, or use Linux 5.2 or later with CONFIG_NF_TABLES_INET, CONFIG_NFT_NAT and CONFIG_NFT_MASQ")
+	"load the modules, or use Linux 5.4 or newer with CONFIG_NF_TABLES_INET, CONFIG_NFT_NAT and CONFIG_NFT_MASQ")
 
 // ErrUnstable is what Read returns when other programs change the rules of the
 // namespace, in whatever table, faster than they can be read.

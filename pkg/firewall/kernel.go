@@ -14,10 +14,14 @@ import (
 // takes a few milliseconds; with 20,000 dual stack peers, a quarter of a second.
 const readAttempts = 10
 
-// Kernel is the one door of this package to a namespace's nftables. It holds
-// neither a socket nor anything that it has read, so it needs no closing.
+// Kernel reads and changes the table in one network namespace. It holds no
+// socket, so it needs no closing. It is for one goroutine at a time.
 type Kernel struct {
 	netns int // as netlink.Config has it: 0 is the namespace of the calling thread
+	// While nf_tables is at this generation the table is as settled says.
+	// 0: the table has to be read.
+	generation uint32
+	settled    State
 }
 
 // Option changes where a Kernel works.
@@ -38,21 +42,43 @@ func New(options ...Option) *Kernel {
 }
 
 // Sync makes the table what want says and tells what it changed, which is
-// nothing if all was right. After an error the table is as it was.
-func (k *Kernel) Sync(want State) ([]string, error) {
+// nothing if all was right. After an error the table is as it was. Sync reads the
+// table only if nf_tables or want changed: with the subnets of thousands of nodes
+// in its sets the table is long.
+func (k *Kernel) Sync(want State) (changes []string, err error) {
+	now, err := k.readGeneration()
+	if err != nil {
+		return nil, err
+	}
+	if now == k.generation && k.settled.Equal(want) {
+		return nil, nil
+	}
+	k.generation = 0
 	have, err := k.Read()
 	if err != nil {
 		return nil, err
 	}
 	ops := Plan(want, have)
+	if len(ops) == 0 {
+		k.generation, k.settled = now, want
+	}
 	if err := k.Apply(ops); err != nil {
 		return nil, err
 	}
-	var changes []string
 	for _, op := range ops {
 		changes = append(changes, op.String())
 	}
 	return changes, nil
+}
+
+// Remove deletes the table and tells what it changed. A kernel without nf_tables
+// has none.
+func (k *Kernel) Remove() (changes []string, err error) {
+	changes, err = k.Sync(State{})
+	if errors.Is(err, ErrUnsupported) {
+		err = nil
+	}
+	return changes, err
 }
 
 // Read returns the table as it is. What it consists of is read by several
@@ -60,12 +86,12 @@ func (k *Kernel) Sync(want State) ([]string, error) {
 // afterwards, the pieces may not belong together, and are read again.
 func (k *Kernel) Read() (State, error) {
 	for range readAttempts {
-		before, err := k.generation()
+		before, err := k.readGeneration()
 		if err != nil {
 			return State{}, err
 		}
 		s, readErr := k.readOnce()
-		after, err := k.generation()
+		after, err := k.readGeneration()
 		if err != nil {
 			return State{}, err
 		}
@@ -76,9 +102,9 @@ func (k *Kernel) Read() (State, error) {
 	return State{}, fmt.Errorf("read table inet %s: %w", TableName, ErrUnstable)
 }
 
-// generation is the number of the last change to the namespace's rules. It is
+// readGeneration returns the number of the last change to the namespace's rules. It is
 // the first thing that is asked for, so it finds out whether there is nf_tables.
-func (k *Kernel) generation() (uint32, error) {
+func (k *Kernel) readGeneration() (uint32, error) {
 	c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: k.netns})
 	if err != nil {
 		return 0, open().failed(err)

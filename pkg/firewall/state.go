@@ -3,7 +3,9 @@ package firewall
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -45,6 +47,12 @@ type Skeleton struct {
 	// Chains and Sets are sorted by name.
 	Chains []Chain
 	Sets   []Set
+}
+
+// Equal tells whether two states are the same.
+func (s State) Equal(o State) bool {
+	return s.Present == o.Present && reflect.DeepEqual(s.Skeleton, o.Skeleton) &&
+		maps.EqualFunc(s.Elements, o.Elements, func(a, b Elements) bool { return a.Stray == b.Stray && slices.Equal(a.Ranges, b.Ranges) })
 }
 
 // Chain is a list of rules. The zero Hook is that of a chain that only other

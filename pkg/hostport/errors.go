@@ -14,7 +14,7 @@ var (
 	ErrTaken = errors.New("host port is taken")
 	// ErrUnsupported is what a kernel gets that lacks a part of nf_tables.
 	ErrUnsupported = errors.New("the kernel lacks nf_tables or a part of it: load the modules nft_chain_nat, nft_nat, " +
-		"nft_masq and nft_fib_inet, or use Linux 5.2 or later with CONFIG_NF_TABLES_INET, CONFIG_NFT_NAT, CONFIG_NFT_MASQ " +
+		"nft_masq and nft_fib_inet, or use Linux 5.4 or newer with CONFIG_NF_TABLES_INET, CONFIG_NFT_NAT, CONFIG_NFT_MASQ " +
 		"and CONFIG_NFT_FIB_INET")
 	// ErrUnstable is for rules that other programs change faster than they can
 	// be read.

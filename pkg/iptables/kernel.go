@@ -1,147 +1,147 @@
 package iptables
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
+	"time"
 
-	"github.com/cespare/xxhash/v2"
+	"golang.org/x/sys/unix"
+
+	"github.com/overlay-cni/overlay-cni/internal/family"
 )
 
-// Kernel is the door of this package to the iptables of a network namespace:
-// of the thread that calls a method. Where threads are in different namespaces
-// the caller has to hold his (runtime.LockOSThread). It keeps no socket, so it
-// needs no closing. It is for one goroutine at a time, but for Fingerprint.
+// Kernel reads and changes both kinds of iptables in the network namespace of
+// the thread that calls a method: where threads are in different namespaces the
+// caller has to hold the thread (runtime.LockOSThread). It keeps no socket, so
+// it needs no closing. It is for one goroutine at a time, but for Watch.
 type Kernel struct {
-	// settled are the chains that were found to be right.
+	// settled are the places that the last Sync found right.
 	settled map[place]settled
 }
 
-// door is one of the two implementations that the kernel has of iptables.
-type door interface {
-	// name is that of the program whose rules are there.
+// kind is one of the two implementations of iptables in the kernel.
+type kind interface {
+	// name is the name of the program whose rules the kind has.
 	name() string
-	// has tells whether chains of ours can be there.
-	has(Spot) bool
-	// stamp is a number that changes with the table where the chain is or would
-	// be, perhaps more often, and is cheaper to read: 0 where there is no table.
-	stamp(c Chain) (uint64, error)
-	// read may leave out what makes no difference to want.
-	read(want Chain) (Table, error)
+	// stamp returns a value that is cheap to read and changes whenever table
+	// filter does: nil where there is no such table.
+	stamp(family.Family) (any, error)
+	// read may leave out what makes no difference to the wanted rules.
+	read(f family.Family, want []Rule) (Table, error)
 	// apply carries out all of the operations or none.
-	apply(f Family, spot Spot, ops []Op) error
+	apply(family.Family, []Op) error
 }
 
-// place is one that a chain can have in a kernel.
+// place is where a chain of ours can be.
 type place struct {
-	door   string
-	family Family
-	spot   Spot
+	kind   string
+	family family.Family
 }
 
-// settled is a chain that was right, when the table was in the state that the
-// stamp stands for.
+// settled says when a place was right: for which rules, and while the table had
+// which stamp.
 type settled struct {
-	stamp uint64
+	stamp any
 	rules string
 }
 
-// New returns the door to iptables-nft and iptables-legacy.
-func New() *Kernel {
-	return &Kernel{settled: map[place]settled{}}
-}
+// New returns a Kernel that has not read anything yet.
+func New() *Kernel { return &Kernel{settled: map[place]settled{}} }
 
-// Sync makes the chains what want says and tells what it changed. A place
-// that fails does not keep the others from being mended. ErrNoProgram among
-// the errors is one that only the host's administrator can mend.
-func (k *Kernel) Sync(want State) ([]string, error) {
-	var changes []string
+// Sync makes our chains and the jumps to them what want says and returns what it
+// changed. A place that fails doesn't keep the others from being mended.
+// ErrNoProgram among the errors asks for the administrator's help.
+func (k *Kernel) Sync(want State) (changes []string, err error) {
 	var errs []error
-	for _, d := range []door{nft{}, legacy{}} {
-		for _, c := range want.everywhere() {
-			if !d.has(c.Spot) {
-				continue
-			}
-			ops, err := k.mend(d, c)
+	for _, d := range []kind{nft{}, legacy{}} {
+		for _, f := range family.All() {
+			ops, err := k.sync(d, f, want[f])
 			if err != nil {
-				errs = append(errs, fmt.Errorf("%s, %s: %w", d.name(), c.Family, err))
+				errs = append(errs, fmt.Errorf("%s, %s: %w", d.name(), f, err))
 				continue
 			}
 			for _, op := range ops {
-				changes = append(changes, fmt.Sprintf("%s, %s: %s", d.name(), c.Family, op))
+				changes = append(changes, fmt.Sprintf("%s, %s: %s", d.name(), f, op))
 			}
 		}
 	}
 	return changes, errors.Join(errs...)
 }
 
-// mend does for one chain what Sync does for all. A chain that was right is
-// not read again as long as the table's stamp is the same. The stamp is taken
-// before the table is read, and not after the table was changed, so that no
-// change by another program is ever taken for a known one.
-func (k *Kernel) mend(d door, c Chain) ([]Op, error) {
-	stamp, err := d.stamp(c)
-	if err != nil {
+// Remove deletes our chains and the jumps to them and returns what it changed.
+func (k *Kernel) Remove() (changes []string, err error) { return k.Sync(nil) }
+
+// ForceResync makes the next Sync read everything again. Between resyncs an
+// alteration of iptables-legacy's rules goes unnoticed if it leaves all sizes as
+// they were.
+func (k *Kernel) ForceResync() { clear(k.settled) }
+
+// sync mends one place. A place that was right is not read again while the
+// stamp stays the same. The stamp is read before the table, and not again after
+// our own change, so another program's change is never taken for ours.
+func (k *Kernel) sync(d kind, f family.Family, want []Rule) ([]Op, error) {
+	stamp, err := d.stamp(f)
+	if err != nil || stamp == nil {
 		return nil, err
 	}
-	here := place{d.name(), c.Family, c.Spot}
-	now := settled{stamp, strings.Join(c.texts(), "\n")}
+	here, now := place{d.name(), f}, settled{stamp, strings.Join(texts(want), "\n")}
 	if before, known := k.settled[here]; known && before == now {
 		return nil, nil
 	}
-	have, err := d.read(c)
+	have, err := d.read(f, want)
 	if err != nil {
 		return nil, err
 	}
-	ops := Plan(c, have)
+	ops := Plan(want, have)
 	if len(ops) == 0 {
 		k.settled[here] = now
 		return nil, nil
 	}
 	delete(k.settled, here)
-	return ops, d.apply(c.Family, c.Spot, ops)
+	return ops, d.apply(f, ops)
 }
 
-// Fingerprint stands for the state of all tables in which chains of a State
-// are. Two are equal if nothing has changed between them.
-type Fingerprint struct {
-	// Generation is nf_tables' number of changes. It counts those to all tables,
-	// and a netlink subscription tells of them too.
-	Generation uint64
-	// Legacy stands for the contents of ip_tables' tables, counters excluded; of
-	// tables with more than some 300 rules for their sizes only, which nearly
-	// every change alters too. Nothing else tells of their changes.
-	Legacy uint64
-}
+// pollInterval is how long a change of iptables-legacy's rules may go unnoticed.
+// A look takes some 0.02 ms.
+const pollInterval = time.Second
 
-// Fingerprint is for asking every second whether a Sync is due. It runs no
-// program and loads no module of ip_tables.
-func (k *Kernel) Fingerprint(want State) (Fingerprint, error) {
-	number, err := generation()
-	errs := []error{err}
-	sums := xxhash.New()
-	for _, t := range want.tables() {
-		sum, err := sumOf(t.family, t.name, smallTable)
-		errs = append(errs, err)
-		fmt.Fprintln(sums, t.family, t.name, sum)
-	}
-	return Fingerprint{Generation: number, Legacy: sums.Sum64()}, errors.Join(errs...)
-}
-
-// table names one of ip_tables' tables.
-type table struct {
-	family Family
-	name   string
-}
-
-// tables lists those in which there are chains of s.
-func (s State) tables() []table {
-	var all []table
-	for _, c := range s {
-		if t := (table{c.Family, c.Spot.Table}); !slices.Contains(all, t) {
-			all = append(all, t)
+// Watch calls changed whenever iptables-legacy's table filter has changed, until
+// ctx ends. The kernel sends no notifications of it, so Watch asks every second.
+// Changes of iptables-nft's tables are notifications of nf_tables.
+func (k *Kernel) Watch(ctx context.Context, changed func()) error {
+	ticker := time.NewTicker(pollInterval)
+	defer ticker.Stop()
+	seen := map[family.Family]any{}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		if poll(seen) {
+			changed()
 		}
 	}
-	return all
+}
+
+// poll updates seen and tells whether anything differed. Errors are left to
+// Sync, which gets the same ones.
+func poll(seen map[family.Family]any) (changed bool) {
+	for _, f := range family.All() {
+		now, err := legacy{}.stamp(f)
+		if err == nil && now != seen[f] {
+			seen[f], changed = now, true
+		}
+	}
+	return changed
+}
+
+// failed says what was being done when an error came.
+func failed(doing string, err error) error {
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
+		return fmt.Errorf("%s: %w: CAP_NET_ADMIN is needed", doing, err)
+	}
+	return fmt.Errorf("%s: %w", doing, err)
 }

@@ -1,6 +1,8 @@
 package iptables
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -11,7 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/overlay-cni/overlay-cni/pkg/firewall"
+	"github.com/overlay-cni/overlay-cni/internal/family"
 )
 
 // docker is what dockerd 20.10 sets in table filter, for either family.
@@ -35,7 +37,7 @@ func docker() []string {
 
 func forwarding(t testing.TB) State {
 	t.Helper()
-	s, err := Forward(Pods{Own: prefixes("10.244.1.0/24", "fd00:1::/64"), Bridge: "cni0", Tunnel: "overlay0"})
+	s, err := Desired(Config{Own: prefixes("10.244.1.0/24", "fd00:1::/64"), Bridge: "cni0", Tunnel: "overlay0"})
 	must(t, err)
 	return s
 }
@@ -86,7 +88,7 @@ func checkOurs(t *testing.T, before, after []string, jumpAt int) {
 		t.Errorf("FORWARD: %s", diff)
 	}
 	if diff := cmp.Diff(restBefore, rest); diff != "" {
-		t.Errorf("foreign rules: %s", diff)
+		t.Errorf("others' rules: %s", diff)
 	}
 }
 
@@ -125,7 +127,7 @@ func TestMending(t *testing.T) {
 				s.restore(v, "filter", docker()...)
 				s.mustSync(k, want)
 				by := slices.Clone(tc.by)
-				if v.family == IPv6 {
+				if v.family == family.IPv6 {
 					for i := range by {
 						by[i] = strings.ReplaceAll(by[i], "192.0.2.1", "2001:db8::1")
 					}
@@ -171,7 +173,7 @@ func TestNothingIsMadeWhereThereIsNothing(t *testing.T) {
 		if changes := s.mustSync(New(), want); len(changes) > 0 {
 			t.Errorf("changed %q", changes)
 		}
-		s.fingerprint(New(), want)
+		s.In(func() error { poll(map[family.Family]any{}); return nil })
 	}
 	if got := s.run("nft", "list", "ruleset"); got != "" {
 		t.Errorf("nf_tables has %q", got)
@@ -184,7 +186,7 @@ func TestNothingIsMadeWhereThereIsNothing(t *testing.T) {
 }
 
 // A table of that name that somebody made with nft, for another purpose.
-func TestForeignTablesAreLeftAlone(t *testing.T) {
+func TestUnmanagedTablesAreLeftAlone(t *testing.T) {
 	for name, ruleset := range map[string]string{
 		"FORWARD is an ordinary chain": "table ip filter { chain FORWARD { drop; }; }",
 		"forward in lower case":        "table ip filter { chain forward { type filter hook forward priority 0; policy drop; }; }",
@@ -262,7 +264,7 @@ func TestLegacyTablesWithoutProgram(t *testing.T) {
 				if (err != nil) != tc.fails {
 					t.Fatalf("got error %v", err)
 				}
-				if tc.fails && (!strings.Contains(err.Error(), ErrNoProgram.Error()) || !strings.Contains(err.Error(), string(v.family))) {
+				if tc.fails && (!strings.Contains(err.Error(), ErrNoProgram.Error()) || !strings.Contains(err.Error(), v.family.String())) {
 					t.Errorf("the error does not say what is missing: %v", err)
 				}
 			})
@@ -317,6 +319,7 @@ func TestNoProgramIsRunWhileNothingChanges(t *testing.T) {
 		{"a rule was added", func() { s.restore(v, "filter", "-I FORWARD -j DOCKER-USER") }, 2 + version},
 		{"nothing changed", nil, 0},
 		{"another state is wanted", func() { want = State{} }, 2 + version + 1 + version},
+		{"what was removed is looked for once", nil, 2 + version},
 		{"nothing changed, none of ours is there", nil, 0},
 	} {
 		if tc.do != nil {
@@ -329,108 +332,68 @@ func TestNoProgramIsRunWhileNothingChanges(t *testing.T) {
 	}
 }
 
-func TestFingerprint(t *testing.T) {
+// What changes table filter of iptables-legacy has to be noticed, but for what
+// leaves all sizes as they were. Packets are no change.
+func TestPollNoticesChanges(t *testing.T) {
+	for _, v := range variants()[2:] {
+		t.Run(v.String(), func(t *testing.T) {
+			s, seen := newSpace(t), map[family.Family]any{}
+			polled := func() (changed bool) {
+				s.In(func() error { changed = poll(seen); return nil })
+				return changed
+			}
+			restore := func(commands ...string) func() { return func() { s.restore(v, "filter", commands...) } }
+			for _, tc := range []struct {
+				name    string
+				do      func()
+				changes bool
+			}{
+				{"no table", func() {}, false},
+				{"rules of another program", restore(append(docker(), "-A OUTPUT -o lo -j ACCEPT")...), true},
+				{"nothing", func() {}, false},
+				{"ours", func() { s.mustSync(New(), forwarding(t)) }, true},
+				{"listed", func() { s.list(v, "filter") }, false},
+				{"a packet is counted", func() {
+					s.run("ping", "-c1", map[family.Family]string{family.IPv4: "127.0.0.1", family.IPv6: "::1"}[v.family])
+				}, false},
+				{"another table", func() { s.restore(v, "nat", "-A POSTROUTING -j RETURN") }, false},
+				{"rule added", restore("-I FORWARD -j DOCKER-USER"), true},
+				{"rule deleted", restore("-D OVERLAY-CNI-FWD 1"), true},
+				{"rule moved to another chain", restore("-D FORWARD -j DOCKER-USER", "-I INPUT -j DOCKER-USER"), true},
+				{"flushed", restore("-F"), true},
+			} {
+				tc.do()
+				if changed := polled(); changed != tc.changes {
+					t.Errorf("%s: a change was noticed: %t", tc.name, changed)
+				}
+			}
+		})
+	}
+}
+
+// A resync finds also what leaves all sizes as they were.
+func TestForceResync(t *testing.T) {
 	eachVariant(t, func(t *testing.T, v variant, s space) {
 		k, want := New(), forwarding(t)
 		s.restore(v, "filter", docker()...)
+		before := s.list(v, "filter")
 		s.mustSync(k, want)
-		last := s.fingerprint(k, want)
-		for _, tc := range []struct {
-			name    string
-			do      func()
-			changes bool
-		}{
-			{"nothing", func() {}, false},
-			{"listed", func() { s.list(v, "filter") }, false},
-			{"policy", func() { s.restore(v, "filter", "-P FORWARD ACCEPT") }, true},
-			{"policy back", func() { s.restore(v, "filter", "-P FORWARD DROP") }, true},
-			{"rule altered", func() { s.restore(v, "filter", "-R OVERLAY-CNI-FWD 1 -i cni1 -j ACCEPT") }, true},
-			{"rule deleted", func() { s.restore(v, "filter", "-D OVERLAY-CNI-FWD 1") }, true},
-			{"flushed", func() { s.restore(v, "filter", "-F") }, true},
-			{"mended", func() { s.mustSync(k, want) }, true},
-		} {
-			tc.do()
-			now := s.fingerprint(k, want)
-			if (now != last) != tc.changes {
-				t.Errorf("%s: %v became %v", tc.name, last, now)
-			}
-			if v.legacy() && now.Generation != last.Generation || !v.legacy() && now.Legacy != last.Legacy {
-				t.Errorf("%s: the other kind's number changed: %v became %v", tc.name, last, now)
-			}
-			last = now
-		}
+		s.mustSync(k, want)
+		s.restore(v, "filter", "-R OVERLAY-CNI-FWD 1 -i cni1 -j ACCEPT")
+		k.ForceResync()
+		s.mustSync(k, want)
+		checkOurs(t, before, s.list(v, "filter"), -1)
 	})
 }
 
-// Counters are not part of the fingerprint, or every packet would change it.
-func TestFingerprintLeavesCountersOut(t *testing.T) {
-	eachVariant(t, func(t *testing.T, v variant, s space) {
-		k, want := New(), forwarding(t)
-		loopback := map[Family]string{IPv4: "127.0.0.1", IPv6: "::1"}[v.family]
-		s.restore(v, "filter", "-A OUTPUT -o lo -j ACCEPT")
-		before := s.fingerprint(k, want)
-		counters := s.run(v.program, "-vnxL", "OUTPUT")
-		s.run("ping", "-c1", loopback)
-		if s.run(v.program, "-vnxL", "OUTPUT") == counters {
-			t.Error("the packets were not counted, so this shows nothing")
-		}
-		if after := s.fingerprint(k, want); after != before {
-			t.Errorf("%v became %v", before, after)
-		}
-	})
-}
-
-func instead(t testing.TB, own ...string) State {
-	t.Helper()
-	s, err := Instead(firewall.Config{Own: prefixes(own...), Masquerade: true, Bridge: "cni0",
-		Network: prefixes("10.244.2.0/24", "fd00:2::/64"), NoMasqueradeTo: prefixes("198.51.100.0/24", "fd99::/64")})
-	must(t, err)
-	return s
-}
-
-// Tables that are needed are made, but only iptables-legacy's.
-func TestInsteadIsMadeKeptAndRemoved(t *testing.T) {
-	s, k := newSpace(t), New()
-	s.restore(variants()[0], "nat", "-A POSTROUTING -j RETURN")
-	s.restore(variants()[0], "filter", "-A OUTPUT -j RETURN")
-	nft := s.run("nft", "list", "ruleset")
-	s.mustSync(k, instead(t, "10.244.1.0/24", "fd00:1::/64"))
-	if diff := cmp.Diff(nft, s.run("nft", "list", "ruleset")); diff != "" {
-		t.Errorf("nf_tables: %s", diff)
-	}
-	v := variants()[2]
-	for table, flushed := range map[string]string{"nat": "-A OVERLAY-CNI-POSTRTG", "filter": "-A OVERLAY-CNI-OUTPUT"} {
-		right := s.list(v, table)
-		if !strings.Contains(strings.Join(right, "\n"), flushed) {
-			t.Errorf("table %s has %q", table, right)
-		}
-		s.restore(v, table, "-F", "-X")
-		s.mustSync(k, instead(t, "10.244.1.0/24", "fd00:1::/64"))
-		if diff := cmp.Diff(right, s.list(v, table)); diff != "" {
-			t.Error(diff)
-		}
-	}
-	s.mustSync(k, instead(t, "10.244.1.0/24", "10.244.9.0/24", "fd00:1::/64"))
-	if got := strings.Join(s.list(v, "nat"), "\n"); !strings.Contains(got, "-d 10.244.9.0/24 -j RETURN") {
-		t.Errorf("a new subnet was not added: %s", got)
-	}
-	s.mustSync(k, State{})
-	for _, v := range variants()[2:] {
-		for _, table := range []string{"nat", "filter"} {
-			if got := strings.Join(s.list(v, table), "\n"); strings.Contains(got, "OVERLAY-CNI") {
-				t.Errorf("left is %s", got)
-			}
-		}
-	}
-}
-
-// iptables -S lists no prefix that is any address, so ours must not have one.
-func TestNoMasqueradingToAnyAddress(t *testing.T) {
-	for _, any := range []string{"0.0.0.0/0", "::/0"} {
-		want, err := Instead(firewall.Config{Own: prefixes("10.244.1.0/24", "fd00:1::/64"), Masquerade: true,
-			Bridge: "cni0", NoMasqueradeTo: prefixes(any)})
-		must(t, err)
-		newSpace(t).mustSync(New(), want)
+func TestWatch(t *testing.T) {
+	s, v := newSpace(t), variants()[2]
+	s.restore(v, "filter", docker()...)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	s.In(func() error { return New().Watch(ctx, cancel) })
+	if err := ctx.Err(); !errors.Is(err, context.Canceled) {
+		t.Errorf("no change was noticed: %v", err)
 	}
 }
 
@@ -441,9 +404,9 @@ func TestRefusedChangesAreWhole(t *testing.T) {
 	s.mustSync(k, forwarding(t))
 	before := s.list(v, "filter")
 	bad := forwarding(t)
-	bad[0].Rules = append([]Rule{{In: "other0", Target: "ACCEPT"}}, Rule{Target: "NONESUCH"})
+	bad[v.family] = []Rule{{In: "other0"}, {In: "a-name-that-is-too-long"}}
 	for range 2 { // the second time, nothing has changed since
-		if _, err := s.sync(k, bad); err == nil || !strings.Contains(err.Error(), "NONESUCH") {
+		if _, err := s.sync(k, bad); err == nil || !strings.Contains(err.Error(), "too-long") {
 			t.Errorf("got %v", err)
 		}
 	}

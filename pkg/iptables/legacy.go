@@ -12,94 +12,90 @@ import (
 	"time"
 
 	goiptables "github.com/coreos/go-iptables/iptables"
+
+	"github.com/overlay-cni/overlay-cni/internal/family"
 )
 
-// legacy is the door to ip_tables' tables. It looks by system calls whether
-// there is anything to do, and does it by the program iptables-legacy.
+// ErrNoProgram is what Sync returns where iptables-legacy's rules drop pods'
+// packets, or ours have to be removed from them, and the program is missing.
+var ErrNoProgram = errors.New("the program iptables-legacy is needed")
+
+// legacy is the rules of ip_tables. The program iptables-legacy lists and
+// changes them.
 type legacy struct{}
 
 func (legacy) name() string { return "iptables-legacy" }
 
-func (legacy) has(Spot) bool { return true }
-
-// stamp looks at the whole table if something of ours is to be in it. Else its
-// size is enough: kube-proxy may have tens of thousands of rules in table nat,
-// and nobody but us puts chains of ours there.
-func (legacy) stamp(c Chain) (uint64, error) {
-	if len(c.Rules) == 0 {
-		return sumOf(c.Family, c.Spot.Table, sizeOnly)
+// stamp doesn't change with a rule that is replaced by one of the same size.
+func (legacy) stamp(f family.Family) (any, error) {
+	info, err := filterInfo(f)
+	if err != nil || info == (legacyInfo{}) {
+		return nil, err
 	}
-	return sumOf(c.Family, c.Spot.Table, anySize)
+	return info, nil
 }
 
-func sumOf(f Family, table string, limit uint32) (uint64, error) {
-	d, err := readDump(f, table, limit)
-	if err != nil || d == nil {
-		return 0, err
+func (legacy) read(f family.Family, want []Rule) (Table, error) {
+	p, err := findProgram(f)
+	if errors.Is(err, ErrNoProgram) {
+		return Table{}, withoutProgram(f, len(want) > 0, err)
 	}
-	return d.sum(), nil
-}
-
-// read runs no program if there is nothing to do, and is content without one if
-// nothing needs doing. So a host without rules needs no iptables.
-func (legacy) read(want Chain) (Table, error) {
-	d, err := readDump(want.Family, want.Spot.Table, anySize)
 	if err != nil {
 		return Table{}, err
 	}
-	wanted := len(want.Rules) > 0
+	return p.read()
+}
+
+// withoutProgram returns an error if the program would have to do something.
+func withoutProgram(f family.Family, wanted bool, missing error) error {
+	info, err := filterInfo(f)
+	if err != nil {
+		return err
+	}
+	rules, err := filterRules(f, info)
 	switch {
-	case d == nil && wanted && want.Spot.Make:
-		return Table{Present: true}, nil
-	case d == nil, !wanted && !d.mentions(want.Spot.Chain):
-		return Table{}, nil
+	case err != nil:
+		return err
+	case wanted && rules.drops():
+		return fmt.Errorf("chain FORWARD drops all packets that come to its end, pods' too: %w: "+
+			"install iptables-legacy where overlayd runs, or let the host use iptables-nft, "+
+			"or have the packets pass: iptables-legacy -P FORWARD ACCEPT", missing)
+	case !wanted && rules.mentions(ourChain):
+		return fmt.Errorf("remove chain %s: %w", ourChain, missing)
 	}
-	p, err := findProgram(want.Family)
-	if err == nil {
-		return p.read(want.Spot)
-	}
-	if errors.Is(err, ErrNoProgram) && wanted && !want.Spot.Make {
-		return Table{}, withoutProgram(d, err)
-	}
-	return Table{}, err
+	return nil
 }
 
-// withoutProgram is an error if the rules do keep pods' packets from passing.
-func withoutProgram(d *dump, err error) error {
-	if !d.drops() {
-		return nil
-	}
-	return fmt.Errorf("chain FORWARD drops all packets that come to its end, pods' too: %w: "+
-		"let the host use iptables-nft, or install iptables-legacy where overlayd runs, "+
-		"or have the packets pass: iptables-legacy -P FORWARD ACCEPT", err)
-}
-
-func (legacy) apply(f Family, spot Spot, ops []Op) error {
+// apply has iptables-restore carry out the operations, because that makes one
+// change of them: go-iptables would run a program for each.
+func (legacy) apply(f family.Family, ops []Op) error {
 	p, err := findProgram(f)
 	if err != nil {
 		return err
 	}
-	var commands []string
+	var lines []string
 	for _, op := range ops {
-		commands = append(commands, restoreCommands(op)...)
+		lines = append(lines, restoreLines(op)...)
 	}
-	return p.restore(fmt.Sprintf("*%s\n%s\nCOMMIT\n", spot.Table, strings.Join(commands, "\n")))
+	return p.restore(fmt.Sprintf("*%s\n%s\nCOMMIT\n", filterTable, strings.Join(lines, "\n")))
 }
 
-// program is iptables-legacy of one family. It is run in the network namespace
-// of the calling thread, as child processes are.
+// program is iptables-legacy of one family. It runs in the network namespace of
+// the calling thread, as child processes do.
 type program struct {
 	*goiptables.IPTables
 	restorePath string
 }
 
-// lockWait is how many seconds to wait for a program that holds xtables' lock.
+// lockWait is for how many seconds the program waits for xtables' lock.
 const lockWait = 5
 
-// findProgram is called each time, because packages come and go. It runs the
-// program twice, for its version.
-func findProgram(f Family) (*program, error) {
-	name := map[Family]string{IPv4: "iptables", IPv6: "ip6tables"}[f]
+// findProgram looks each time, because packages come and go.
+func findProgram(f family.Family) (*program, error) {
+	name := "iptables"
+	if f == family.IPv6 {
+		name = "ip6tables"
+	}
 	for _, candidate := range []string{name + "-legacy", name} {
 		path, err := exec.LookPath(candidate)
 		if err != nil || !isLegacy(path) {
@@ -109,38 +105,35 @@ func findProgram(f Family) (*program, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", path, err)
 		}
-		if !ipt.HasRandomFully() {
-			return nil, fmt.Errorf("%s: %w: it is older than 1.6.2", path, ErrNoProgram)
-		}
 		return &program{IPTables: ipt, restorePath: path + "-restore"}, nil
 	}
 	return nil, fmt.Errorf("%w: neither %s-legacy nor a %s that is not iptables-nft is in PATH", ErrNoProgram, name, name)
 }
 
-// isLegacy asks the program itself: "iptables" is either of two.
+// isLegacy asks the program, because "iptables" is one of two.
 func isLegacy(path string) bool {
 	version, err := exec.Command(path, "--version").Output()
 	return err == nil && !bytes.Contains(version, []byte("nf_tables"))
 }
 
-func (p *program) read(spot Spot) (Table, error) {
-	base, err := p.List(spot.Table, spot.Base)
+func (p *program) read() (Table, error) {
+	base, err := p.List(filterTable, forwardChain)
 	if err != nil {
-		return Table{}, failed("list the rules of "+spot.Base, err)
+		return Table{}, failed("list the rules of "+forwardChain, err)
 	}
 	have := Table{Present: true}
-	for _, text := range rulesIn(base, spot.Base) {
-		have.Base = append(have.Base, BaseRule{Kind: kindOfText(text, spot.Chain), Text: text})
+	for _, text := range rulesIn(base, forwardChain) {
+		have.Forward = append(have.Forward, BaseRule{Kind: kindOfText(text), Text: text})
 	}
-	own, err := p.List(spot.Table, spot.Chain)
+	own, err := p.List(filterTable, ourChain)
 	var exit *goiptables.Error
 	if errors.As(err, &exit) && exit.IsNotExist() {
 		return have, nil
 	}
 	if err != nil {
-		return Table{}, failed("list the rules of "+spot.Chain, err)
+		return Table{}, failed("list the rules of "+ourChain, err)
 	}
-	have.Chain, have.Rules = true, rulesIn(own, spot.Chain)
+	have.Chain, have.Rules = true, rulesIn(own, ourChain)
 	return have, nil
 }
 
@@ -158,76 +151,68 @@ func rulesIn(lines []string, chain string) []string {
 // commentMatch is a comment in a rule, which has no effect.
 var commentMatch = regexp.MustCompile(`-m comment --comment (?:"(?:[^"\\]|\\.)*"|[^" ]+) `)
 
-// kindOfText tells what a rule of a built-in chain is to the chain of ours. A
-// jump has no options, so it ends its rule; a comment ends none, and can't be
-// taken for one.
-func kindOfText(rule, chain string) Kind {
+// kindOfText tells what a rule of FORWARD means to us. A jump has no options, so
+// it ends its rule. A comment never ends a rule, so it can't be taken for a jump.
+func kindOfText(rule string) Kind {
+	const jump = "-j " + ourChain
 	bare := commentMatch.ReplaceAllString(rule, "")
-	jump := "-j " + chain
 	switch {
 	case rule == jump:
-		return Right
-	case strings.HasSuffix(rule, " "+jump), bare == jump, strings.HasSuffix(" "+rule, " -g "+chain):
-		return Stray
+		return Jump
+	case strings.HasSuffix(rule, " "+jump), bare == jump, strings.HasSuffix(" "+rule, " -g "+ourChain):
+		return WrongJump
 	case bare == "-j DROP", bare == "-j ACCEPT", bare == "-j RETURN",
 		bare == "-j REJECT", strings.HasPrefix(bare, "-j REJECT "):
 		return Final
 	}
-	return Foreign
+	return Unmanaged
 }
 
-// restoreCommands are the lines for iptables-restore, which takes a rule in the
-// very form in which iptables -S printed it. To name an existing chain of ours
-// empties it.
-func restoreCommands(op Op) []string {
+// restoreLines writes an operation for iptables-restore, which takes a rule as
+// iptables -S printed it. Naming our chain empties it.
+func restoreLines(op Op) []string {
 	switch op := op.(type) {
 	case Fill:
-		chain := op.Chain.Spot.Chain
-		lines := []string{":" + chain + " - [0:0]"}
-		for _, text := range op.Chain.texts() {
-			lines = append(lines, "-A "+chain+" "+text)
+		lines := []string{":" + ourChain + " - [0:0]"}
+		for _, text := range texts(op.Rules) {
+			lines = append(lines, "-A "+ourChain+" "+text)
 		}
 		return lines
-	case Jump:
-		how := "-A " + op.Spot.Base
+	case PutJump:
+		how := "-A " + forwardChain
 		if op.Number > 0 {
-			how = "-I " + op.Spot.Base + " " + strconv.Itoa(op.Number)
+			how = "-I " + forwardChain + " " + strconv.Itoa(op.Number)
 		}
-		return append(deletions(op.Spot.Base, op.Remove), how+" -j "+op.Spot.Chain)
+		return append(deletions(op.Remove), how+" -j "+ourChain)
 	case Remove:
-		lines := deletions(op.Spot.Base, op.Jumps)
+		lines := deletions(op.Jumps)
 		if op.Chain {
-			lines = append(lines, "-F "+op.Spot.Chain, "-X "+op.Spot.Chain)
+			lines = append(lines, "-F "+ourChain, "-X "+ourChain)
 		}
 		return lines
 	}
 	return nil
 }
 
-func deletions(base string, rules []BaseRule) []string {
+func deletions(rules []BaseRule) []string {
 	var lines []string
 	for _, r := range rules {
-		lines = append(lines, "-D "+base+" "+r.Text)
+		lines = append(lines, "-D "+forwardChain+" "+r.Text)
 	}
 	return lines
 }
 
 // restoreTimeout ends a program that hangs. It is longer than the wait for the
-// lock, of which the program itself tells.
+// lock, because the program itself reports that.
 const restoreTimeout = 2 * lockWait * time.Second
 
-// restore has a list of commands carried out, all of them or none. go-iptables
-// would run a program for each of them, and packets would meet what is between.
+// restore has the program carry out all commands or none.
 func (p *program) restore(commands string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), restoreTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, p.restorePath, "--noflush", fmt.Sprintf("--wait=%d", lockWait))
 	cmd.Stdin = strings.NewReader(commands)
-	output, err := cmd.CombinedOutput()
-	if bytes.Contains(output, []byte("unable to initialize table")) {
-		err = fmt.Errorf("%w: load the modules iptable_filter and iptable_nat, or ip6table_filter and ip6table_nat", err)
-	}
-	if err != nil {
+	if output, err := cmd.CombinedOutput(); err != nil {
 		return failed(fmt.Sprintf("run %s with %q", p.restorePath, commands),
 			fmt.Errorf("%w: %s", err, bytes.TrimSpace(output)))
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/overlay-cni/overlay-cni/internal/family"
 	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox/sandboxtest"
 )
 
@@ -72,19 +73,9 @@ func (s space) mustSync(k *Kernel, want State) []string {
 	return changes
 }
 
-func (s space) fingerprint(k *Kernel, want State) Fingerprint {
-	s.T.Helper()
-	var f Fingerprint
-	s.In(func() (err error) {
-		f, err = k.Fingerprint(want)
-		return err
-	})
-	return f
-}
-
 // variant is one of the programs that iptables can be, for one family.
 type variant struct {
-	family  Family
+	family  family.Family
 	program string // as iptables-nft
 }
 
@@ -94,7 +85,7 @@ func (v variant) legacy() bool { return strings.HasSuffix(v.program, "legacy") }
 
 func variants() []variant {
 	return []variant{
-		{IPv4, "iptables-nft"}, {IPv6, "ip6tables-nft"}, {IPv4, "iptables-legacy"}, {IPv6, "ip6tables-legacy"},
+		{family.IPv4, "iptables-nft"}, {family.IPv6, "ip6tables-nft"}, {family.IPv4, "iptables-legacy"}, {family.IPv6, "ip6tables-legacy"},
 	}
 }
 

@@ -8,18 +8,24 @@ import (
 	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/overlay-cni/overlay-cni/internal/family"
 )
 
-// nft is the door to iptables-nft's tables. It needs no program: they are
-// ordinary tables of nf_tables, and what iptables itself would send is sent.
+// nft is iptables-nft's tables. They are ordinary tables of nf_tables, so no
+// program is needed: we send what iptables would send.
 type nft struct{}
 
 func (nft) name() string { return "iptables-nft" }
 
-// has: whoever has nf_tables has package firewall's table, and needs no other.
-func (nft) has(s Spot) bool { return !s.Make }
-
-func (nft) stamp(Chain) (uint64, error) { return generation() }
+// stamp changes with every table of the namespace.
+func (nft) stamp(family.Family) (any, error) {
+	number, err := generation()
+	if err != nil || number == 0 {
+		return nil, err
+	}
+	return number, nil
+}
 
 // generation is the number of the last change to any table of the namespace.
 func generation() (uint64, error) {
@@ -117,25 +123,21 @@ func look(family byte, table, chain string) (chainKind, error) {
 	return ordinaryChain, nil
 }
 
-// nftFamily is the number of f for nf_tables, and nftTable a table of it.
-func nftFamily(f Family) nftables.TableFamily {
-	return map[Family]nftables.TableFamily{IPv4: nftables.TableFamilyIPv4, IPv6: nftables.TableFamilyIPv6}[f]
-}
-
-func nftTable(f Family, spot Spot) *nftables.Table {
-	return &nftables.Table{Name: spot.Table, Family: nftFamily(f)}
+// nftTable is table filter. nf_tables numbers the families as AF_* does.
+func nftTable(f family.Family) *nftables.Table {
+	return &nftables.Table{Name: filterTable, Family: nftables.TableFamily(f)}
 }
 
 // read takes several requests. What changes between them makes another stamp,
 // and by that another reading; and rules are addressed by handles, which are
 // never used twice, so a plan that was made of two states harms nobody.
-func (nft) read(want Chain) (Table, error) {
-	t := nftTable(want.Family, want.Spot)
-	base, err := look(byte(t.Family), t.Name, want.Spot.Base)
+func (nft) read(f family.Family, want []Rule) (Table, error) {
+	t := nftTable(f)
+	base, err := look(byte(t.Family), t.Name, forwardChain)
 	if err != nil || base != baseChain {
 		return Table{}, err
 	}
-	own, err := look(byte(t.Family), t.Name, want.Spot.Chain)
+	own, err := look(byte(t.Family), t.Name, ourChain)
 	if err != nil {
 		return Table{}, err
 	}
@@ -145,7 +147,7 @@ func (nft) read(want Chain) (Table, error) {
 	}
 	defer func() { _ = c.CloseLasting() }()
 	have := Table{Present: true, Chain: own != noChain}
-	if have.Base, err = baseRules(c, t, want.Spot); err != nil {
+	if have.Forward, err = baseRules(c, t); err != nil {
 		return Table{}, err
 	}
 	if have.Chain {
@@ -154,26 +156,26 @@ func (nft) read(want Chain) (Table, error) {
 	return have, err
 }
 
-func baseRules(c *nftables.Conn, t *nftables.Table, spot Spot) ([]BaseRule, error) {
-	rules, err := rulesOf(c, t, spot.Base)
+func baseRules(c *nftables.Conn, t *nftables.Table) ([]BaseRule, error) {
+	rules, err := rulesOf(c, t, forwardChain)
 	if err != nil {
 		return nil, err
 	}
 	var base []BaseRule
 	for _, r := range rules {
-		base = append(base, BaseRule{Kind: kindOf(r, spot.Chain), Handle: r.Handle})
+		base = append(base, BaseRule{Kind: kindOf(r), Handle: r.Handle})
 	}
 	return base, nil
 }
 
-func ownRules(c *nftables.Conn, t *nftables.Table, want Chain) ([]string, error) {
-	rules, err := rulesOf(c, t, want.Spot.Chain)
+func ownRules(c *nftables.Conn, t *nftables.Table, want []Rule) ([]string, error) {
+	rules, err := rulesOf(c, t, ourChain)
 	if err != nil {
 		return nil, err
 	}
 	var texts []string
 	for _, r := range rules {
-		texts = append(texts, textOf(r, byte(t.Family), want.Rules))
+		texts = append(texts, textOf(r, byte(t.Family), want))
 	}
 	return texts, nil
 }
@@ -187,23 +189,23 @@ func rulesOf(c *nftables.Conn, t *nftables.Table, chain string) ([]*nftables.Rul
 }
 
 // apply carries the operations out in one transaction.
-func (nft) apply(f Family, spot Spot, ops []Op) error {
+func (nft) apply(f family.Family, ops []Op) error {
 	c, err := nftables.New()
 	if err != nil {
 		return failed("open a netlink socket to nf_tables", err)
 	}
 	b := batch{
 		conn: c,
-		base: &nftables.Chain{Table: nftTable(f, spot), Name: spot.Base},
-		own:  &nftables.Chain{Table: nftTable(f, spot), Name: spot.Chain},
+		base: &nftables.Chain{Table: nftTable(f), Name: forwardChain},
+		own:  &nftables.Chain{Table: nftTable(f), Name: ourChain},
 	}
 	for _, op := range ops {
 		if err := b.stage(op); err != nil {
-			return fmt.Errorf("change table %s: %w", spot.Table, err)
+			return fmt.Errorf("change table %s: %w", filterTable, err)
 		}
 	}
 	if err := c.Flush(); err != nil {
-		return failed("change table "+spot.Table, err)
+		return failed("change table "+filterTable, err)
 	}
 	return nil
 }
@@ -217,8 +219,9 @@ type batch struct {
 func (b batch) stage(op Op) error {
 	switch op := op.(type) {
 	case Fill:
-		return b.fill(op.Chain.Rules)
-	case Jump:
+		b.fill(op.Rules)
+		return nil
+	case PutJump:
 		return b.jump(op)
 	case Remove:
 		return b.remove(op)
@@ -226,22 +229,17 @@ func (b batch) stage(op Op) error {
 	return fmt.Errorf("no such operation: %s", op)
 }
 
-func (b batch) fill(rules []Rule) error {
+func (b batch) fill(rules []Rule) {
 	b.conn.AddChain(b.own)
 	b.conn.FlushChain(b.own)
 	for _, r := range rules {
-		exprs, err := encode(r)
-		if err != nil {
-			return err
-		}
-		b.conn.AddRule(&nftables.Rule{Table: b.own.Table, Chain: b.own, Exprs: exprs})
+		b.conn.AddRule(&nftables.Rule{Table: b.own.Table, Chain: b.own, Exprs: encode(r)})
 	}
-	return nil
 }
 
 // jump adds the new jump before it removes the old ones. The library inserts
 // before the rule of a position, but adds behind it.
-func (b batch) jump(j Jump) error {
+func (b batch) jump(j PutJump) error {
 	rule := &nftables.Rule{Table: b.base.Table, Chain: b.base, Exprs: encodeJump(b.own.Name)}
 	if j.Number > 0 {
 		rule.Position = j.Before.Handle

@@ -18,11 +18,7 @@ import (
 // register is the one that all instructions use: the first of the old numbering.
 const register = unix.NFT_REG_1
 
-// encode returns the instructions of a rule of the kinds that Forward has.
-func encode(r Rule) ([]expr.Any, error) {
-	if r.Source.IsValid() || r.Destination.IsValid() || r.Match != "" && r.Match != replies || r.Target != "ACCEPT" {
-		return nil, fmt.Errorf("no instructions of nf_tables are known for the rule %q", r)
-	}
+func encode(r Rule) []expr.Any {
 	var exprs []expr.Any
 	if r.In != "" {
 		exprs = append(exprs, sameName(expr.MetaKeyIIFNAME, r.In)...)
@@ -30,10 +26,10 @@ func encode(r Rule) ([]expr.Any, error) {
 	if r.Out != "" {
 		exprs = append(exprs, sameName(expr.MetaKeyOIFNAME, r.Out)...)
 	}
-	if r.Match == replies {
+	if r.Replies {
 		exprs = append(exprs, encodeReplies())
 	}
-	return append(exprs, &expr.Counter{}, &expr.Verdict{Kind: expr.VerdictAccept}), nil
+	return append(exprs, &expr.Counter{}, &expr.Verdict{Kind: expr.VerdictAccept})
 }
 
 func encodeJump(chain string) []expr.Any {
@@ -63,7 +59,7 @@ func encodeReplies() expr.Any {
 // iptables would print: it is enough that they differ.
 func textOf(r *nftables.Rule, family byte, known []Rule) string {
 	for _, k := range known {
-		if exprs, err := encode(k); err == nil && equal(exprs, r.Exprs, family) {
+		if equal(encode(k), r.Exprs, family) {
 			return k.String()
 		}
 	}
@@ -87,23 +83,23 @@ func isCounter(e expr.Any) bool {
 	return is
 }
 
-// kindOf tells what a rule of a built-in chain is to the chain of ours.
-func kindOf(r *nftables.Rule, chain string) Kind {
+// kindOf tells what a rule of FORWARD means to us.
+func kindOf(r *nftables.Rule) Kind {
 	exprs := slices.DeleteFunc(slices.Clone(r.Exprs), effectless)
 	if len(exprs) == 0 {
-		return Foreign
+		return Unmanaged
 	}
 	last, alone := exprs[len(exprs)-1], len(exprs) == 1
-	if v, is := last.(*expr.Verdict); is && v.Chain == chain {
+	if v, is := last.(*expr.Verdict); is && v.Chain == ourChain {
 		if alone && v.Kind == expr.VerdictJump {
-			return Right
+			return Jump
 		}
-		return Stray
+		return WrongJump
 	}
 	if alone && final(last) {
 		return Final
 	}
-	return Foreign
+	return Unmanaged
 }
 
 // effectless instructions let every packet through.

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"testing"
 	"time"
+
+	"github.com/overlay-cni/overlay-cni/internal/family"
 )
 
 // patience is how long a test waits for a packet that should come at once, and
@@ -21,8 +23,8 @@ type addresses struct {
 	exempt, otherSource, dockerGateway, tunnel, remote string
 }
 
-func addressesOf(f Family) addresses {
-	if f == IPv4 {
+func addressesOf(f family.Family) addresses {
+	if f == family.IPv4 {
 		return addresses{
 			bits: "/32", any: "0.0.0.0/0", ownSubnet: "10.244.1.0/24", peerSubnet: "10.244.2.0/24", containers: "172.17.0.0/16",
 			gateway: "10.244.1.1", pod: "10.244.1.2", peerPod: "10.244.2.9", container: "172.17.0.2",
@@ -158,36 +160,6 @@ func TestOthersRulesGoFirst(t *testing.T) {
 			n.host.mustSync(k, forwarding(t))
 			if c.sourceSeen(t, glance) != "" {
 				t.Error("a policy that was appended after ours is not heeded")
-			}
-		})
-	}
-}
-
-func TestMasqueradingWithoutNftables(t *testing.T) {
-	for _, v := range variants()[2:] {
-		t.Run(v.String(), func(t *testing.T) {
-			a := addressesOf(v.family)
-			n := newNeighbourhood(t, a)
-			for _, tc := range []struct {
-				name string
-				want State
-				call call
-				seen string
-			}{
-				{"to the outside", instead(t, a.ownSubnet), call{n.pod, n.outside, a.pod, a.outside}, a.uplink},
-				{"to where it is not wanted", instead(t, a.ownSubnet), call{n.pod, n.outside, a.pod, a.exempt}, a.pod},
-				{"to a pod of another host", instead(t, a.ownSubnet), call{n.pod, n.peer, a.pod, a.peerPod}, a.pod},
-				{"from an address that is no pod's", instead(t, a.ownSubnet),
-					call{n.host, n.outside, a.otherSource, a.outside}, a.otherSource},
-				{"off", State{}, call{n.pod, n.outside, a.pod, a.outside}, a.pod},
-			} {
-				t.Run(tc.name, func(t *testing.T) {
-					n.outside.T, n.pod.T, n.host.T = t, t, t
-					n.host.mustSync(New(), tc.want)
-					if got := tc.call.sourceSeen(t, patience); got != tc.seen {
-						t.Errorf("the server saw %q call, want %s", got, tc.seen)
-					}
-				})
 			}
 		})
 	}

@@ -9,10 +9,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// base reads a built-in chain from words: jump is right, odd is stray, drop is
-// final, and anything else is foreign.
+// base reads a built-in chain from words: jump is right, odd is a wrong jump,
+// drop is final, and anything else is unmanaged.
 func base(words string) []BaseRule {
-	kinds := map[string]Kind{"jump": Right, "odd": Stray, "drop": Final}
+	kinds := map[string]Kind{"jump": Jump, "odd": WrongJump, "drop": Final}
 	var rules []BaseRule
 	for i, word := range strings.Fields(words) {
 		rules = append(rules, BaseRule{Kind: kinds[word], Text: word, Handle: uint64(i + 1)})
@@ -33,16 +33,16 @@ func carriedOut(have Table, ops []Op) Table {
 	for _, op := range ops {
 		switch op := op.(type) {
 		case Fill:
-			have.Chain, have.Rules = true, op.Chain.texts()
-		case Jump:
-			have.Base = remaining(have.Base, op.Remove)
-			at := len(have.Base)
+			have.Chain, have.Rules = true, texts(op.Rules)
+		case PutJump:
+			have.Forward = remaining(have.Forward, op.Remove)
+			at := len(have.Forward)
 			if op.Number > 0 {
 				at = op.Number - 1
 			}
-			have.Base = slices.Insert(have.Base, at, BaseRule{Kind: Right, Text: "jump", Handle: 99})
+			have.Forward = slices.Insert(have.Forward, at, BaseRule{Kind: Jump, Text: "jump", Handle: 99})
 		case Remove:
-			have.Base = remaining(have.Base, op.Jumps)
+			have.Forward = remaining(have.Forward, op.Jumps)
 			have.Chain, have.Rules = false, nil
 		}
 	}
@@ -56,33 +56,27 @@ func remaining(rules, drop []BaseRule) []BaseRule {
 func TestPlaceOfTheJump(t *testing.T) {
 	for _, tc := range []struct {
 		name        string
-		first       bool
 		have, after string
 	}{
-		{"nothing there", false, "", "jump"},
-		{"right", false, "a b jump", "a b jump"},
-		{"missing", false, "a b", "a b jump"},
-		{"before a drop", false, "a drop", "a jump drop"},
-		{"before the first of two", false, "a drop b drop", "a jump drop b drop"},
-		{"never reached", false, "a drop jump", "a jump drop"},
-		{"too early", false, "jump a", "a jump"},
-		{"too early, with a drop", false, "jump a drop b", "a jump drop b"},
-		{"twice", false, "a jump jump", "a jump"},
-		{"twice, one too early", false, "jump a jump", "a jump"},
-		{"three times around a drop", false, "jump a jump drop jump", "a jump drop"},
-		{"with conditions", false, "odd a", "a jump"},
-		{"with and without conditions", false, "odd a jump", "a jump"},
-		{"first, nothing there", true, "", "jump"},
-		{"first, missing", true, "a drop", "jump a drop"},
-		{"first, another one was quicker", true, "a jump", "a jump"},
-		{"first, never reached", true, "a drop jump", "jump a drop"},
-		{"first, twice", true, "jump a jump", "jump a"},
+		{"nothing there", "", "jump"},
+		{"right", "a b jump", "a b jump"},
+		{"missing", "a b", "a b jump"},
+		{"before a drop", "a drop", "a jump drop"},
+		{"before the first of two", "a drop b drop", "a jump drop b drop"},
+		{"never reached", "a drop jump", "a jump drop"},
+		{"too early", "jump a", "a jump"},
+		{"too early, with a drop", "jump a drop b", "a jump drop b"},
+		{"twice", "a jump jump", "a jump"},
+		{"twice, one too early", "jump a jump", "a jump"},
+		{"three times around a drop", "jump a jump drop jump", "a jump drop"},
+		{"with conditions", "odd a", "a jump"},
+		{"with and without conditions", "odd a jump", "a jump"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			want := Chain{Spot: Spot{First: tc.first}, Rules: []Rule{{Target: "ACCEPT"}}}
-			have := Table{Present: true, Chain: true, Rules: want.texts(), Base: base(tc.have)}
+			want := []Rule{{In: "cni0"}}
+			have := Table{Present: true, Chain: true, Rules: texts(want), Forward: base(tc.have)}
 			ops := Plan(want, have)
-			if got := wordsOf(carriedOut(have, ops).Base); got != tc.after {
+			if got := wordsOf(carriedOut(have, ops).Forward); got != tc.after {
 				t.Errorf("got %q, want %q", got, tc.after)
 			}
 			if (len(ops) == 0) != (tc.have == tc.after) {
@@ -93,34 +87,33 @@ func TestPlaceOfTheJump(t *testing.T) {
 }
 
 func TestPlanOfTheChain(t *testing.T) {
-	want := Chain{Spot: forward(), Rules: []Rule{{In: "cni0", Target: "ACCEPT"}, {Out: "cni0", Target: "ACCEPT"}}}
-	none := Chain{Spot: forward()}
+	want, none := []Rule{{In: "cni0"}, {Out: "cni0"}}, []Rule(nil)
 	right := []string{"-i cni0 -j ACCEPT", "-o cni0 -j ACCEPT"}
 	for _, tc := range []struct {
 		name string
-		want Chain
+		want []Rule
 		have Table
 		ops  []string
 	}{
 		{"no table", want, Table{}, nil},
 		{"no table, not wanted", none, Table{}, nil},
-		{"not there, not wanted", none, Table{Present: true, Base: base("a drop")}, nil},
+		{"not there, not wanted", none, Table{Present: true, Forward: base("a drop")}, nil},
 		{"missing", want, Table{Present: true}, []string{
-			"table filter: chain OVERLAY-CNI-FWD filled with 2 rules: it was missing",
-			"table filter: jump from FORWARD to OVERLAY-CNI-FWD put at the end: it was missing",
+			"chain OVERLAY-CNI-FWD filled with 2 rules: the chain was missing",
+			"jump from FORWARD to OVERLAY-CNI-FWD put at the end: the jump was missing",
 		}},
-		{"right", want, Table{Present: true, Chain: true, Rules: right, Base: base("jump")}, nil},
-		{"emptied", want, Table{Present: true, Chain: true, Base: base("jump")}, []string{
-			"table filter: chain OVERLAY-CNI-FWD filled with 2 rules: it had the rules []",
+		{"right", want, Table{Present: true, Chain: true, Rules: right, Forward: base("jump")}, nil},
+		{"emptied", want, Table{Present: true, Chain: true, Forward: base("jump")}, []string{
+			"chain OVERLAY-CNI-FWD filled with 2 rules: the chain had the rules []",
 		}},
-		{"a rule too many", want, Table{Present: true, Chain: true, Rules: append([]string{"-j DROP"}, right...), Base: base("jump")}, []string{
-			`table filter: chain OVERLAY-CNI-FWD filled with 2 rules: it had the rules ["-j DROP" "-i cni0 -j ACCEPT" "-o cni0 -j ACCEPT"]`,
+		{"a rule too many", want, Table{Present: true, Chain: true, Rules: append([]string{"-j DROP"}, right...), Forward: base("jump")}, []string{
+			`chain OVERLAY-CNI-FWD filled with 2 rules: the chain had the rules ["-j DROP" "-i cni0 -j ACCEPT" "-o cni0 -j ACCEPT"]`,
 		}},
-		{"no jump", want, Table{Present: true, Chain: true, Rules: right, Base: base("a drop")}, []string{
-			"table filter: jump from FORWARD to OVERLAY-CNI-FWD put before rule 2: it was missing",
+		{"no jump", want, Table{Present: true, Chain: true, Rules: right, Forward: base("a drop")}, []string{
+			"jump from FORWARD to OVERLAY-CNI-FWD put before rule 2: the jump was missing",
 		}},
-		{"not wanted", none, Table{Present: true, Chain: true, Rules: right, Base: base("jump a odd")}, []string{
-			"table filter: chain OVERLAY-CNI-FWD and 2 jumps to it removed",
+		{"not wanted", none, Table{Present: true, Chain: true, Rules: right, Forward: base("jump a odd")}, []string{
+			"chain OVERLAY-CNI-FWD and 2 jumps to it removed",
 		}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -139,7 +132,7 @@ func TestPlanOfTheChain(t *testing.T) {
 // programs' rules are as they were.
 func TestPlanSettles(t *testing.T) {
 	words := []string{"a", "b", "drop", "jump", "odd"}
-	foreign := func(rules []BaseRule) string {
+	unmanaged := func(rules []BaseRule) string {
 		_, others := split(rules)
 		return wordsOf(others)
 	}
@@ -149,17 +142,17 @@ func TestPlanSettles(t *testing.T) {
 		for range random.IntN(8) {
 			chain = append(chain, words[random.IntN(len(words))])
 		}
-		have := Table{Present: true, Chain: random.IntN(2) == 0, Base: base(strings.Join(chain, " "))}
-		want := Chain{Spot: Spot{First: random.IntN(2) == 0}}
+		have := Table{Present: true, Chain: random.IntN(2) == 0, Forward: base(strings.Join(chain, " "))}
+		var want []Rule
 		if random.IntN(4) > 0 {
-			want.Rules = []Rule{{Target: "ACCEPT"}}
+			want = []Rule{{In: "cni0"}}
 		}
 		after := carriedOut(have, Plan(want, have))
 		if again := Plan(want, after); len(again) > 0 {
-			t.Fatalf("seed %d: after a plan for %q there is %v to do", seed, wordsOf(have.Base), again)
+			t.Fatalf("seed %d: after a plan for %q there is %v to do", seed, wordsOf(have.Forward), again)
 		}
-		if foreign(have.Base) != foreign(after.Base) {
-			t.Fatalf("seed %d: %q became %q", seed, wordsOf(have.Base), wordsOf(after.Base))
+		if unmanaged(have.Forward) != unmanaged(after.Forward) {
+			t.Fatalf("seed %d: %q became %q", seed, wordsOf(have.Forward), wordsOf(after.Forward))
 		}
 	}
 }

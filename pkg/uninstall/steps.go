@@ -54,11 +54,8 @@ func (c cleaner) program() error {
 // rules removes what masquerades and filters. A kernel without nf_tables has
 // none of its tables.
 func (c cleaner) rules() error {
-	changes, err := firewall.New().Sync(firewall.State{})
-	if errors.Is(err, firewall.ErrUnsupported) {
-		err = nil
-	}
-	chains, chainsErr := iptables.New().Sync(nil)
+	changes, err := firewall.New().Remove()
+	chains, chainsErr := iptables.New().Remove()
 	for _, change := range chains {
 		c.done(change)
 	}

@@ -121,11 +121,11 @@ func (f *fleet) start(ctx context.Context, h *lab.Host, args ...string) *lab.Dae
 }
 
 // startInTurn starts each daemon and a pod with it, one host after the other.
-func (f *fleet) startInTurn(args ...string) {
+func (f *fleet) startInTurn() {
 	f.t.Helper()
 	for _, h := range f.hosts {
 		ctx := withPatience(f.t)
-		f.start(ctx, h, args...)
+		f.start(ctx, h)
 		f.pods = append(f.pods, f.addPod(ctx, h, "pod"))
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"os/exec"
 	"strings"
 	"testing"
@@ -108,48 +107,4 @@ func (f *fleet) getsOut(ctx context.Context, pod *lab.Pod) error {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
-}
-
-// Kernels without nf_tables masquerade by iptables; here by choice.
-func TestDaemonMasqueradesByIPTables(t *testing.T) {
-	eachMode(t, func(t *testing.T, m mode) {
-		f := newIdleFleet(t, 2, m.set, noResync)
-		f.startInTurn("--firewall", "iptables")
-		ctx := withPatience(t)
-		works := func(ctx context.Context) error {
-			return errors.Join(f.getsOut(ctx, f.pods[0]), ping(ctx, f.pods[0], f.pods[1]), ping(ctx, f.pods[1], f.pods[0]))
-		}
-		f.eventually(ctx, works)
-		if table := f.tableOf(f.hosts[0]); table {
-			t.Error("there is a table of nftables as well")
-		}
-		for _, program := range m.programs() {
-			f.command(f.hosts[0], program+"-legacy", "--wait", "-t", "nat", "-F")
-		}
-		f.eventually(ctx, works)
-		// Back again: nothing is left of the rules in iptables.
-		f.stop(ctx, f.hosts[0])
-		f.start(ctx, f.hosts[0], "--firewall", "nftables")
-		f.eventually(ctx, works)
-		if !f.tableOf(f.hosts[0]) {
-			t.Error("there is no table of nftables")
-		}
-		var out bytes.Buffer
-		for _, program := range []string{"iptables-legacy-save", "ip6tables-legacy-save"} {
-			cmd := exec.Command(program)
-			cmd.Stdout = &out
-			f.must(f.hosts[0].Netns().Start(cmd))
-			f.must(cmd.Wait())
-		}
-		if bytes.Contains(out.Bytes(), []byte("MASQUERADE")) {
-			t.Errorf("iptables still masquerades:\n%s", out.String())
-		}
-	})
-}
-
-// tableOf tells whether a host has our table of nftables.
-func (f *fleet) tableOf(h *lab.Host) bool {
-	f.t.Helper()
-	lines := fmt.Sprint(f.state(h))
-	return bytes.Contains([]byte(lines), []byte("table present true"))
 }

@@ -51,8 +51,7 @@ func (n *node) has(ctx context.Context, modules ...string) error {
 	return err
 }
 
-// The modules that overlayd needs where masquerading is nf_tables' task, and
-// those that only pods need.
+// The modules that overlayd needs, and those that only pods need.
 var (
 	daemonModules = []string{"vxlan", "bridge", "nf_tables", "nft_chain_nat", "nft_masq", "nf_nat"}
 	pluginModules = []string{"veth", "nft_fib_inet", "sch_tbf", "ifb", "br_netfilter"}
@@ -126,7 +125,7 @@ func (s *suite) daemonWithout(n *node, lacks []lack) error {
 		withheld = append(withheld, l.module)
 	}
 	if err := s.must("overlayd starts without them", func(ctx context.Context) (string, error) {
-		return "", errors.Join(n.withhold(ctx, withheld...), n.launch(ctx, "--firewall", "nftables"))
+		return "", errors.Join(n.withhold(ctx, withheld...), n.launch(ctx))
 	}); err != nil {
 		return err
 	}

@@ -59,6 +59,24 @@ func underTraffic(ctx context.Context, from, to *pod, do func() error) (string, 
 	return detail, err
 }
 
+// joining adds the third node.
+func (s *suite) joining() error {
+	n := s.cluster.nodes[2]
+	var c *pod
+	if err := s.must("a machine joins, with a pod", func(ctx context.Context) (detail string, err error) {
+		if err := errors.Join(s.cluster.register(ctx, s.cluster.nodes, anyFamily), n.startDaemon(ctx)); err != nil {
+			return "", err
+		}
+		c, err = n.addPod(ctx, "c", nil)
+		return "", err
+	}); err != nil {
+		return err
+	}
+	s.reaches("pod to pod, from there", c.place, s.a.place, c.addresses)
+	s.reaches("pod to pod, to there", s.b.place, c.place, s.b.addresses)
+	return nil
+}
+
 // powerCut turns a machine off without a warning, and on again.
 func (s *suite) powerCut() error {
 	n := s.cluster.nodes[1]

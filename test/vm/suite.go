@@ -53,7 +53,7 @@ func (s *suite) run() error {
 	s.table.header()
 	for _, part := range []func() error{
 		s.boot, s.modules, s.network, s.reaching, s.hostPorts, s.offload, s.direct, s.netfilter, s.restarts,
-		s.withoutNFTables, s.powerCut, s.overIPv6, s.leaving,
+		s.joining, s.powerCut, s.overIPv6, s.leaving,
 	} {
 		err := part()
 		if s.ctx.Err() != nil {
@@ -104,7 +104,7 @@ func (c *cluster) autopsy(ctx context.Context) {
 		for _, command := range [][]string{
 			{"busybox", "cat", "/run/log/" + daemonName},
 			{"ip", "-d", "address"}, {"ip", "route"}, {"ip", "-6", "route"}, {"ip", "neighbour"},
-			{"bridge", "-d", "link"}, {"bridge", "fdb"}, {"nft", "list", "ruleset"}, {"iptables-legacy", "-t", "nat", "-S"},
+			{"bridge", "-d", "link"}, {"bridge", "fdb"}, {"nft", "list", "ruleset"},
 			{"busybox", "lsmod"}, {"busybox", "dmesg"},
 		} {
 			out, err := n.Run(ctx, command...)

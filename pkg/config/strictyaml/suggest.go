@@ -8,6 +8,9 @@ import (
 
 // suggest says what a key that is not known could have been.
 func (m Mapping) suggest(name string) string {
+	if advice, removed := m.Removed[join(m.Path, name)]; removed {
+		return advice
+	}
 	meant := m.Meant
 	if meant == nil {
 		meant = m.Keys

@@ -19,6 +19,9 @@ type Mapping struct {
 	// Meant are the names to choose from for the question "did you mean";
 	// Keys if nil.
 	Meant []string
+	// Removed are full names of keys that no longer exist, and what to do about
+	// each.
+	Removed map[string]string
 }
 
 // Value is a value in a file, with its full name.

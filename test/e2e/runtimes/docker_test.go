@@ -92,7 +92,7 @@ func (h *dockerHost) forward(t *testing.T) []string {
 
 // sync does what the daemon does when it notices a change.
 func (h *dockerHost) sync() error {
-	want, err := iptables.Forward(iptables.Pods{
+	want, err := iptables.Desired(iptables.Config{
 		Own: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")}, Bridge: "cni0", Tunnel: "overlay0",
 	})
 	return errors.Join(err, h.ns.Do(func() error {

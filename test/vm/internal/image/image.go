@@ -15,7 +15,7 @@ import (
 
 // Packages is what a tree has to be made of.
 var Packages = []string{
-	"linux-image-amd64", "busybox-static", "ethtool", "iproute2", "iptables", "kmod", "nftables", // in the machine
+	"linux-image-amd64", "busybox-static", "ethtool", "iproute2", "kmod", "nftables", // in the machine
 	"cpio", "xz-utils", // to make it
 }
 
@@ -47,11 +47,7 @@ var KernelParts = []string{
 // found.
 var tools = []string{
 	"bridge", "busybox", "ethtool", "ip", "kmod", "modprobe", "nft", "nstat",
-	"ip6tables-legacy", "ip6tables-legacy-restore", "iptables-legacy", "iptables-legacy-restore", "xtables-legacy-multi",
 }
-
-// extensions are libraries that iptables-legacy loads by name.
-const extensions = "usr/lib/x86_64-linux-gnu/xtables"
 
 // Paths in the tree.
 const (
@@ -154,7 +150,7 @@ func names(ctx context.Context, t *debian.Tree, release string) ([]string, error
 		return nil, err
 	}
 	var all []string
-	for _, top := range append(programs, extensions, "lib/modules/"+release) {
+	for _, top := range append(programs, "lib/modules/"+release) {
 		below, err := under(t, "", top)
 		if err != nil {
 			return nil, err

@@ -4,36 +4,23 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/overlay-cni/overlay-cni/internal/family"
 )
 
 // The kernel's answer is read by offsets in it, which must not lead outside.
-func FuzzDump(f *testing.F) {
-	for _, family := range families() {
+func FuzzLegacyRules(f *testing.F) {
+	for _, family := range family.All() {
 		l := layoutOf(family)
-		rule := make([]byte, l.header+40)
-		rule[l.offsets()], rule[l.offsets()+2] = byte(l.header), byte(len(rule))
-		f.Add(family == IPv4, uint32(0), uint32(len(rule)), append(rule, rule...))
+		rule := make([]byte, l.matchesFrom+40)
+		rule[l.match+4], rule[l.match+6] = byte(l.matchesFrom), byte(len(rule))
+		f.Add(uint8(family), uint32(0), uint32(len(rule)), append(rule, rule...))
 	}
-	f.Fuzz(func(t *testing.T, v4 bool, entry, underflow uint32, rules []byte) {
-		d := &dump{layout: layoutOf(IPv6), rules: rules}
-		if v4 {
-			d.layout = layoutOf(IPv4)
-		}
-		d.info.HookEntry[2], d.info.Underflow[2] = entry, underflow
-		d.sum()
-		d.drops()
-		d.mentions("OVERLAY-CNI-FWD")
-		seen := 0
-		d.each(func(offset int, rule []byte) bool {
-			if offset != seen {
-				t.Errorf("rule at %d, want %d", offset, seen)
-			}
-			seen += len(rule)
-			return true
-		})
-		if seen > len(rules) {
-			t.Errorf("read %d of %d bytes", seen, len(rules))
-		}
+	f.Fuzz(func(_ *testing.T, number uint8, entry, underflow uint32, rules []byte) {
+		r := legacyRules{layout: layoutOf(family.Family(number)), bytes: rules}
+		r.info.HookEntry[2], r.info.Underflow[2] = entry, underflow
+		r.drops()
+		r.mentions(ourChain)
 	})
 }
 
@@ -46,12 +33,12 @@ func FuzzKindOfText(f *testing.F) {
 		f.Add(rule)
 	}
 	f.Fuzz(func(t *testing.T, rule string) {
-		k := kindOfText(rule, forward().Chain)
+		k := kindOfText(rule)
 		r := BaseRule{Kind: k}
 		if r.ours() && !strings.HasSuffix(rule, " OVERLAY-CNI-FWD") {
 			t.Errorf("%q was taken for ours", rule)
 		}
-		if k == Right && rule != "-j OVERLAY-CNI-FWD" {
+		if k == Jump && rule != "-j OVERLAY-CNI-FWD" {
 			t.Errorf("%q was taken for our jump", rule)
 		}
 	})
@@ -71,8 +58,8 @@ func BenchmarkUnchanged(b *testing.B) {
 			s.mustSync(k, want)
 			s.mustSync(k, want)
 			for name, do := range map[string]func() error{
-				"fingerprint": func() error { _, err := k.Fingerprint(want); return err },
-				"sync":        func() error { _, err := k.Sync(want); return err },
+				"poll": func() error { poll(map[family.Family]any{}); return nil },
+				"sync": func() error { _, err := k.Sync(want); return err },
 			} {
 				b.Run(fmt.Sprintf("%s/%d/%s", v, more, name), func(b *testing.B) {
 					s.In(func() error {
