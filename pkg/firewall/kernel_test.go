@@ -13,6 +13,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox/sandboxtest"
 	"github.com/overlay-cni/overlay-cni/pkg/firewall"
 )
 
@@ -56,7 +57,7 @@ func TestSync(t *testing.T) {
 		{"no subnets yet", func(c *firewall.Config) { c.Own, c.Network = nil, nil }},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			enterNetns(t)
+			sandboxtest.Enter(t)
 			c := testConfig()
 			tc.config(&c)
 			want := desired(t, c)
@@ -100,7 +101,7 @@ func TestSyncMends(t *testing.T) {
 		{"stray end added", (*damager).addStrayEnd, changed + "own4: refilled"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			enterNetns(t)
+			sandboxtest.Enter(t)
 			want := desired(t, testConfig())
 			sync(t, want)
 			tc.damage(newDamager(t), t)
@@ -115,7 +116,7 @@ func TestSyncMends(t *testing.T) {
 
 // nft adds such an element by itself to a set that was empty.
 func TestSyncIgnoresAnEndAtTheLowestAddress(t *testing.T) {
-	enterNetns(t)
+	sandboxtest.Enter(t)
 	want := desired(t, testConfig())
 	sync(t, want)
 	d := newDamager(t)
@@ -124,7 +125,7 @@ func TestSyncIgnoresAnEndAtTheLowestAddress(t *testing.T) {
 }
 
 func TestSyncTurnsMasqueradingOff(t *testing.T) {
-	enterNetns(t)
+	sandboxtest.Enter(t)
 	c := testConfig()
 	sync(t, desired(t, c))
 	c.Masquerade = false
@@ -134,7 +135,7 @@ func TestSyncTurnsMasqueradingOff(t *testing.T) {
 }
 
 func TestChangedPeersTouchOnlyElements(t *testing.T) {
-	enterNetns(t)
+	sandboxtest.Enter(t)
 	c := testConfig()
 	sync(t, desired(t, c))
 	before := handles(t)
@@ -155,7 +156,7 @@ func TestChangedPeersTouchOnlyElements(t *testing.T) {
 }
 
 func TestDelete(t *testing.T) {
-	enterNetns(t)
+	sandboxtest.Enter(t)
 	k := firewall.New()
 	sync(t, desired(t, testConfig()))
 	for _, when := range []string{"present", "absent"} {
@@ -172,7 +173,7 @@ func TestDelete(t *testing.T) {
 
 // A table of the same name in another family is another table.
 func TestOtherTablesStayUntouched(t *testing.T) {
-	enterNetns(t)
+	sandboxtest.Enter(t)
 	d := newDamager(t)
 	for _, table := range []*nftables.Table{
 		{Name: "theirs", Family: nftables.TableFamilyINet},
@@ -196,7 +197,7 @@ func TestOtherTablesStayUntouched(t *testing.T) {
 
 // A transaction that the kernel refuses in its last message changes nothing.
 func TestAFailedTransactionChangesNothing(t *testing.T) {
-	enterNetns(t)
+	sandboxtest.Enter(t)
 	want := desired(t, testConfig())
 	sync(t, want)
 	err := firewall.New().Apply([]firewall.Op{
@@ -213,7 +214,7 @@ func TestAFailedTransactionChangesNothing(t *testing.T) {
 // where it could say in words what it didn't like. A rule that refers to what
 // isn't there is refused as one that needs a missing module is.
 func TestRefusalsKeepTheirNumber(t *testing.T) {
-	enterNetns(t)
+	sandboxtest.Enter(t)
 	want := desired(t, testConfig())
 	want.Chains[0].Rules = append(want.Chains[0].Rules, firewall.Rule{Steps: []firewall.Step{{Verb: firewall.In, Arg: "missing"}}})
 	err := firewall.New().Apply([]firewall.Op{firewall.Rebuild{Table: want}})
@@ -224,7 +225,7 @@ func TestRefusalsKeepTheirNumber(t *testing.T) {
 
 // Capabilities are a thread's own; this one ends with the test.
 func TestWithoutCapabilities(t *testing.T) {
-	enterNetns(t)
+	sandboxtest.Enter(t)
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var none [2]unix.CapUserData
 	if err := unix.Capset(&header, &none[0]); err != nil {
@@ -239,14 +240,13 @@ func TestWithoutCapabilities(t *testing.T) {
 // A change while the table is read does not show as a mixture of old and new.
 // The sets are read one after the other, so without a check it would.
 func TestReadIsConsistent(t *testing.T) {
-	enterNetns(t)
-	fd := openNetns(t)
+	fd := sandboxtest.NewNetns(t).FD()
 	c := testConfig()
 	states := [2]firewall.State{desired(t, c)}
 	c.Network = prefixes("10.244.7.0/24", "fd00:7::/64")
 	states[1] = desired(t, c)
 	writer := firewall.New(firewall.InNetns(fd))
-	enterNetns(t) // the reader is elsewhere too
+	sandboxtest.Enter(t) // the reader is elsewhere too
 	reader := firewall.New(firewall.InNetns(fd))
 	const rounds = 100
 	for i := range rounds {
@@ -284,21 +284,9 @@ func readUntil(t *testing.T, k *firewall.Kernel, done <-chan error) []firewall.S
 	}
 }
 
-// openNetns returns a descriptor of the calling thread's namespace.
-func openNetns(t *testing.T) int {
-	t.Helper()
-	fd, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = unix.Close(fd) })
-	return fd
-}
-
 func TestInNetns(t *testing.T) {
-	enterNetns(t)
-	fd := openNetns(t)
-	enterNetns(t)
+	fd := sandboxtest.NewNetns(t).FD()
+	sandboxtest.Enter(t)
 	k, want := firewall.New(firewall.InNetns(fd)), desired(t, testConfig())
 	if _, err := k.Sync(want); err != nil {
 		t.Fatal(err)
@@ -312,7 +300,7 @@ func TestInNetns(t *testing.T) {
 // The largest network that is planned for, and none of its subnets adjacent.
 func TestManyPeers(t *testing.T) {
 	const peers = 20000
-	enterNetns(t)
+	sandboxtest.Enter(t)
 	c := testConfig()
 	c.Network = c.Network[:0]
 	for i := range uint32(peers) {
@@ -342,7 +330,7 @@ func TestManyPeers(t *testing.T) {
 
 // Whatever one configuration follows on another, the kernel has it afterwards.
 func TestSyncReachesRandomStates(t *testing.T) {
-	enterNetns(t)
+	sandboxtest.Enter(t)
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 0))

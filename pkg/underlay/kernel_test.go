@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -32,14 +31,12 @@ type host struct {
 	nl   *netlink.Handle
 }
 
-// newHost moves the test's thread into a namespace of its own. It is never
-// unlocked, so it ends with the test.
+// newHost moves the test into its namespace.
 func newHost(t *testing.T) *host {
 	t.Helper()
-	runtime.LockOSThread()
 	h := &host{t: t}
+	sandboxtest.Enter(t)
 	var err error
-	h.must(unix.Unshare(unix.CLONE_NEWNET))
 	h.conn, err = rtnl.Open()
 	h.must(err)
 	h.nl, err = netlink.NewHandle(unix.NETLINK_ROUTE)

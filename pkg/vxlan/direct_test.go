@@ -367,7 +367,7 @@ func withPods(hosts [2]*host, f familyCase) {
 		}
 		table, err := firewall.Desired(firewall.Config{Own: own, Network: network, Masquerade: true, Bridge: "cni0"})
 		h.must(err)
-		_, err = firewall.New(firewall.InNetns(h.ns)).Sync(table)
+		_, err = firewall.New(firewall.InNetns(h.ns.FD())).Sync(table)
 		h.must(err)
 	}
 }

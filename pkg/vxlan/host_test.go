@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -17,6 +16,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox"
 	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox/sandboxtest"
 	"github.com/overlay-cni/overlay-cni/pkg/registry"
 	"github.com/overlay-cni/overlay-cni/pkg/subnet"
@@ -27,53 +27,32 @@ func TestMain(m *testing.M) { os.Exit(sandboxtest.Main(m)) }
 
 // host is a network namespace with an underlay interface.
 type host struct {
-	t    testing.TB
-	k    *Kernel
-	nl   *netlink.Handle
-	ns   int // file descriptor
-	work chan func()
+	t  testing.TB
+	k  *Kernel
+	nl *netlink.Handle
+	ns *sandbox.Netns
 	// sources are the addresses that sent to echo.
 	sources sync.Map
 }
 
-// newHost makes the namespace on a thread that ends with the test.
+// newHost makes the namespace, which goes with the test.
 func newHost(t testing.TB) *host {
 	t.Helper()
-	h := &host{t: t, work: make(chan func())}
-	made := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked
-		made <- h.open()
-		for f := range h.work {
-			f()
-		}
-	}()
-	t.Cleanup(func() { close(h.work) })
-	if err := <-made; err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { h.nl.Close(); h.k.Close(); unix.Close(h.ns) })
-	h.must(h.nl.LinkSetUp(h.link("lo")))
+	h := &host{t: t, ns: sandboxtest.NewNetns(t)}
+	h.in(func() error {
+		var errs [2]error
+		h.k, errs[0] = Open()
+		h.nl, errs[1] = netlink.NewHandle(unix.NETLINK_ROUTE)
+		return errors.Join(errs[:]...)
+	})
+	t.Cleanup(func() { h.nl.Close(); h.k.Close() })
 	return h
 }
 
-func (h *host) open() error {
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("make a network namespace: %w", err)
-	}
-	var errs [3]error
-	h.ns, errs[0] = unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	h.k, errs[1] = Open()
-	h.nl, errs[2] = netlink.NewHandle(unix.NETLINK_ROUTE)
-	return errors.Join(errs[:]...)
-}
-
-// in runs f on the thread of the namespace.
+// in runs f in the namespace.
 func (h *host) in(f func() error) {
 	h.t.Helper()
-	done := make(chan error)
-	h.work <- func() { done <- f() }
-	h.must(<-done)
+	sandboxtest.Do(h.t, h.ns, f)
 }
 
 func (h *host) must(err error) {

@@ -25,7 +25,7 @@ func pair(t *testing.T, f familyCase) [2]*host {
 		h.in(func() error { return os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_dad", []byte("0"), 0o644) })
 	}
 	a.must(a.nl.LinkAdd(&netlink.Veth{
-		LinkAttrs: netlink.LinkAttrs{Name: "eth0", MTU: 1500}, PeerName: "eth0", PeerNamespace: netlink.NsFd(b.ns),
+		LinkAttrs: netlink.LinkAttrs{Name: "eth0", MTU: 1500}, PeerName: "eth0", PeerNamespace: netlink.NsFd(b.ns.FD()),
 	}))
 	for i, h := range hosts {
 		h.must(h.nl.LinkSetUp(h.link("eth0")))

@@ -11,8 +11,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox"
 )
@@ -69,6 +72,17 @@ func NewNetns(t testing.TB) *sandbox.Netns {
 		}
 	})
 	return ns
+}
+
+// Enter moves the calling test into a new network namespace that has no name,
+// with lo down. The thread is never unlocked, so it ends with the goroutine of
+// the test, and the namespace with it.
+func Enter(t testing.TB) {
+	t.Helper()
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Fatalf("make a network namespace: %v", err)
+	}
 }
 
 // uniqueName is free of the test's own name, which may be longer than a file's
