@@ -12,7 +12,7 @@ import (
 	"github.com/overlay-cni/overlay-cni/internal/lab"
 	"github.com/overlay-cni/overlay-cni/internal/lab/probe"
 	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox"
-	"github.com/overlay-cni/overlay-cni/pkg/subnet"
+	"github.com/overlay-cni/overlay-cni/internal/family"
 )
 
 // pings is how many round trips a measurement takes.
@@ -83,7 +83,7 @@ func (t trip) measure(ctx context.Context) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		details = append(details, milliseconds(rtt)+" "+subnet.FamilyName(to))
+		details = append(details, milliseconds(rtt)+" "+family.Of(to).String())
 	}
 	return "RTT " + strings.Join(details, ", "), nil
 }

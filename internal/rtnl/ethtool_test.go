@@ -7,12 +7,14 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/overlay-cni/overlay-cni/internal/tunnel"
 )
 
 func TestTxChecksum(t *testing.T) {
 	p := newPlace(t)
 	var b Batch
-	b.AddVXLAN(VXLAN{Name: "vx0", MAC: mac, MTU: 1400, VXLANTunnel: VXLANTunnel{
+	b.AddVXLAN(VXLAN{Name: "vx0", MAC: mac, MTU: 1400, Tunnel: tunnel.Tunnel{
 		VNI: 1, Port: 4789, Underlay: p.index, Local: netip.MustParseAddr("10.1.0.1"),
 	}})
 	p.must(p.conn.Run(&b))

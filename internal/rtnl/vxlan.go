@@ -4,11 +4,11 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net"
-	"net/netip"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/overlay-cni/overlay-cni/internal/nl"
+	"github.com/overlay-cni/overlay-cni/internal/tunnel"
 )
 
 // VXLAN is a device that encapsulates.
@@ -16,42 +16,8 @@ type VXLAN struct {
 	Name string
 	MAC  net.HardwareAddr
 	MTU  int
-	VXLANTunnel
+	tunnel.Tunnel
 }
-
-// VXLANTunnel is how a VXLAN device encapsulates. The zero value of each option
-// is what the kernel does unasked.
-type VXLANTunnel struct {
-	VNI  uint32
-	Port uint16
-	// Underlay is the index of the interface that carries the tunnel.
-	Underlay int
-	// Local is the source address of what the tunnel sends. Its family is the
-	// tunnel's.
-	Local netip.Addr
-	// SourcePorts are where the source ports of its packets come from.
-	SourcePorts PortRange
-	// ZeroChecksum leaves the UDP checksum of what it sends at zero.
-	ZeroChecksum bool
-	// AcceptZeroChecksum lets an IPv6 tunnel receive such packets; one over
-	// IPv4 always does.
-	AcceptZeroChecksum bool
-	// TTL (hop limit) of what it sends; 0 is the host's usual one.
-	TTL uint8
-	// InheritTTL takes the TTL of the packet that is encapsulated.
-	InheritTTL bool
-	// DF is what becomes of the flag "don't fragment" over IPv4: VXLAN_DF_UNSET,
-	// _SET or _INHERIT of linux/if_link.h.
-	DF uint8
-	// Learning and More are only read. More are options that we never set, as
-	// ip prints them.
-	Learning bool
-	More     string
-}
-
-// PortRange are UDP ports from Low to High, of which the kernel never takes
-// High itself; the zero value is the host's net.ipv4.ip_local_port_range.
-type PortRange struct{ Low, High uint16 }
 
 const (
 	vxlanID         = 1 // IFLA_VXLAN_*, linux/if_link.h
@@ -80,8 +46,8 @@ var vxlanFlags = map[uint16]string{
 // AddVXLAN makes the device: down, without learning, without a default remote.
 func (b *Batch) AddVXLAN(v VXLAN) *nl.Request {
 	op := fmt.Sprintf("create vxlan device %s with VNI %d and port %d", v.Name, v.VNI, v.Port)
-	data := v.changeable().Uint16BE(vxlanPort, v.Port)
-	body := linkBasics(v.Name, v.MAC, v.MTU).Nest(unix.IFLA_LINKINFO, vxlanInfo(v.fixed(data)))
+	data := changeable(v.Tunnel).Uint16BE(vxlanPort, v.Port)
+	body := linkBasics(v.Name, v.MAC, v.MTU).Nest(unix.IFLA_LINKINFO, vxlanInfo(fixed(v.Tunnel, data)))
 	return b.add(op, unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, body)
 }
 
@@ -90,7 +56,7 @@ func (b *Batch) AddVXLAN(v VXLAN) *nl.Request {
 // learning, which it turns off.
 func (b *Batch) SetVXLAN(v VXLAN) *nl.Request {
 	op := fmt.Sprintf("set underlay and local address %s of vxlan device %s", v.Local, v.Name)
-	return b.setLink(op, v.Name, nl.Attrs(nil).Nest(unix.IFLA_LINKINFO, vxlanInfo(v.changeable())))
+	return b.setLink(op, v.Name, nl.Attrs(nil).Nest(unix.IFLA_LINKINFO, vxlanInfo(changeable(v.Tunnel))))
 }
 
 func vxlanInfo(data nl.Attrs) nl.Attrs {
@@ -98,7 +64,7 @@ func vxlanInfo(data nl.Attrs) nl.Attrs {
 }
 
 // changeable are the options that the kernel can change on a live device.
-func (t VXLANTunnel) changeable() nl.Attrs {
+func changeable(t tunnel.Tunnel) nl.Attrs {
 	local := uint16(vxlanLocal)
 	if t.Local.Is6() {
 		local = vxlanLocal6
@@ -108,15 +74,15 @@ func (t VXLANTunnel) changeable() nl.Attrs {
 		Uint32(vxlanLink, uint32(t.Underlay)).
 		Addr(local, t.Local).
 		Uint8(vxlanLearn, 0).
-		Uint8(vxlanTTL, t.TTL).
-		Uint8(vxlanDF, t.DF)
+		Uint8(vxlanTTL, uint8(max(t.TTL, 0))). // an inherited one is in fixed
+		Uint8(vxlanDF, uint8(t.DF))
 }
 
 // fixed adds the options that the kernel refuses to change, or even to hear of,
 // once the device exists. It leaves out those without effect, which an older
 // kernel need not know.
-func (t VXLANTunnel) fixed(a nl.Attrs) nl.Attrs {
-	if t.SourcePorts != (PortRange{}) {
+func fixed(t tunnel.Tunnel, a nl.Attrs) nl.Attrs {
+	if t.SourcePorts != (tunnel.PortRange{}) {
 		value := binary.BigEndian.AppendUint16(nil, t.SourcePorts.Low)
 		a = a.Bytes(vxlanPortRange, binary.BigEndian.AppendUint16(value, t.SourcePorts.High))
 	}
@@ -129,16 +95,16 @@ func (t VXLANTunnel) fixed(a nl.Attrs) nl.Attrs {
 	if t.AcceptZeroChecksum {
 		a = a.Uint8(vxlanZeroRx6, 1)
 	}
-	if t.InheritTTL {
+	if t.TTL == tunnel.InheritTTL {
 		a = a.Flag(vxlanInheritTTL)
 	}
 	return a
 }
 
-// VXLANTunnel reads what EachLink lists of a VXLAN device.
-func (l LinkEntry) VXLANTunnel() VXLANTunnel {
-	var t VXLANTunnel
-	var zero4, zero6, zeroRx6 bool
+// Tunnel reads what EachLink lists of a VXLAN device.
+func (l LinkEntry) Tunnel() tunnel.Tunnel {
+	var t tunnel.Tunnel
+	var inherit, zero4, zero6, zeroRx6 bool
 	for typ, value := range l.data.All() {
 		switch typ {
 		case vxlanID:
@@ -154,11 +120,11 @@ func (l LinkEntry) VXLANTunnel() VXLANTunnel {
 		case vxlanPortRange:
 			t.SourcePorts = portRange(value)
 		case vxlanTTL:
-			t.TTL = value.Uint8()
+			t.TTL = tunnel.TTL(value.Uint8())
 		case vxlanInheritTTL:
-			t.InheritTTL = isOn(value)
+			inherit = isOn(value)
 		case vxlanDF:
-			t.DF = value.Uint8()
+			t.DF = tunnel.DF(value.Uint8())
 		case vxlanChecksum:
 			zero4 = !isOn(value)
 		case vxlanZeroTx6:
@@ -173,7 +139,10 @@ func (l LinkEntry) VXLANTunnel() VXLANTunnel {
 			}
 		}
 	}
-	// The switches of the other family are there and without effect.
+	if inherit {
+		t.TTL = tunnel.InheritTTL
+	}
+	// The kernel lists the options of the other family too; they have no effect.
 	t.ZeroChecksum, t.AcceptZeroChecksum = zero4, false
 	if t.Local.Is6() {
 		t.ZeroChecksum, t.AcceptZeroChecksum = zero6, zeroRx6
@@ -181,14 +150,14 @@ func (l LinkEntry) VXLANTunnel() VXLANTunnel {
 	return t
 }
 
-func portRange(value nl.Value) PortRange {
+func portRange(value nl.Value) tunnel.PortRange {
 	if len(value) < 4 {
-		return PortRange{}
+		return tunnel.PortRange{}
 	}
-	return PortRange{Low: value.Uint16BE(), High: value[2:].Uint16BE()}
+	return tunnel.PortRange{Low: value.Uint16BE(), High: value[2:].Uint16BE()}
 }
 
-// isOn reads a switch: a byte, or an attribute whose presence is all of it.
+// isOn reads an option that is on or off: a byte, or an attribute without a value.
 func isOn(value nl.Value) bool { return len(value) == 0 || value[0] != 0 }
 
 // SetMTU changes a link's MTU, in bytes.

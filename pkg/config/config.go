@@ -4,6 +4,8 @@ import (
 	"log/slog"
 	"net/netip"
 	"time"
+
+	"github.com/overlay-cni/overlay-cni/internal/tunnel"
 )
 
 // Config is the daemon's configuration, complete and validated.
@@ -33,7 +35,7 @@ type Config struct {
 	// underlay's own network.
 	DirectRouting bool
 	Registry      Registry
-	VXLAN         VXLAN
+	VXLAN         tunnel.Config
 	// Resync is how often everything is compared when nothing happened.
 	Resync time.Duration
 	// Health is where HTTP probes are answered; empty for nowhere.
@@ -85,51 +87,6 @@ const (
 	RegistryFile RegistryType = "file"
 	RegistryKube RegistryType = "kube"
 	RegistryEtcd RegistryType = "etcd"
-)
-
-// VXLAN describes the tunnel, which must be the same on all hosts but for the
-// name of the device.
-type VXLAN struct {
-	Device string
-	VNI    uint32
-	Port   uint16
-	// SourcePorts are those of the tunnel's packets; zero: the kernel's choice.
-	SourcePorts PortRange
-	// UDPChecksum puts a checksum on the tunnel's packets.
-	UDPChecksum bool
-	// AcceptZeroChecksum takes packets without one over IPv6 too.
-	AcceptZeroChecksum bool
-	// TTL is that of the tunnel's packets, 1 to 255; 0 is the host's usual one
-	// and InheritTTL that of the packet within.
-	TTL               int
-	DF                DF
-	TxChecksumOffload Offload
-}
-
-// PortRange are UDP ports from Low to below High.
-type PortRange struct{ Low, High uint16 }
-
-// InheritTTL takes the TTL of the packet within.
-const InheritTTL = -1
-
-// DF is what the flag "don't fragment" of the tunnel's packets is, over IPv4.
-type DF string
-
-// As ip-link(8) has them.
-const (
-	DFUnset   DF = "unset"
-	DFSet     DF = "set"
-	DFInherit DF = "inherit"
-)
-
-// Offload says whether the hardware completes checksums within the tunnel.
-type Offload string
-
-// Auto is on but where hardware is known to get it wrong.
-const (
-	OffloadAuto Offload = "auto"
-	OffloadOn   Offload = "on"
-	OffloadOff  Offload = "off"
 )
 
 // Log says what the daemon logs, and how.

@@ -17,6 +17,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/spf13/pflag"
+
+	"github.com/overlay-cni/overlay-cni/internal/tunnel"
 )
 
 // equalConfigs makes cmp look into netip values.
@@ -58,7 +60,7 @@ func defaults() Config {
 			Etcd: Etcd{Endpoints: []string{"http://127.0.0.1:2379"}, Prefix: "/overlay-cni", LeaseTime: time.Hour},
 		},
 		IPTablesForward: true,
-		VXLAN:           VXLAN{Device: "overlay0", VNI: 1, Port: 4789, UDPChecksum: true, DF: DFUnset, TxChecksumOffload: OffloadAuto},
+		VXLAN:           tunnel.Config{Device: "overlay0", VNI: 1, Port: 4789},
 		UnderlayFamily:  FamilyAuto,
 		Resync:          30 * time.Second,
 		CNI:             CNI{ConfName: "10-overlay-cni.conflist"},
@@ -135,9 +137,12 @@ func fullConfig() Config {
 		Health:        "127.0.0.1:9479",
 		CNI:           CNI{ConfDir: "/etc/cni/net.d", ConfName: "05-x.conflist"},
 		DirectRouting: true,
-		VXLAN: VXLAN{
-			Device: "vx7", VNI: 16777215, Port: 65535, SourcePorts: PortRange{40000, 50000}, AcceptZeroChecksum: true,
-			TTL: InheritTTL, DF: DFSet, TxChecksumOffload: OffloadOff,
+		VXLAN: tunnel.Config{
+			Device: "vx7", VNI: 16777215, Port: 65535, TxChecksum: tunnel.OffloadOff,
+			Options: tunnel.Options{
+				SourcePorts: tunnel.PortRange{Low: 40000, High: 50000}, ZeroChecksum: true, AcceptZeroChecksum: true,
+				TTL: tunnel.InheritTTL, DF: tunnel.DFSet,
+			},
 		},
 		Resync: 90 * time.Second,
 		Log:    Log{Level: slog.LevelDebug, Format: LogJSON},
@@ -473,18 +478,8 @@ func encode(c Config) []byte {
 		c.Registry.Type, c.Registry.File, optional("kubeconfig", c.Registry.Kubeconfig), list(e.Endpoints), e.Prefix, e.LeaseTime,
 		optional("ca", e.CA)+optional("cert", e.Cert)+optional("key", e.Key)+optional("username", e.Username)+optional("hostId", e.HostID)+optional("passwordFile", e.PasswordFile))
 	v := c.VXLAN
-	ports, ttl := fmt.Sprintf("%d-%d", v.SourcePorts.Low, v.SourcePorts.High), fmt.Sprint(v.TTL)
-	if v.SourcePorts == (PortRange{}) {
-		ports = "auto"
-	}
-	switch v.TTL {
-	case 0:
-		ttl = "auto"
-	case InheritTTL:
-		ttl = "inherit"
-	}
-	fmt.Fprintf(&b, "vxlan: {device: %q, vni: %d, port: %d, sourcePorts: %s, udpChecksum: %t, acceptZeroChecksum: %t, ttl: %s, df: %s, txChecksumOffload: %q}\n",
-		v.Device, v.VNI, v.Port, ports, v.UDPChecksum, v.AcceptZeroChecksum, ttl, v.DF, v.TxChecksumOffload)
+	fmt.Fprintf(&b, "vxlan: {device: %q, vni: %d, port: %d, sourcePorts: %s, udpChecksum: %t, acceptZeroChecksum: %t, ttl: %s, df: %s, txChecksumOffload: \"%s\"}\n",
+		v.Device, v.VNI, v.Port, v.SourcePorts, !v.ZeroChecksum, v.AcceptZeroChecksum, v.TTL, v.DF, v.TxChecksum)
 	fmt.Fprintf(&b, "iptablesForward: %t\ndirectRouting: %t\n", c.IPTablesForward, c.DirectRouting)
 	fmt.Fprintf(&b, "log: {level: %s, format: %q}\n", strings.ToLower(c.Log.Level.String()), c.Log.Format)
 	return b.Bytes()

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/overlay-cni/overlay-cni/internal/tunnel"
 	"github.com/overlay-cni/overlay-cni/pkg/cnifiles"
 	"github.com/overlay-cni/overlay-cni/pkg/config/strictyaml"
 	"github.com/overlay-cni/overlay-cni/pkg/registry"
@@ -48,31 +49,31 @@ func parsePort(text string) (uint16, error) {
 // auto is how some settings leave a choice to the kernel.
 const auto = "auto"
 
-func parsePorts(text string) (PortRange, error) {
+func parsePorts(text string) (tunnel.PortRange, error) {
 	if text == auto {
-		return PortRange{}, nil
+		return tunnel.PortRange{}, nil
 	}
 	low, high, _ := strings.Cut(text, "-")
 	from, err := parsePort(low)
 	to, err2 := parsePort(high)
 	if err != nil || err2 != nil || from >= to {
-		return PortRange{}, fmt.Errorf("%s: expected auto, or the first port and the one after the last, such as 49152-65535", quote(text))
+		return tunnel.PortRange{}, fmt.Errorf("%s: expected auto, or the first port and the one after the last, such as 49152-65535", quote(text))
 	}
-	return PortRange{from, to}, nil
+	return tunnel.PortRange{Low: from, High: to}, nil
 }
 
-func parseTTL(text string) (int, error) {
+func parseTTL(text string) (tunnel.TTL, error) {
 	switch text {
 	case auto:
 		return 0, nil
 	case "inherit":
-		return InheritTTL, nil
+		return tunnel.InheritTTL, nil
 	}
 	n, err := number(text, 1, 255)
 	if err != nil {
 		return 0, fmt.Errorf("%s: expected auto, inherit, or 1 to 255", quote(text))
 	}
-	return int(n), nil
+	return tunnel.TTL(n), nil
 }
 
 // minMTU is what every IPv4 host must be able to receive (RFC 791). IPv6 needs
@@ -100,6 +101,12 @@ func parseBool(text string) (bool, error) {
 	return false, fmt.Errorf("%s: expected true or false", quote(text))
 }
 
+// parseNot parses a setting that a field holds the opposite of.
+func parseNot(text string) (bool, error) {
+	v, err := parseBool(text)
+	return !v, err
+}
+
 // minResync keeps a slip of the unit (30ms) from taking a whole core.
 const minResync = time.Second
 
@@ -111,18 +118,18 @@ func parseResync(text string) (time.Duration, error) {
 	return d, nil
 }
 
-// oneOf parses one of a few words.
-func oneOf[T ~string](words ...T) func(string) (T, error) {
-	return func(text string) (T, error) {
+// oneOf parses one of a few words, as they print.
+func oneOf[T comparable](words ...T) func(string) (T, error) {
+	return func(text string) (none T, err error) {
 		names := make([]string, len(words))
 		for i, w := range words {
-			if text == string(w) {
+			names[i] = fmt.Sprint(w)
+			if text == names[i] {
 				return w, nil
 			}
-			names[i] = string(w)
 		}
 		last := len(names) - 1
-		return "", fmt.Errorf("%s: expected %s or %s", quote(text), strings.Join(names[:last], ", "), names[last])
+		return none, fmt.Errorf("%s: expected %s or %s", quote(text), strings.Join(names[:last], ", "), names[last])
 	}
 }
 

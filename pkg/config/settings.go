@@ -7,6 +7,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/overlay-cni/overlay-cni/internal/tunnel"
 	"github.com/overlay-cni/overlay-cni/pkg/cnifiles"
 )
 
@@ -216,12 +217,12 @@ func vxlanSettings() []setting {
 		key: "vxlan.sourcePorts", kind: "ports", fallback: auto,
 		shared: true,
 		usage:  "UDP source ports, one a flow, as LOW-HIGH, of which HIGH itself is not used; auto is the host's ip_local_port_range",
-		add:    store(parsePorts, func(c *Config) *PortRange { return &c.VXLAN.SourcePorts }),
+		add:    store(parsePorts, func(c *Config) *tunnel.PortRange { return &c.VXLAN.SourcePorts }),
 	}, {
 		key: "vxlan.udpChecksum", kind: kindBool, fallback: "true",
 		shared: true,
 		usage:  "put a checksum on the tunnel's packets; over IPv6, false needs acceptZeroChecksum on all hosts first",
-		add:    store(parseBool, func(c *Config) *bool { return &c.VXLAN.UDPChecksum }),
+		add:    store(parseNot, func(c *Config) *bool { return &c.VXLAN.ZeroChecksum }),
 	}, {
 		key: "vxlan.acceptZeroChecksum", kind: kindBool, fallback: "false",
 		shared: true,
@@ -231,16 +232,16 @@ func vxlanSettings() []setting {
 		key: "vxlan.ttl", kind: "ttl", fallback: auto,
 		shared: true,
 		usage:  "TTL or hop limit of the tunnel's packets, 1 to 255; auto is the host's usual one, inherit that of the packet within",
-		add:    store(parseTTL, func(c *Config) *int { return &c.VXLAN.TTL }),
+		add:    store(parseTTL, func(c *Config) *tunnel.TTL { return &c.VXLAN.TTL }),
 	}, {
-		key: "vxlan.df", kind: "df", fallback: string(DFUnset),
+		key: "vxlan.df", kind: "df", fallback: tunnel.DFUnset.String(),
 		shared: true,
 		usage:  "the flag \"don't fragment\" of the tunnel's packets over IPv4: unset, set, or inherit from the packet within",
-		add:    store(oneOf(DFUnset, DFSet, DFInherit), func(c *Config) *DF { return &c.VXLAN.DF }),
+		add:    store(oneOf(tunnel.DFUnset, tunnel.DFSet, tunnel.DFInherit), func(c *Config) *tunnel.DF { return &c.VXLAN.DF }),
 	}, {
-		key: "vxlan.txChecksumOffload", kind: "offload", fallback: string(OffloadAuto),
+		key: "vxlan.txChecksumOffload", kind: "offload", fallback: tunnel.OffloadAuto.String(),
 		usage: "leave checksums within the tunnel to the hardware: on, off, or auto (off over vmxnet3, which gets them wrong)",
-		add:   store(oneOf(OffloadAuto, OffloadOn, OffloadOff), func(c *Config) *Offload { return &c.VXLAN.TxChecksumOffload }),
+		add:   store(oneOf(tunnel.OffloadAuto, tunnel.OffloadOn, tunnel.OffloadOff), func(c *Config) *tunnel.Offload { return &c.VXLAN.TxChecksum }),
 	}}
 }
 

@@ -70,7 +70,10 @@ func (l *lastFamilies) of(own registry.Node, nodes []registry.Node) (note string
 // zero value is about peers that are left out.
 func (w *wishes) desire(in input) (desired, error) {
 	tunnel, peers := vxlan.Desired(vxlan.Input{
-		Config: tunnelConfig(in), Underlay: in.underlay, Own: in.own, Nodes: in.nodes,
+		Config: vxlan.Config{
+			Config: in.config.VXLAN, MTU: in.config.MTU, DirectRouting: in.config.DirectRouting, Claimed: in.claimed,
+		},
+		Underlay: in.underlay, Own: in.own, Nodes: in.nodes,
 	})
 	if tunnel.Device.Name == "" {
 		return desired{}, peers
@@ -92,26 +95,6 @@ func (w *wishes) desire(in input) (desired, error) {
 			Dir: in.config.CNI.ConfDir, Name: in.config.CNI.ConfName, Content: cnifiles.Conflist(in.config.RunDir),
 		},
 	}, peers
-}
-
-func tunnelConfig(in input) vxlan.Config {
-	c := in.config.VXLAN
-	// Who sends no checksums has to take those of the others.
-	accept := in.underlay.Address.Is6() && (c.AcceptZeroChecksum || !c.UDPChecksum)
-	return vxlan.Config{
-		Device: c.Device, VNI: c.VNI, Port: c.Port, MTU: in.config.MTU, Claimed: in.claimed,
-		DirectRouting: in.config.DirectRouting,
-		TxChecksum: map[config.Offload]vxlan.Offload{
-			config.OffloadAuto: vxlan.OffloadAuto, config.OffloadOn: vxlan.OffloadOn, config.OffloadOff: vxlan.OffloadOff,
-		}[c.TxChecksumOffload],
-		Options: vxlan.Options{
-			SourcePorts: vxlan.PortRange(c.SourcePorts), ZeroChecksum: !c.UDPChecksum, AcceptZeroChecksum: accept,
-			TTL: vxlan.TTL(c.TTL),
-			DF: map[config.DF]vxlan.DF{
-				config.DFUnset: vxlan.DFUnset, config.DFSet: vxlan.DFSet, config.DFInherit: vxlan.DFInherit,
-			}[c.DF],
-		},
-	}
 }
 
 func podSubnets(nodes []registry.Node) []netip.Prefix {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/overlay-cni/overlay-cni/internal/family"
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
+	"github.com/overlay-cni/overlay-cni/internal/tunnel"
 	"github.com/overlay-cni/overlay-cni/pkg/config"
 	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
 	"github.com/overlay-cni/overlay-cni/pkg/registry"
@@ -65,7 +66,7 @@ func (f familyCase) input() input {
 	return input{
 		config: config.Config{
 			NodeName: "host-1", Bridge: "cni0", Masquerade: true,
-			VXLAN: config.VXLAN{Device: "overlay0", VNI: 1, Port: 4789},
+			VXLAN: tunnel.Config{Device: "overlay0", VNI: 1, Port: 4789},
 		},
 		nodes: nodes, own: nodes[0],
 		underlay: underlay.Underlay{Name: "eth0", Index: 2, MTU: 1500, Address: netip.MustParseAddr(f.underlay)},

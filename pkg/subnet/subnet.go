@@ -86,24 +86,3 @@ func MAC(name string) net.HardwareAddr {
 // cluster's own operators and runtimes choose: it does not withstand an
 // attacker, and costs a plugin's start nothing, as a cryptographic one would.
 func Hash(name string) uint64 { return xxhash.Sum64String(name) }
-
-// encapInner is what VXLAN adds between the outer IP header and the inner
-// packet: UDP, VXLAN (RFC 7348) and the inner Ethernet header.
-const encapInner = 8 + 8 + 14
-
-// Overhead is how many bytes of the underlay's MTU the tunnel takes when the
-// outer packet is of underlay's family: 50 for IPv4, 70 for IPv6.
-func Overhead(underlay netip.Addr) int {
-	if underlay.Is4() {
-		return 20 + encapInner
-	}
-	return 40 + encapInner
-}
-
-// FamilyName is "IPv4" or "IPv6", as messages say it.
-func FamilyName(a netip.Addr) string {
-	if a.Is4() {
-		return "IPv4"
-	}
-	return "IPv6"
-}

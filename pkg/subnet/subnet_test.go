@@ -9,11 +9,10 @@ func TestEverythingFollowsFromTheSubnet(t *testing.T) {
 	for _, tc := range []struct {
 		subnet, gateway, vtep, last string
 		mac                         string // must never change: nodes compute it about each other
-		overhead                    int    // of an underlay of this family
 	}{
-		{"10.244.1.0/24", "10.244.1.1", "10.244.1.0", "10.244.1.255", "6a:99:fb:07:24:bb", 50},
-		{"10.0.0.4/30", "10.0.0.5", "10.0.0.4", "10.0.0.7", "", 50},
-		{"fd00:1::/64", "fd00:1::1", "fd00:1::", "fd00:1::ffff:ffff:ffff:ffff", "", 70},
+		{"10.244.1.0/24", "10.244.1.1", "10.244.1.0", "10.244.1.255", "6a:99:fb:07:24:bb"},
+		{"10.0.0.4/30", "10.0.0.5", "10.0.0.4", "10.0.0.7", ""},
+		{"fd00:1::/64", "fd00:1::1", "fd00:1::", "fd00:1::ffff:ffff:ffff:ffff", ""},
 	} {
 		t.Run(tc.subnet, func(t *testing.T) {
 			p := netip.MustParsePrefix(tc.subnet)
@@ -25,9 +24,6 @@ func TestEverythingFollowsFromTheSubnet(t *testing.T) {
 				if v.got != v.want {
 					t.Errorf("%s is %s, want %s", v.what, v.got, v.want)
 				}
-			}
-			if got := Overhead(p.Addr()); got != tc.overhead {
-				t.Errorf("overhead is %d, want %d", got, tc.overhead)
 			}
 			mac := VTEPMAC([]netip.Prefix{p})
 			if mac[0]&3 != 2 {
@@ -82,13 +78,5 @@ func TestCheck(t *testing.T) {
 	}
 	if err := Check(netip.Prefix{}); err == nil {
 		t.Error("the zero prefix is accepted")
-	}
-}
-
-func TestFamilyName(t *testing.T) {
-	for address, want := range map[string]string{"192.168.77.1": "IPv4", "0.0.0.0": "IPv4", "fd00:77::1": "IPv6", "::": "IPv6"} {
-		if got := FamilyName(netip.MustParseAddr(address)); got != want {
-			t.Errorf("%s: got %q, want %q", address, got, want)
-		}
 	}
 }

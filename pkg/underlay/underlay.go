@@ -9,7 +9,7 @@ import (
 	"strings"
 
 	"github.com/overlay-cni/overlay-cni/pkg/config"
-	"github.com/overlay-cni/overlay-cni/pkg/subnet"
+	"github.com/overlay-cni/overlay-cni/internal/family"
 )
 
 // ErrNotFound is what every error of a choice wraps.
@@ -122,7 +122,7 @@ func (s Spec) auto(net Network) (Underlay, error) {
 		if err == nil {
 			return u, nil
 		}
-		errs = append(errs, fmt.Errorf("the %s default route: %w", subnet.FamilyName(d.Family), err))
+		errs = append(errs, fmt.Errorf("the %s default route: %w", family.Of(d.Family), err))
 	}
 	if len(errs) > 0 {
 		return Underlay{}, join(errs)
@@ -164,7 +164,7 @@ func (s Spec) on(l Link, families []netip.Addr) (Underlay, error) {
 	}
 	var names []string
 	for _, f := range families {
-		names = append(names, subnet.FamilyName(f))
+		names = append(names, family.Of(f).String())
 	}
 	return Underlay{}, fmt.Errorf("interface %q has no global %s address: add one, or set underlay to another interface%s",
 		l.Name, strings.Join(names, " or "), s.orFamily())

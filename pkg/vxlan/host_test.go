@@ -18,6 +18,7 @@ import (
 
 	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox"
 	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox/sandboxtest"
+	"github.com/overlay-cni/overlay-cni/internal/tunnel"
 	"github.com/overlay-cni/overlay-cni/pkg/registry"
 	"github.com/overlay-cni/overlay-cni/pkg/subnet"
 	"github.com/overlay-cni/overlay-cni/pkg/underlay"
@@ -108,7 +109,9 @@ func (h *host) want(addr string, own registry.Node, peers ...registry.Node) Stat
 	return s
 }
 
-func testConfig() Config { return Config{Device: "overlay0", VNI: 1, Port: 4789} }
+func testConfig() Config {
+	return Config{Config: tunnel.Config{Device: "overlay0", VNI: 1, Port: 4789}}
+}
 
 // sync must succeed; it returns what was changed.
 func (h *host) sync(want State) Changes {

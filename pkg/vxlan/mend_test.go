@@ -12,6 +12,7 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"github.com/overlay-cni/overlay-cni/internal/tunnel"
 	"github.com/overlay-cni/overlay-cni/pkg/subnet"
 )
 
@@ -162,7 +163,7 @@ func deviceFaults() []fault {
 		}},
 		{"DF changed", func(s scene) {
 			d := s.want.Device
-			d.Tunnel.DF = DFInherit
+			d.Tunnel.DF = tunnel.DFInherit
 			s.exec(Op{Verb: SetTunnel, Device: &d})
 		}},
 		{"transmit checksum offload turned off", func(s scene) {
@@ -170,9 +171,11 @@ func deviceFaults() []fault {
 			d.TxChecksum = false
 			s.exec(Op{Verb: SetTxChecksum, Device: &d})
 		}},
-		{"recreated with other source ports", func(s scene) { s.recreate(func(o *Options) { o.SourcePorts = PortRange{5000, 6000} }) }},
-		{"recreated without checksums", func(s scene) { s.recreate(func(o *Options) { o.ZeroChecksum = true }) }},
-		{"recreated with an inherited TTL", func(s scene) { s.recreate(func(o *Options) { o.TTL = InheritTTL }) }},
+		{"recreated with other source ports", func(s scene) {
+			s.recreate(func(o *tunnel.Options) { o.SourcePorts = tunnel.PortRange{Low: 5000, High: 6000} })
+		}},
+		{"recreated without checksums", func(s scene) { s.recreate(func(o *tunnel.Options) { o.ZeroChecksum = true }) }},
+		{"recreated with an inherited TTL", func(s scene) { s.recreate(func(o *tunnel.Options) { o.TTL = tunnel.InheritTTL }) }},
 		{"recreated with learning on", func(s scene) {
 			s.must(s.nl.LinkDel(overlay(s)))
 			s.must(s.nl.LinkAdd(&netlink.Vxlan{
@@ -216,7 +219,7 @@ func deviceFaults() []fault {
 }
 
 // recreate makes the device anew, with other options.
-func (s scene) recreate(alter func(*Options)) {
+func (s scene) recreate(alter func(*tunnel.Options)) {
 	s.t.Helper()
 	d := s.want.Device
 	alter(&d.Tunnel.Options)

@@ -236,5 +236,5 @@ func (o *Op) deviceRequest(b *rtnl.Batch) *nl.Request {
 }
 
 func (d *Device) message() rtnl.VXLAN {
-	return rtnl.VXLAN{Name: d.Name, MAC: d.MAC[:], MTU: d.MTU, VXLANTunnel: d.Tunnel.message()}
+	return rtnl.VXLAN{Name: d.Name, MAC: d.MAC[:], MTU: d.MTU, Tunnel: d.Tunnel}
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/overlay-cni/overlay-cni/internal/tunnel"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -28,15 +29,15 @@ func optionCases() []struct {
 		only4 bool
 		only6 bool
 	}{
-		{name: "source ports", set: func(c *Config) { c.SourcePorts = PortRange{5000, 5010} }},
+		{name: "source ports", set: func(c *Config) { c.SourcePorts = tunnel.PortRange{Low: 5000, High: 5010} }},
 		{name: "zero checksum", set: func(c *Config) { c.ZeroChecksum = true }},
 		{name: "zero checksum accepted", set: func(c *Config) { c.AcceptZeroChecksum = true }, only6: true},
 		{name: "TTL", set: func(c *Config) { c.TTL = 7 }, live: true},
-		{name: "TTL inherited", set: func(c *Config) { c.TTL = InheritTTL }},
-		{name: "DF", set: func(c *Config) { c.DF = DFSet }, live: true, only4: true},
-		{name: "DF inherited", set: func(c *Config) { c.DF = DFInherit }, live: true, only4: true},
-		{name: "checksum offload off", set: func(c *Config) { c.TxChecksum = OffloadOff }, live: true},
-		{name: "checksum offload on", set: func(c *Config) { c.TxChecksum = OffloadOn }, live: true},
+		{name: "TTL inherited", set: func(c *Config) { c.TTL = tunnel.InheritTTL }},
+		{name: "DF", set: func(c *Config) { c.DF = tunnel.DFSet }, live: true, only4: true},
+		{name: "DF inherited", set: func(c *Config) { c.DF = tunnel.DFInherit }, live: true, only4: true},
+		{name: "checksum offload off", set: func(c *Config) { c.TxChecksum = tunnel.OffloadOff }, live: true},
+		{name: "checksum offload on", set: func(c *Config) { c.TxChecksum = tunnel.OffloadOn }, live: true},
 	}
 }
 
@@ -51,7 +52,14 @@ func TestSyncFollowsOptions(t *testing.T) {
 				h.sync(plain)
 				tt.set(&in.Config)
 				want, err := Desired(in)
-				if is4 := in.Underlay.Address.Is4(); tt.only4 && !is4 || tt.only6 && is4 {
+				is4 := in.Underlay.Address.Is4()
+				if tt.only6 && is4 {
+					if err != nil || want.Device != plain.Device {
+						t.Errorf("over IPv4 the option has an effect: %v, %v", want.Device, err)
+					}
+					return
+				}
+				if tt.only4 && !is4 {
 					if err == nil || !strings.Contains(err.Error(), "but the tunnel runs over IPv") {
 						t.Errorf("error is %v", err)
 					}
@@ -95,19 +103,18 @@ func TestOptionsAreChecked(t *testing.T) {
 	tests := []struct {
 		name string
 		f    familyCase
-		o    Options
+		o    tunnel.Options
 		want string // part of the error; empty: none
 	}{
-		{"none", four, Options{}, ""},
-		{"one source port", four, Options{SourcePorts: PortRange{5000, 5000}}, "source ports 5000-5000"},
-		{"source ports the wrong way round", six, Options{SourcePorts: PortRange{6000, 5000}}, "source ports 6000-5000"},
-		{"source port 0", four, Options{SourcePorts: PortRange{0, 5000}}, "source ports 0-5000"},
-		{"all source ports", four, Options{SourcePorts: PortRange{1, 65535}}, ""},
-		{"TTL too large", four, Options{TTL: 256}, "ttl 256: expected 1 to 255"},
-		{"TTL too small", six, Options{TTL: -2}, "ttl -2"},
-		{"DF over IPv6", six, Options{DF: DFSet}, "set df to unset"},
-		{"unknown DF", four, Options{DF: 3}, "DF 3: expected unset"},
-		{"zero checksums to be accepted over IPv4", four, Options{AcceptZeroChecksum: true}, "which always does"},
+		{"none", four, tunnel.Options{}, ""},
+		{"one source port", four, tunnel.Options{SourcePorts: tunnel.PortRange{Low: 5000, High: 5000}}, "source ports 5000-5000"},
+		{"source ports the wrong way round", six, tunnel.Options{SourcePorts: tunnel.PortRange{Low: 6000, High: 5000}}, "source ports 6000-5000"},
+		{"source port 0", four, tunnel.Options{SourcePorts: tunnel.PortRange{Low: 0, High: 5000}}, "source ports 0-5000"},
+		{"all source ports", four, tunnel.Options{SourcePorts: tunnel.PortRange{Low: 1, High: 65535}}, ""},
+		{"TTL too large", four, tunnel.Options{TTL: 256}, "ttl 256: expected 1 to 255"},
+		{"TTL too small", six, tunnel.Options{TTL: -2}, "ttl -2"},
+		{"DF over IPv6", six, tunnel.Options{DF: tunnel.DFSet}, "set df to unset"},
+		{"unknown DF", four, tunnel.Options{DF: 3}, "df 3: expected unset"},
 	}
 	for _, tt := range tests {
 		in := input(tt.f)
@@ -122,21 +129,43 @@ func TestOptionsAreChecked(t *testing.T) {
 	}
 }
 
+// Zero checksums are accepted where that has an effect, and by whoever sends them.
+func TestAcceptingZeroChecksums(t *testing.T) {
+	four, six := netip.MustParseAddr("192.168.77.1"), netip.MustParseAddr("fd77::1")
+	tests := []struct {
+		local        netip.Addr
+		send, accept bool
+		want         bool
+	}{
+		{four, false, true, false},
+		{four, true, false, false},
+		{six, false, false, false},
+		{six, false, true, true},
+		{six, true, false, true},
+	}
+	for _, tt := range tests {
+		o := tunnel.Options{ZeroChecksum: tt.send, AcceptZeroChecksum: tt.accept}
+		if got := optionsOver(tt.local, o).AcceptZeroChecksum; got != tt.want {
+			t.Errorf("over %s, %+v: accepted %t", tt.local, o, got)
+		}
+	}
+}
+
 func TestOffload(t *testing.T) {
 	tests := []struct {
-		offload Offload
+		offload tunnel.Offload
 		drivers string
 		want    bool
 	}{
-		{OffloadAuto, "", true},
-		{OffloadAuto, "virtio_net", true},
-		{OffloadAuto, "vmxnet3", false},
-		{OffloadAuto, "802.1Q bonding vmxnet3", false},
-		{OffloadOn, "vmxnet3", true},
-		{OffloadOff, "virtio_net", false},
+		{tunnel.OffloadAuto, "", true},
+		{tunnel.OffloadAuto, "virtio_net", true},
+		{tunnel.OffloadAuto, "vmxnet3", false},
+		{tunnel.OffloadAuto, "802.1Q bonding vmxnet3", false},
+		{tunnel.OffloadOn, "vmxnet3", true},
+		{tunnel.OffloadOff, "virtio_net", false},
 	}
 	for _, tt := range tests {
-		if got := tt.offload.on(strings.Fields(tt.drivers)); got != tt.want {
+		if got := offloads(tt.offload, strings.Fields(tt.drivers)); got != tt.want {
 			t.Errorf("%d over %q is %t", tt.offload, tt.drivers, got)
 		}
 	}
@@ -172,7 +201,7 @@ func TestOptionsOnTheWire(t *testing.T) {
 				t.Errorf("got %+v", p)
 			}
 		}},
-		{"source ports", func(c *Config) { c.SourcePorts = PortRange{5000, 5001} }, false, func(t *testing.T, p outer) {
+		{"source ports", func(c *Config) { c.SourcePorts = tunnel.PortRange{Low: 5000, High: 5001} }, false, func(t *testing.T, p outer) {
 			if p.port != 5000 { // High is never taken
 				t.Errorf("source port %d", p.port)
 			}
@@ -187,17 +216,17 @@ func TestOptionsOnTheWire(t *testing.T) {
 				t.Errorf("TTL %d", p.ttl)
 			}
 		}},
-		{"TTL inherited", func(c *Config) { c.TTL = InheritTTL }, false, func(t *testing.T, p outer) {
+		{"TTL inherited", func(c *Config) { c.TTL = tunnel.InheritTTL }, false, func(t *testing.T, p outer) {
 			if p.ttl != innerTTL {
 				t.Errorf("TTL %d", p.ttl)
 			}
 		}},
-		{"DF", func(c *Config) { c.DF = DFSet }, true, func(t *testing.T, p outer) {
+		{"DF", func(c *Config) { c.DF = tunnel.DFSet }, true, func(t *testing.T, p outer) {
 			if !p.df {
 				t.Error("DF is not set")
 			}
 		}},
-		{"checksum offload off", func(c *Config) { c.TxChecksum = OffloadOff }, false, func(t *testing.T, p outer) {
+		{"checksum offload off", func(c *Config) { c.TxChecksum = tunnel.OffloadOff }, false, func(t *testing.T, p outer) {
 			if p.zeroChecksum {
 				t.Error("there is no checksum")
 			}

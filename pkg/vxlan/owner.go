@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+
+	"github.com/overlay-cni/overlay-cni/internal/tunnel"
 )
 
 // ErrNotOurs is why a device is left alone: somebody else made it.
@@ -23,32 +25,32 @@ func refuse(want, have Device) error {
 	case have.Alias == want.Alias, want.Claimed:
 		return nil
 	}
-	if diff := want.Tunnel.differences(have.Tunnel); len(diff) > 0 {
+	if diff := differences(want.Tunnel, have.Tunnel); len(diff) > 0 {
 		return fmt.Errorf("vxlan device %q %w: it has not the alias %q, and has %s: "+fix,
 			have.Name, ErrNotOurs, want.Alias, strings.Join(diff, ", "), have.Name)
 	}
 	return nil
 }
 
-// differences says in words how have differs from t.
-func (t Tunnel) differences(have Tunnel) []string {
+// differences says in words how have differs from want.
+func differences(want, have tunnel.Tunnel) []string {
 	var diff []string
 	add := func(differs bool, format string, args ...any) {
 		if differs {
 			diff = append(diff, fmt.Sprintf(format, args...))
 		}
 	}
-	add(t.VNI != have.VNI, "VNI %d instead of %d", have.VNI, t.VNI)
-	add(t.Port != have.Port, "port %d instead of %d", have.Port, t.Port)
-	add(t.Local != have.Local, "local address %s instead of %s", orNone(have.Local), t.Local)
-	add(t.Underlay != have.Underlay, "underlay interface %d instead of %d", have.Underlay, t.Underlay)
-	add(t.Learning != have.Learning, "learning on instead of off")
-	add(t.SourcePorts != have.SourcePorts, "source ports %s instead of %s", have.SourcePorts, t.SourcePorts)
-	add(t.ZeroChecksum != have.ZeroChecksum, "zero UDP checksums sent: %t instead of %t", have.ZeroChecksum, t.ZeroChecksum)
-	add(t.AcceptZeroChecksum != have.AcceptZeroChecksum, "zero UDP checksums accepted: %t instead of %t", have.AcceptZeroChecksum, t.AcceptZeroChecksum)
-	add(t.TTL != have.TTL, "TTL %s instead of %s", have.TTL, t.TTL)
-	add(t.DF != have.DF, "DF %s instead of %s", have.DF, t.DF)
-	add(t.More != have.More, "further options%s", have.More)
+	add(want.VNI != have.VNI, "VNI %d instead of %d", have.VNI, want.VNI)
+	add(want.Port != have.Port, "port %d instead of %d", have.Port, want.Port)
+	add(want.Local != have.Local, "local address %s instead of %s", orNone(have.Local), want.Local)
+	add(want.Underlay != have.Underlay, "underlay interface %d instead of %d", have.Underlay, want.Underlay)
+	add(want.Learning != have.Learning, "learning on instead of off")
+	add(want.SourcePorts != have.SourcePorts, "source ports %s instead of %s", have.SourcePorts, want.SourcePorts)
+	add(want.ZeroChecksum != have.ZeroChecksum, "zero UDP checksums sent: %t instead of %t", have.ZeroChecksum, want.ZeroChecksum)
+	add(want.AcceptZeroChecksum != have.AcceptZeroChecksum, "zero UDP checksums accepted: %t instead of %t", have.AcceptZeroChecksum, want.AcceptZeroChecksum)
+	add(want.TTL != have.TTL, "TTL %s instead of %s", have.TTL, want.TTL)
+	add(want.DF != have.DF, "DF %s instead of %s", have.DF, want.DF)
+	add(want.More != have.More, "further options%s", have.More)
 	return diff
 }
 

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+
+	"github.com/overlay-cni/overlay-cni/internal/tunnel"
 )
 
 // Plan lists the operations that turn have into want, in the order in which
@@ -42,9 +44,9 @@ func planDevice(want, have State) (ops []Op, born bool) {
 // changes neither VNI nor port of a live device, nor the family of its local
 // address, nor most options. Those that we never set are too rare to learn how
 // to unset.
-func changeable(w, h Tunnel) bool {
+func changeable(w, h tunnel.Tunnel) bool {
 	return w.VNI == h.VNI && w.Port == h.Port && w.Local.BitLen() == h.Local.BitLen() && w.More == h.More &&
-		w.fixedOptions() == h.fixedOptions()
+		fixedOptions(w.Options) == fixedOptions(h.Options)
 }
 
 // newborn is a device as the kernel makes it when asked for d.

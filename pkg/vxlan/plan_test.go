@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/overlay-cni/overlay-cni/internal/rtnl"
+	"github.com/overlay-cni/overlay-cni/internal/tunnel"
 	"github.com/overlay-cni/overlay-cni/pkg/subnet"
 )
 
@@ -135,9 +136,9 @@ func randomDesired(r *rand.Rand) State {
 	}
 	in.Config.VNI += uint32(r.IntN(2))
 	in.Config.DirectRouting = r.IntN(2) == 0
-	in.Config.TTL = TTL(r.IntN(3) - 1)
+	in.Config.TTL = tunnel.TTL(r.IntN(3) - 1)
 	in.Config.ZeroChecksum = r.IntN(4) == 0
-	in.Config.TxChecksum = Offload(r.IntN(3))
+	in.Config.TxChecksum = tunnel.Offload(r.IntN(3))
 	in.Underlay.Index += r.IntN(2)
 	in.Underlay.OnLink = []netip.Prefix{netip.MustParsePrefix("192.168.77.0/29"), netip.MustParsePrefix("fd77::/125")}
 	in.Config.MTU = 1300 + r.IntN(3)

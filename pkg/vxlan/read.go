@@ -93,7 +93,7 @@ func (k *Kernel) eachDevice(each func(Device)) error {
 	return k.conn.EachLink(kindVXLAN, func(l rtnl.LinkEntry) {
 		a := l.Attrs()
 		each(Device{
-			Name: a.Name, Tunnel: tunnelOf(l.VXLANTunnel()), MTU: a.MTU, MAC: macOf(a.HardwareAddr),
+			Name: a.Name, Tunnel: l.Tunnel(), MTU: a.MTU, MAC: macOf(a.HardwareAddr),
 			Up: a.RawFlags&unix.IFF_UP != 0, Alias: a.Alias, AutoAddress: l.AutoAddress,
 			Index: a.Index, Kind: kindVXLAN,
 		})

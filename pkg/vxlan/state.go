@@ -7,7 +7,9 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/overlay-cni/overlay-cni/internal/family"
 	"github.com/overlay-cni/overlay-cni/internal/rtnl"
+	"github.com/overlay-cni/overlay-cni/internal/tunnel"
 	"github.com/overlay-cni/overlay-cni/pkg/registry"
 	"github.com/overlay-cni/overlay-cni/pkg/subnet"
 	"github.com/overlay-cni/overlay-cni/pkg/underlay"
@@ -67,7 +69,7 @@ type State struct {
 // Device is the VXLAN device itself. The zero value: there is none.
 type Device struct {
 	Name   string
-	Tunnel Tunnel
+	Tunnel tunnel.Tunnel
 	MTU    int
 	MAC    MAC
 	Up     bool
@@ -86,20 +88,6 @@ type Device struct {
 	// Claimed, in a desired state, says that a device of this name is ours
 	// even if its alias does not say so, because an earlier run made it.
 	Claimed bool
-}
-
-// Tunnel is how the device encapsulates.
-type Tunnel struct {
-	VNI  uint32
-	Port uint16
-	// Underlay is the index of the interface that carries the tunnel.
-	Underlay int
-	// Local is the source address. Its family is the tunnel's.
-	Local    netip.Addr
-	Learning bool
-	Options
-	// More are options that we never set, as ip prints them.
-	More string
 }
 
 // Unexpected is an entry that Desired would never make, as the kernel listed it.
@@ -187,14 +175,9 @@ func OwnProtocol(proto uint8) bool {
 func ours(dst netip.Prefix, proto uint8) bool { return OwnProtocol(proto) && proto == protocol(dst) }
 
 // Config is the part of the daemon's configuration that describes the tunnel.
-// The zero value of everything from MTU on is the default.
 type Config struct {
-	Device string // its name
-	VNI    uint32
-	Port   uint16
-	MTU    int // 0: what fits into the underlay's
-	Options
-	TxChecksum Offload
+	tunnel.Config
+	MTU int // bytes; 0: what fits into the underlay's
 	// DirectRouting leaves out the tunnel to peers on the underlay's link.
 	DirectRouting bool
 	// Claimed is as in Device.
@@ -226,19 +209,19 @@ func Desired(in Input) (State, error) {
 	if err != nil {
 		return State{}, err
 	}
-	if err := in.Config.checkOptions(in.Underlay.Address); err != nil {
+	if err := checkOptions(in.Config.Options, in.Underlay.Address); err != nil {
 		return State{}, err
 	}
 	s := newState(len(in.Nodes))
 	s.Device = Device{
 		Name: in.Config.Device,
 		Kind: kindVXLAN,
-		Tunnel: Tunnel{
+		Tunnel: tunnel.Tunnel{
 			VNI: in.Config.VNI, Port: in.Config.Port,
 			Underlay: in.Underlay.Index, Local: in.Underlay.Address,
-			Options: in.Config.Options,
+			Options: optionsOver(in.Underlay.Address, in.Config.Options),
 		},
-		TxChecksum: in.Config.TxChecksum.on(in.Underlay.Drivers),
+		TxChecksum: offloads(in.Config.TxChecksum, in.Underlay.Drivers),
 		MTU:        mtu, MAC: vtepMAC(in.Own), Up: true, Alias: Alias(DefaultNetwork), Claimed: in.Config.Claimed,
 	}
 	for _, p := range in.Own.Subnets {
@@ -265,12 +248,22 @@ func newState(peers int) State {
 	}
 }
 
+// Overhead returns how many bytes of the underlay's MTU the tunnel takes if the
+// outer packets are of the family: 50 for IPv4, 70 for IPv6.
+func Overhead(outer family.Family) int {
+	const inner = 8 + 8 + 14 // UDP, VXLAN (RFC 7348), the inner Ethernet header
+	if outer == family.IPv4 {
+		return 20 + inner
+	}
+	return 40 + inner
+}
+
 // minIPv6MTU is what every IPv6 link must carry (RFC 8200, 5). The kernel
 // takes IPv6 off an interface with less.
 const minIPv6MTU = 1280
 
 func deviceMTU(in Input) (int, error) {
-	most := in.Underlay.MTU - subnet.Overhead(in.Underlay.Address)
+	most := in.Underlay.MTU - Overhead(family.Of(in.Underlay.Address))
 	mtu := in.Config.MTU
 	if mtu == 0 {
 		mtu = most
@@ -339,7 +332,7 @@ func hostAddress(peer registry.Node, u underlay.Underlay) (netip.Addr, error) {
 		return a, nil
 	}
 	return netip.Addr{}, fmt.Errorf("it has no %s address, but the tunnel runs from %s on %s: add one to the registry, or set underlayFamily to the other family, on all hosts",
-		subnet.FamilyName(u.Address), u.Address, u.Name)
+		family.Of(u.Address), u.Address, u.Name)
 }
 
 // conflict reports that a peer's entries would take another node's place. The

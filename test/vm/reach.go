@@ -8,7 +8,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/overlay-cni/overlay-cni/pkg/subnet"
+	"github.com/overlay-cni/overlay-cni/internal/family"
 	"github.com/overlay-cni/overlay-cni/test/vm/internal/guest"
 )
 
@@ -40,7 +40,7 @@ func reachAs(ctx context.Context, from, to place, seen []netip.Addr) (string, er
 		if err := from.connect(ctx, netip.AddrPortFrom(a, guest.MirrorPort), seen); err != nil {
 			return "", err
 		}
-		details = append(details, fmt.Sprintf("ping %s %.1f ms", subnet.FamilyName(a), float64(rtt.Microseconds())/1000))
+		details = append(details, fmt.Sprintf("ping %s %.1f ms", family.Of(a), float64(rtt.Microseconds())/1000))
 	}
 	if len(details) == 0 {
 		return "", fmt.Errorf("%s has no address", to.name)

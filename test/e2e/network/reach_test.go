@@ -10,9 +10,10 @@ import (
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/overlay-cni/overlay-cni/internal/family"
 	"github.com/overlay-cni/overlay-cni/internal/lab/probe"
 	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox"
-	"github.com/overlay-cni/overlay-cni/pkg/subnet"
+	"github.com/overlay-cni/overlay-cni/pkg/vxlan"
 	"github.com/overlay-cni/overlay-cni/test/e2e/internal/cluster"
 )
 
@@ -95,7 +96,7 @@ func TestUDPBetweenPods(t *testing.T) {
 
 // podMTU is what VXLAN leaves of Ethernet's 1500 bytes. Nodes send to each other
 // in the cluster's first family.
-func (w *world) podMTU() int { return 1500 - subnet.Overhead(w.cluster.Families[0].Switch) }
+func (w *world) podMTU() int { return 1500 - vxlan.Overhead(family.Of(w.cluster.Families[0].Switch)) }
 
 // A packet of the pods' MTU passes whole, in both directions and on all ways; one
 // byte more is refused at once, where it is sent.
