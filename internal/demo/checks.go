@@ -9,10 +9,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/overlay-cni/overlay-cni/internal/family"
 	"github.com/overlay-cni/overlay-cni/internal/lab"
 	"github.com/overlay-cni/overlay-cni/internal/lab/probe"
 	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox"
-	"github.com/overlay-cni/overlay-cni/internal/family"
 )
 
 // pings is how many round trips a measurement takes.

@@ -20,3 +20,14 @@ func (n Name) StateDir(runDir string) string {
 	}
 	return filepath.Join(runDir, "networks", string(n))
 }
+
+// TunnelAlias returns the alias of the network's tunnel device, which "ip link"
+// shows. It marks the device as ours, whatever its name, and tells it from the
+// devices of other networks.
+func (n Name) TunnelAlias() string {
+	const ours = "overlay-cni"
+	if n == Default {
+		return ours
+	}
+	return ours + "/" + string(n)
+}

@@ -12,3 +12,14 @@ func TestStateDir(t *testing.T) {
 		}
 	}
 }
+
+func TestTunnelAlias(t *testing.T) {
+	for name, want := range map[Name]string{
+		Default: "overlay-cni", // devices of earlier releases have it
+		"blue":  "overlay-cni/blue",
+	} {
+		if got := name.TunnelAlias(); got != want {
+			t.Errorf("%s: %s, want %s", name, got, want)
+		}
+	}
+}

@@ -8,8 +8,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/overlay-cni/overlay-cni/pkg/config"
 	"github.com/overlay-cni/overlay-cni/internal/family"
+	"github.com/overlay-cni/overlay-cni/pkg/config"
 )
 
 // ErrNotFound is what every error of a choice wraps.

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/overlay-cni/overlay-cni/internal/network"
 	"github.com/overlay-cni/overlay-cni/internal/nl"
 	"github.com/overlay-cni/overlay-cni/internal/rtnl"
 )
@@ -210,7 +211,7 @@ func (k *Kernel) Remove(name string) (changes []string, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.reread = true
-	have, err := k.read(Device{Name: name, Alias: Alias(DefaultNetwork)})
+	have, err := k.read(Device{Name: name, Alias: network.Default.TunnelAlias()})
 	if err != nil {
 		return nil, err
 	}

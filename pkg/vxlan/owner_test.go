@@ -9,6 +9,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/overlay-cni/overlay-cni/internal/network"
 )
 
 // stranger makes a VXLAN device of our name that somebody else has use for.
@@ -32,7 +34,7 @@ func TestSyncRefusesStrangers(t *testing.T) {
 		}, []string{`device "overlay0" is not ours`, "kind bridge instead of vxlan", `"ip link del overlay0"`, "vxlan.device"}},
 		{"a bridge with our alias", func(h *host) {
 			h.must(h.nl.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "overlay0"}}))
-			h.must(h.nl.LinkSetAlias(h.link("overlay0"), Alias(DefaultNetwork)))
+			h.must(h.nl.LinkSetAlias(h.link("overlay0"), network.Default.TunnelAlias()))
 		}, []string{"kind bridge instead of vxlan"}},
 		{"another VNI", func(h *host) { h.stranger(netlink.Vxlan{VxlanId: 42, Port: 4789, SrcAddr: local}) },
 			[]string{"has VNI 42 instead of 1", `"ip link del overlay0"`, "vxlan.device"}},
@@ -154,7 +156,7 @@ func TestOtherNetworksStay(t *testing.T) {
 	h := newHost(t).withUnderlay("192.168.77.1/24")
 	f := families()[0]
 	other := h.want(f.underlay, f.node(9))
-	other.Device.Name, other.Device.Alias, other.Device.Tunnel.VNI = "blue0", Alias("blue"), 7
+	other.Device.Name, other.Device.Alias, other.Device.Tunnel.VNI = "blue0", network.Name("blue").TunnelAlias(), 7
 	h.sync(other)
 	index := h.index("blue0")
 	h.sync(h.want(f.underlay, f.node(1), f.nodes(2)...))

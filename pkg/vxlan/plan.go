@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/overlay-cni/overlay-cni/internal/network"
 	"github.com/overlay-cni/overlay-cni/internal/tunnel"
 )
 
@@ -83,7 +84,7 @@ func planRemove(name string, have State) (ops []Op, refused error) {
 	}
 	switch d := have.Device; {
 	case d.Name == "":
-	case d.Alias == Alias(DefaultNetwork) && d.Kind == kindVXLAN:
+	case d.Alias == network.Default.TunnelAlias() && d.Kind == kindVXLAN:
 		ops = append(ops, Op{Verb: DeleteDevice, Text: name})
 	default:
 		refused = fmt.Errorf("delete device %q: it %w (kind %s, alias %q): remove it with \"ip link del %s\" if it has to go",

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/overlay-cni/overlay-cni/internal/family"
+	"github.com/overlay-cni/overlay-cni/internal/network"
 	"github.com/overlay-cni/overlay-cni/internal/rtnl"
 	"github.com/overlay-cni/overlay-cni/internal/tunnel"
 	"github.com/overlay-cni/overlay-cni/pkg/registry"
@@ -16,20 +17,6 @@ import (
 )
 
 const kindVXLAN = "vxlan"
-
-// DefaultNetwork is the name of the network that a host has without saying so.
-const DefaultNetwork = "default"
-
-// Alias returns the alias of a network's device, which "ip link" shows. It marks
-// the device as ours, whatever its name, and tells it from the device of another
-// network of ours.
-func Alias(network string) string {
-	const prefix = "overlay-cni"
-	if network == DefaultNetwork {
-		return prefix
-	}
-	return prefix + "/" + network
-}
 
 // MAC is a link-layer address that can be compared and be a map's key.
 type MAC [6]byte
@@ -222,7 +209,7 @@ func Desired(in Input) (State, error) {
 			Options: optionsOver(in.Underlay.Address, in.Config.Options),
 		},
 		TxChecksum: offloads(in.Config.TxChecksum, in.Underlay.Drivers),
-		MTU:        mtu, MAC: vtepMAC(in.Own), Up: true, Alias: Alias(DefaultNetwork), Claimed: in.Config.Claimed,
+		MTU:        mtu, MAC: vtepMAC(in.Own), Up: true, Alias: network.Default.TunnelAlias(), Claimed: in.Config.Claimed,
 	}
 	for _, p := range in.Own.Subnets {
 		s.Addresses[subnet.Host(subnet.VTEP(p))] = Address{}

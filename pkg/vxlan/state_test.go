@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/overlay-cni/overlay-cni/internal/family"
+	"github.com/overlay-cni/overlay-cni/internal/network"
 	"github.com/overlay-cni/overlay-cni/internal/tunnel"
 	"github.com/overlay-cni/overlay-cni/pkg/registry"
 	"github.com/overlay-cni/overlay-cni/pkg/subnet"
@@ -78,7 +79,7 @@ func TestDesiredDevice(t *testing.T) {
 	for _, f := range families() {
 		in := input(f)
 		want := Device{
-			Name: "overlay0", Kind: "vxlan", MTU: 1500 - Overhead(family.Of(in.Underlay.Address)), MAC: vtepMAC(in.Own), Up: true, Alias: Alias(DefaultNetwork), TxChecksum: true,
+			Name: "overlay0", Kind: "vxlan", MTU: 1500 - Overhead(family.Of(in.Underlay.Address)), MAC: vtepMAC(in.Own), Up: true, Alias: network.Default.TunnelAlias(), TxChecksum: true,
 			Tunnel: tunnel.Tunnel{VNI: 1, Port: 4789, Underlay: 2, Local: in.Underlay.Address},
 		}
 		if diff := cmp.Diff(want, desired(t, f).Device, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
