@@ -57,6 +57,31 @@ func sync(want []Parameter, second string) (changes []string, err error) {
 	return changes, errors.Join(errs...)
 }
 
+// SyncKnown is Sync that skips sysctls which the kernel doesn't have. A kernel
+// without IPv6, or an interface whose MTU is too small for IPv6 (1280), has none
+// of IPv6's: there is nothing to set, and IPv6 addresses are refused later.
+func SyncKnown(want []Parameter) error {
+	var errs []error
+	for _, p := range want {
+		if _, err := Sync([]Parameter{p}); !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Sysctls of one interface (ip-sysctl.rst of the kernel's documentation).
+const (
+	AcceptRA    = "accept_ra"
+	AcceptDAD   = "accept_dad"
+	DisableIPv6 = "disable_ipv6"
+)
+
+// IPv6 returns a sysctl of IPv6 on an interface.
+func IPv6(link, name, value string) Parameter {
+	return Parameter{Path: "net/ipv6/conf/" + link + "/" + name, Value: value}
+}
+
 // write uses the second root where /proc/sys is read-only. The error is always
 // that of /proc/sys.
 func (p Parameter) write(second string) error {

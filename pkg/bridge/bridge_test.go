@@ -2,7 +2,6 @@ package bridge
 
 import (
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -10,12 +9,9 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"github.com/overlay-cni/overlay-cni/internal/family"
-	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox"
 	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox/sandboxtest"
-	"github.com/overlay-cni/overlay-cni/internal/rtnl"
 	"github.com/overlay-cni/overlay-cni/internal/sysctl"
 )
 
@@ -32,7 +28,7 @@ func prefixes(texts ...string) []netip.Prefix {
 func TestPlan(t *testing.T) {
 	want := Spec{Name: "cni0", MTU: 1450, Gateways: prefixes("10.244.1.1/24", "fd00::1/64")}.Want()
 	forwards := map[family.Family]bool{family.IPv4: true, family.IPv6: true}
-	right := Bridge{Name: "cni0", MTU: 1450, MAC: want.MAC, Up: true, Forwards: forwards, Switches: want.Switches, Addresses: want.Addresses}
+	right := Bridge{Name: "cni0", MTU: 1450, MAC: want.MAC, Up: true, Forwards: forwards, Sysctls: want.Sysctls, Addresses: want.Addresses}
 	changed := func(change func(*Bridge)) *Bridge {
 		b := right
 		change(&b)
@@ -45,13 +41,13 @@ func TestPlan(t *testing.T) {
 	}{
 		{"all is right", &right, nil},
 		{"none", nil, []string{
-			"create cni0", "set MTU of cni0: 1450", "set a switch of cni0: net.ipv6.conf.cni0.accept_ra=0", "set a switch of cni0: net.ipv6.conf.cni0.disable_ipv6=0", "turn forwarding on for cni0: net.ipv4.conf.all.forwarding", "turn forwarding on for cni0: net.ipv6.conf.all.forwarding", "set up cni0",
+			"create cni0", "set MTU of cni0: 1450", "set a sysctl of cni0: net.ipv6.conf.cni0.accept_ra=0", "set a sysctl of cni0: net.ipv6.conf.cni0.disable_ipv6=0", "turn forwarding on for cni0: net.ipv4.conf.all.forwarding", "turn forwarding on for cni0: net.ipv6.conf.all.forwarding", "set up cni0",
 			"add address to cni0: fe80::1/64", "add address to cni0: 10.244.1.1/24", "add address to cni0: fd00::1/64",
 		}},
 		{"down", changed(func(b *Bridge) { b.Up = false }), []string{"set up cni0"}},
-		{"router advertisements", changed(func(b *Bridge) { b.Switches = []sysctl.Parameter{{Path: want.Switches[0].Path, Value: "1"}} }),
-			[]string{"set a switch of cni0: net.ipv6.conf.cni0.accept_ra=0"}},
-		{"no IPv6 in the kernel", changed(func(b *Bridge) { b.Switches = nil }), nil},
+		{"router advertisements", changed(func(b *Bridge) { b.Sysctls = []sysctl.Parameter{{Path: want.Sysctls[0].Path, Value: "1"}} }),
+			[]string{"set a sysctl of cni0: net.ipv6.conf.cni0.accept_ra=0"}},
+		{"no IPv6 in the kernel", changed(func(b *Bridge) { b.Sysctls = nil }), nil},
 		{"MTU", changed(func(b *Bridge) { b.MTU = 1500 }), []string{"set MTU of cni0: 1450"}},
 		{"MAC", changed(func(b *Bridge) { b.MAC = nil }), []string{"set MAC of cni0: " + want.MAC.String()}},
 		{"forwarding", changed(func(b *Bridge) { b.Forwards = nil }), []string{"turn forwarding on for cni0: net.ipv4.conf.all.forwarding", "turn forwarding on for cni0: net.ipv6.conf.all.forwarding"}},
@@ -75,7 +71,7 @@ func TestPlan(t *testing.T) {
 }
 
 // inNetns runs fn with a Kernel of a namespace of its own.
-func inNetns(t *testing.T, fn func(k *Kernel, h *netlink.Handle, ns *sandbox.Netns) error) {
+func inNetns(t *testing.T, fn func(k *Kernel, h *netlink.Handle) error) {
 	t.Helper()
 	ns := sandboxtest.NewNetns(t)
 	h, err := ns.Handle()
@@ -89,7 +85,7 @@ func inNetns(t *testing.T, fn func(k *Kernel, h *netlink.Handle, ns *sandbox.Net
 			return err
 		}
 		defer k.Close()
-		return fn(k, h, ns)
+		return fn(k, h)
 	})
 }
 
@@ -102,7 +98,7 @@ func TestSyncMends(t *testing.T) {
 		spec := Spec{Name: "cni0", MTU: 1450, Gateways: gateways}
 		for name, damage := range damages(gateways[len(gateways)-1]) {
 			t.Run(mode+"/"+name, func(t *testing.T) {
-				inNetns(t, func(k *Kernel, h *netlink.Handle, _ *sandbox.Netns) error {
+				inNetns(t, func(k *Kernel, h *netlink.Handle) error {
 					if _, err := k.Sync(spec); err != nil {
 						return err
 					}
@@ -136,16 +132,16 @@ func damages(gateway netip.Prefix) map[string]func(h *netlink.Handle) error {
 		"other MAC": func(h *netlink.Handle, l netlink.Link) error {
 			return h.LinkSetHardwareAddr(l, []byte{2, 0, 0, 0, 0, 1})
 		},
-		"hears routers": func(*netlink.Handle, netlink.Link) error {
-			_, err := sysctl.Sync([]sysctl.Parameter{{Path: switchPath("cni0", acceptRA), Value: "2"}})
+		"accepts router advertisements": func(*netlink.Handle, netlink.Link) error {
+			_, err := sysctl.Sync([]sysctl.Parameter{sysctl.IPv6("cni0", sysctl.AcceptRA, "2")})
 			return err
 		},
 		"address removed": func(h *netlink.Handle, l netlink.Link) error { return h.AddrDel(l, address(gateway.String())) },
 		"other prefix length": func(h *netlink.Handle, l netlink.Link) error {
 			return errors.Join(h.AddrDel(l, address(gateway.String())), h.AddrAdd(l, address(shorter.String())))
 		},
-		"foreign IPv4 address": func(h *netlink.Handle, l netlink.Link) error { return h.AddrAdd(l, address("192.0.2.1/24")) },
-		"foreign IPv6 address": func(h *netlink.Handle, l netlink.Link) error { return h.AddrAdd(l, address("fd00:9::1/64")) },
+		"unmanaged IPv4 address": func(h *netlink.Handle, l netlink.Link) error { return h.AddrAdd(l, address("192.0.2.1/24")) },
+		"unmanaged IPv6 address": func(h *netlink.Handle, l netlink.Link) error { return h.AddrAdd(l, address("fd00:9::1/64")) },
 	} {
 		all[name] = func(h *netlink.Handle) error {
 			l, err := h.LinkByName("cni0")
@@ -163,24 +159,23 @@ func address(text string) *netlink.Addr {
 	return &netlink.Addr{IPNet: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}}
 }
 
-// What makes pods unreachable is mended by whoever comes next; what others may
-// want to be so is left.
-func TestEnsure(t *testing.T) {
+// Add mends what makes pods unreachable, and leaves what other networks may want.
+func TestAdd(t *testing.T) {
 	for mode, gateways := range map[string][]netip.Prefix{
 		"IPv4": prefixes("10.244.1.1/24"), "IPv6": prefixes("fd00::1/64"), "dual stack": prefixes("10.244.1.1/24", "fd00::1/64"),
 	} {
 		spec := Spec{Name: "cni0", MTU: 1450, Gateways: gateways}
 		for name, damage := range damages(gateways[0]) {
 			t.Run(mode+"/"+name, func(t *testing.T) {
-				inNetns(t, func(k *Kernel, h *netlink.Handle, _ *sandbox.Netns) error {
-					if _, err := k.Ensure(spec); err != nil {
+				inNetns(t, func(k *Kernel, h *netlink.Handle) error {
+					if _, err := k.Add(spec); err != nil {
 						return err
 					}
 					if err := damage(h); err != nil {
 						return err
 					}
 					before, _ := h.LinkByName("cni0")
-					index, err := k.Ensure(spec)
+					index, err := k.Add(spec)
 					if err != nil {
 						return err
 					}
@@ -198,22 +193,22 @@ func TestEnsure(t *testing.T) {
 	}
 }
 
-func TestEnsureRefusesAnotherDevice(t *testing.T) {
-	inNetns(t, func(k *Kernel, h *netlink.Handle, _ *sandbox.Netns) error {
+func TestAddRefusesAnotherDevice(t *testing.T) {
+	inNetns(t, func(k *Kernel, h *netlink.Handle) error {
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name = "cni0"
 		if err := h.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "other"}); err != nil {
 			return err
 		}
-		if _, err := k.Ensure(Spec{Name: "cni0", MTU: 1450, Gateways: prefixes("10.244.1.1/24")}); !errors.Is(err, ErrForeign) {
-			t.Errorf("got %v, want %v", err, ErrForeign)
+		if _, err := k.Add(Spec{Name: "cni0", MTU: 1450, Gateways: prefixes("10.244.1.1/24")}); !errors.Is(err, ErrUnmanaged) {
+			t.Errorf("got %v, want %v", err, ErrUnmanaged)
 		}
 		return nil
 	})
 }
 
-func TestEnsureLeavesOthersAddresses(t *testing.T) {
-	inNetns(t, func(k *Kernel, _ *netlink.Handle, _ *sandbox.Netns) error {
+func TestAddLeavesOthersAddresses(t *testing.T) {
+	inNetns(t, func(k *Kernel, _ *netlink.Handle) error {
 		one := Spec{Name: "cni0", MTU: 1500, Gateways: prefixes("10.244.1.1/24")}
 		two := Spec{Name: "cni0", MTU: 1400, Gateways: prefixes("10.244.1.1/24", "10.9.0.1/24")}
 		for _, s := range []Spec{one, two, one} {
@@ -234,10 +229,10 @@ func TestEnsureLeavesOthersAddresses(t *testing.T) {
 func TestMTUOutlivesTheLastPort(t *testing.T) {
 	for name, build := range map[string]func(*Kernel, Spec) error{
 		"daemon": func(k *Kernel, s Spec) error { _, err := k.Sync(s); return err },
-		"plugin": func(k *Kernel, s Spec) error { _, err := k.Ensure(s); return err },
+		"plugin": func(k *Kernel, s Spec) error { _, err := k.Add(s); return err },
 	} {
 		t.Run(name, func(t *testing.T) {
-			inNetns(t, func(k *Kernel, h *netlink.Handle, _ *sandbox.Netns) error {
+			inNetns(t, func(k *Kernel, h *netlink.Handle) error {
 				if err := build(k, Spec{Name: "cni0", MTU: 1450, Gateways: prefixes("10.244.1.1/24")}); err != nil {
 					return err
 				}
@@ -257,39 +252,4 @@ func TestMTUOutlivesTheLastPort(t *testing.T) {
 			})
 		})
 	}
-}
-
-func TestFullBridge(t *testing.T) {
-	inNetns(t, func(k *Kernel, _ *netlink.Handle, ns *sandbox.Netns) error {
-		spec := Spec{Name: "cni0", MTU: 1500, Gateways: prefixes("10.244.0.1/16")}
-		index, err := k.Ensure(spec)
-		if err != nil {
-			return err
-		}
-		other := sandboxtest.NewNetns(t)
-		var b rtnl.Batch
-		for i := range maxPorts {
-			b.AddVeth(rtnl.Veth{
-				Name: fmt.Sprint("p", i), MAC: []byte{2, 0, 0, 0, byte(i >> 8), byte(i)}, Master: index, MTU: 1500,
-				Peer: rtnl.VethPeer{Name: fmt.Sprint("q", i), MAC: []byte{2, 0, 0, 1, byte(i >> 8), byte(i)}, Netns: other.FD()},
-			})
-		}
-		if err := k.conn.Run(&b); err != nil {
-			return err
-		}
-		pod, err := os.Open(other.Path())
-		if err != nil {
-			return err
-		}
-		defer pod.Close()
-		_, err = k.Attach(pod, index, spec, Port{HostName: "late", IfName: "eth0", MTU: 1500, MAC: []byte{2, 0, 0, 2, 0, 0}, HostMAC: []byte{2, 0, 0, 2, 0, 1}})
-		want := "bridge is full: cni0 has the 1023 ports that the kernel allows; no more pods fit on this node"
-		if !errors.Is(err, ErrBridgeFull) || err.Error() != want {
-			t.Errorf("got  %v\nwant %s", err, want)
-		}
-		if _, err := k.conn.Link("late"); !errors.Is(err, unix.ENODEV) {
-			t.Errorf("the veth pair is left: %v", err)
-		}
-		return nil
-	})
 }

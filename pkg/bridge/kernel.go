@@ -3,7 +3,6 @@ package bridge
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 
 	"github.com/vishvananda/netlink"
@@ -14,8 +13,8 @@ import (
 	"github.com/overlay-cni/overlay-cni/internal/sysctl"
 )
 
-// ErrForeign is for a device that has our bridge's name and is something else.
-var ErrForeign = errors.New("the name belongs to another device")
+// ErrUnmanaged is for a device that has the bridge's name and is no bridge.
+var ErrUnmanaged = errors.New("the name belongs to another device")
 
 // Kernel is the network namespace in which the bridge is. It is for one
 // goroutine at a time.
@@ -52,15 +51,21 @@ func (k *Kernel) lib() (*netlink.Handle, error) {
 	return k.handle, nil
 }
 
-// Ensure makes the bridge if it isn't there, and adds what it lacks, but changes
-// and takes away nothing: other networks may share it, and its MAC address is
-// in their pods' ARP caches. It returns the bridge's interface index.
+// Conn returns the route netlink socket. An ADD shares it between the bridge and
+// the pod's port, because opening another one costs time.
+func (k *Kernel) Conn() *rtnl.Conn { return k.conn }
+
+// Add makes the bridge if there is none, and adds what the bridge lacks. It
+// changes and removes nothing: other networks may share the bridge, and their
+// pods have the bridge's MAC address in their ARP caches. It returns the
+// interface index.
 //
-// Where nothing has to be done, which is so for nearly every pod, a glance will
-// do: a device with our MAC address, which nobody has by chance, is the bridge.
-// One that another network made has another, so its kind is asked for. Addresses
-// aren't looked at in either case: Attach adds them.
-func (k *Kernel) Ensure(s Spec) (int, error) {
+// For nearly every pod the bridge is complete, so Add looks at as little as it
+// can: a device with the derived MAC address, which no other device has by
+// chance, is the bridge. A bridge that another network made has another MAC
+// address: then Add asks for the device's kind. Add doesn't look at addresses:
+// veth.Kernel.Add adds them along with the port.
+func (k *Kernel) Add(s Spec) (int, error) {
 	want := s.Want()
 	if link, err := k.conn.LinkByIoctl(s.Name); err == nil && len(lacks(want, link)) == 0 {
 		return link.Index, nil
@@ -72,14 +77,69 @@ func (k *Kernel) Ensure(s Spec) (int, error) {
 	if link.Index != 0 && len(additions(lacks(want, link), stateOf(link))) == 0 {
 		return link.Index, nil
 	}
-	index, _, err := k.sync(want, addOnly)
+	return k.Complete(s)
+}
+
+// Complete is Add that looks at everything.
+func (k *Kernel) Complete(s Spec) (int, error) {
+	index, _, err := k.sync(s.Want(), addOnly)
 	return index, err
+}
+
+// Remove removes links by their names: the bridge, or the host's end of a veth
+// pair, whose peer goes along. Missing links are fine. Remove doesn't ask the
+// kernel to remove them: each such message would wait its turn among all others
+// that remove devices, some milliseconds each.
+func (k *Kernel) Remove(links ...string) error {
+	var b rtnl.Batch
+	for _, name := range links {
+		if there, err := k.Exists(name); there || err != nil {
+			b.DelLink(name).Tolerate(unix.ENODEV)
+		}
+	}
+	return k.conn.Run(&b)
+}
+
+// Exists tells whether there is a link of that name.
+func (k *Kernel) Exists(name string) (bool, error) {
+	_, err := k.conn.Index(name)
+	if errors.Is(err, unix.ENODEV) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// Ports lists the names of the bridge's ports. A bridge that is missing has none.
+func (k *Kernel) Ports(bridge string) ([]string, error) {
+	link, err := k.find(bridge)
+	if err != nil || link.Index == 0 {
+		return nil, err
+	}
+	var names []string
+	err = k.conn.EachPort(link.Index, func(p rtnl.PortEntry) { names = append(names, p.Name) })
+	return names, err
+}
+
+// Inspect returns what the bridge lacks, a phrase each, for CHECK.
+func (k *Kernel) Inspect(s Spec) ([]string, error) {
+	_, have, err := k.read(s.Want())
+	if err != nil {
+		return nil, err
+	}
+	if have == nil {
+		return []string{fmt.Sprintf("bridge %s is gone", s.Name)}, nil
+	}
+	var diffs []string
+	for _, o := range additions(plan(s.Want(), have), *have) {
+		diffs = append(diffs, fmt.Sprintf("bridge %s needs: %s", s.Name, o))
+	}
+	return diffs, nil
 }
 
 // lacks lists the changes of the link itself that turn it into want.
 func lacks(want Bridge, link rtnl.Link) []op {
 	have := stateOf(link)
-	have.Addresses, have.Forwards, have.Switches = want.Addresses, want.Forwards, want.Switches
+	have.Addresses, have.Forwards, have.Sysctls = want.Addresses, want.Forwards, want.Sysctls
 	return plan(want, &have)
 }
 
@@ -142,21 +202,16 @@ func (k *Kernel) read(want Bridge) (int, *Bridge, error) {
 	if err != nil || link.Index == 0 {
 		return 0, nil, err
 	}
-	h, err := k.lib()
-	if err != nil {
-		return 0, nil, err
-	}
-	addrs, err := retryDump(func() ([]netlink.Addr, error) { return h.AddrList(device(link.Index), netlink.FAMILY_ALL) })
+	b := stateOf(link)
+	b.Sysctls = readSysctls(want.Sysctls)
+	err = k.conn.EachAddr(link.Index, func(a rtnl.AddrEntry) {
+		// The kernel adds a link-local address by itself, which stays.
+		if !a.Prefix.Addr().IsLinkLocalUnicast() || a.Prefix == linkLocal {
+			b.Addresses = append(b.Addresses, a.Prefix)
+		}
+	})
 	if err != nil {
 		return 0, nil, fmt.Errorf("list addresses of %s: %w", want.Name, err)
-	}
-	b := stateOf(link)
-	b.Switches = readSwitches(want.Switches)
-	for _, a := range addrs {
-		// The kernel's own link-local address is none of ours.
-		if p, ok := prefixOf(a); ok && (!p.Addr().IsLinkLocalUnicast() || p == linkLocal) {
-			b.Addresses = append(b.Addresses, p)
-		}
 	}
 	for _, f := range family.All() {
 		b.Forwards[f] = forwards(f)
@@ -175,7 +230,7 @@ func (k *Kernel) find(name string) (rtnl.Link, error) {
 	}
 	if link.Kind != "bridge" {
 		return rtnl.Link{}, fmt.Errorf("%w: %s is of kind %q, not a bridge: remove it (ip link del %s), or set the key \"bridge\" to another name",
-			ErrForeign, name, link.Kind, name)
+			ErrUnmanaged, name, link.Kind, name)
 	}
 	return link, nil
 }
@@ -197,8 +252,8 @@ func (k *Kernel) apply(o op) error {
 	if o.verb == create {
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name, attrs.HardwareAddr = o.bridge, o.mac
-		// Multicasts of pods go to no other pod, see rtnl.Batch.SetPort. With
-		// snooping the kernel would still set timers of all ports with each new one.
+		// Multicasts of pods reach no other pod anyway (rtnl.Batch.SetPort), and
+		// with snooping the kernel sets timers of all ports for each new port.
 		snooping := false
 		err := h.LinkAdd(&netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &snooping})
 		if errors.Is(err, unix.EOPNOTSUPP) {
@@ -226,8 +281,8 @@ func (k *Kernel) apply(o op) error {
 		}
 		_, err := sysctl.Sync([]sysctl.Parameter{{Path: forwardPath(o.family), Value: "1"}})
 		return err
-	case setSwitch:
-		return ensureSwitches([]sysctl.Parameter{o.param})
+	case setSysctl:
+		return sysctl.SyncKnown([]sysctl.Parameter{o.param})
 	case addAddress:
 		b.AddAddr(link.Index, o.address)
 	case delAddress:
@@ -236,29 +291,12 @@ func (k *Kernel) apply(o op) error {
 	return k.conn.Run(&b)
 }
 
-// forwardPath is the switch that lets the kernel forward. It is the host's, not
-// the bridge's: what comes to pods comes in elsewhere, and IPv6 has no other
-// that counts (ip6_forward in net/ipv6/ip6_output.c).
+// forwardPath is the sysctl that lets the kernel forward. It is the host's and not
+// the bridge's: packets to pods come in by other interfaces, and for IPv6 only the
+// host's counts (ip6_forward in net/ipv6/ip6_output.c).
 func forwardPath(f family.Family) string { return "net/" + f.Proc() + "/conf/all/forwarding" }
 
 func forwards(f family.Family) bool {
 	v, err := sysctl.Get(forwardPath(f))
 	return err == nil && v == "1"
-}
-
-func prefixOf(a netlink.Addr) (netip.Prefix, bool) {
-	ip, ok := netip.AddrFromSlice(a.IP)
-	bits, _ := a.Mask.Size()
-	return netip.PrefixFrom(ip.Unmap(), bits), ok
-}
-
-// retryDump repeats a listing that the kernel says changed while it was made.
-func retryDump[T any](list func() ([]T, error)) ([]T, error) {
-	for range attempts {
-		items, err := list()
-		if !errors.Is(err, netlink.ErrDumpInterrupted) {
-			return items, err
-		}
-	}
-	return list()
 }

@@ -11,10 +11,6 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/subnet"
 )
 
-// maxPorts is how many ports a Linux bridge has room for (BR_MAX_PORTS in
-// net/bridge/br_private.h, of which number 0 isn't used).
-const maxPorts = 1023
-
 // Bridge is the state of the bridge that is wanted, or that is there.
 type Bridge struct {
 	Name string
@@ -24,8 +20,7 @@ type Bridge struct {
 	// Forwards says for each address family that is used whether the kernel
 	// forwards what pods send.
 	Forwards map[family.Family]bool
-	// Switches are the bridge's own kernel parameters.
-	Switches []sysctl.Parameter
+	Sysctls  []sysctl.Parameter
 	// Addresses are the pods' gateways, each with the length of its subnet.
 	Addresses []netip.Prefix
 }
@@ -45,15 +40,15 @@ var linkLocal = netip.MustParsePrefix("fe80::1/64")
 
 // Want is the state that follows from a specification.
 func (s Spec) Want() Bridge {
-	b := Bridge{Name: s.Name, MTU: s.MTU, Up: true, Forwards: map[family.Family]bool{}, Switches: s.switches()}
+	b := Bridge{Name: s.Name, MTU: s.MTU, Up: true, Forwards: map[family.Family]bool{}, Sysctls: s.sysctls()}
 	for _, g := range s.Gateways {
 		b.Forwards[family.Of(g.Addr())] = true
 	}
 	if b.Forwards[family.IPv6] {
 		b.Addresses = append(b.Addresses, linkLocal)
 	}
-	// Last: Attach tries to add them too, and by that sees whether they are there,
-	// and with the first of a bridge all that comes before it.
+	// Last: veth.Kernel.Add adds them too, and sees by the kernel's answer whether
+	// they were there. If they were, everything before them was, too.
 	b.Addresses = append(b.Addresses, s.Gateways...)
 	if len(s.Gateways) > 0 {
 		b.MAC = subnet.MAC("bridge " + subnet.Sort(s.Gateways)[0].Addr().String())
@@ -68,7 +63,7 @@ const (
 	create     verb = "create"
 	setMAC     verb = "set MAC of"
 	setMTU     verb = "set MTU of"
-	setSwitch  verb = "set a switch of"
+	setSysctl  verb = "set a sysctl of"
 	setUp      verb = "set up"
 	setForward verb = "turn forwarding on"
 	addAddress verb = "add address to"
@@ -92,7 +87,7 @@ func (o op) String() string {
 		return fmt.Sprintf("%s %s: %s", o.verb, o.bridge, o.address)
 	case setForward:
 		return fmt.Sprintf("%s for %s: net.%s.conf.all.forwarding", o.verb, o.bridge, o.family.Proc())
-	case setSwitch:
+	case setSysctl:
 		return fmt.Sprintf("%s %s: %s", o.verb, o.bridge, o.param)
 	case setMAC:
 		return fmt.Sprintf("%s %s: %s", o.verb, o.bridge, o.mac)
@@ -121,8 +116,8 @@ func plan(want Bridge, have *Bridge) []op {
 	if have == nil {
 		ops = append(ops, op{verb: create, bridge: want.Name, mac: want.MAC})
 		have = &Bridge{MAC: want.MAC, MTU: bornMTU}
-		for _, p := range want.Switches {
-			have.Switches = append(have.Switches, sysctl.Parameter{Path: p.Path}) // as the host has it for new interfaces
+		for _, p := range want.Sysctls {
+			have.Sysctls = append(have.Sysctls, sysctl.Parameter{Path: p.Path}) // as the host has it for new interfaces
 		}
 	}
 	if want.MAC.String() != have.MAC.String() {
@@ -131,8 +126,8 @@ func plan(want Bridge, have *Bridge) []op {
 	if want.MTU != have.MTU {
 		ops = append(ops, op{verb: setMTU, bridge: want.Name, mtu: want.MTU})
 	}
-	// Before the bridge hears anything.
-	ops = append(ops, planSwitches(want, *have)...)
+	// Before the bridge can receive a router advertisement.
+	ops = append(ops, planSysctls(want, *have)...)
 	for _, f := range family.All() {
 		if want.Forwards[f] && !have.Forwards[f] {
 			ops = append(ops, op{verb: setForward, bridge: want.Name, family: f})
@@ -167,4 +162,15 @@ func planAddresses(want, have Bridge) []op {
 // without is all of a that isn't in b, in a's order.
 func without(a, b []netip.Prefix) []netip.Prefix {
 	return slices.DeleteFunc(slices.Clone(a), func(p netip.Prefix) bool { return slices.Contains(b, p) })
+}
+
+// SubnetOf returns the subnet of a gateway, or the gateway alone if the bridge
+// has no such gateway.
+func (s Spec) SubnetOf(gateway netip.Addr) netip.Prefix {
+	for _, g := range s.Gateways {
+		if g.Addr() == gateway {
+			return g.Masked()
+		}
+	}
+	return netip.PrefixFrom(gateway, gateway.BitLen())
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox/sandboxtest"
 	"github.com/overlay-cni/overlay-cni/internal/sysctl"
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
+	"github.com/overlay-cni/overlay-cni/pkg/veth"
 )
 
 func TestMain(m *testing.M) { os.Exit(sandboxtest.Main(m)) }
@@ -110,7 +111,7 @@ func newMachineOn(t testing.TB, w wiring) *machine {
 			return err
 		}
 		defer k.Close()
-		index, err := k.Ensure(spec)
+		index, err := k.Add(spec)
 		for i, ns := range m.pods {
 			if err == nil {
 				err = attach(k, ns, index, spec, i)
@@ -154,17 +155,17 @@ func attach(k *bridge.Kernel, ns *sandbox.Netns, index int, spec bridge.Spec, i 
 		return err
 	}
 	defer f.Close()
-	p := bridge.Port{
+	p := veth.Port{
 		HostName: fmt.Sprintf("veth%d", i), IfName: "eth0", MTU: 1450,
 		MAC: net.HardwareAddr{2, 0, 0, 0, 1, byte(i)}, HostMAC: net.HardwareAddr{2, 0, 0, 0, 2, byte(i)},
 	}
 	for _, n := range networks() {
-		p.Addresses = append(p.Addresses, bridge.Address{Addr: n.pods[i], Gateway: n.gateway.Addr()})
+		p.Addresses = append(p.Addresses, veth.Address{Addr: n.pods[i], Gateway: n.gateway.Addr()})
 	}
 	for _, a := range p.Addresses {
-		p.Routes = append(p.Routes, bridge.Route{Dst: bridge.AllAddresses(a.Addr), Via: a.Gateway})
+		p.Routes = append(p.Routes, veth.Route{Dst: veth.AllAddresses(a.Addr), Via: a.Gateway})
 	}
-	_, err = k.Attach(f, index, spec, p)
+	_, err = veth.On(k).Add(f, index, spec, p)
 	return err
 }
 

@@ -15,7 +15,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types/create"
 
 	"github.com/overlay-cni/overlay-cni/pkg/attachment"
-	"github.com/overlay-cni/overlay-cni/pkg/bridge"
+	"github.com/overlay-cni/overlay-cni/pkg/veth"
 )
 
 // check compares prevResult, the record and the kernel, and reports all that
@@ -34,7 +34,8 @@ func (p Plugin) check(in *invocation) error {
 	if err != nil {
 		return err
 	}
-	netns, err := openNetns(c.kernel, c.netns)
+	kernel := veth.On(c.kernel)
+	netns, err := openNetns(kernel, c.netns)
 	if err != nil {
 		return err
 	}
@@ -43,11 +44,15 @@ func (p Plugin) check(in *invocation) error {
 	if err != nil {
 		return err
 	}
-	kernel, err := c.kernel.Inspect(netns, net.bridge, want)
+	bridged, err := c.kernel.Inspect(net.bridge)
 	if err != nil {
 		return err
 	}
-	if diffs = append(diffs, kernel...); len(diffs) > 0 {
+	connected, err := kernel.Inspect(netns, net.bridge.Name, want)
+	if err != nil {
+		return err
+	}
+	if diffs = slices.Concat(diffs, bridged, connected); len(diffs) > 0 {
 		return types.NewError(CodeCheckFailed, fmt.Sprintf("container %s, interface %s: %s",
 			c.containerID, c.ifName, strings.Join(diffs, "; ")), "delete the pod's sandbox to have it made anew")
 	}
@@ -56,8 +61,8 @@ func (p Plugin) check(in *invocation) error {
 
 // expected is the port that prevResult describes, and the configured routes as
 // far as they are in it.
-func (c *call) expected(configured []bridge.Route) (bridge.Port, error) {
-	p := bridge.Port{HostName: c.key.HostName(), IfName: c.ifName}
+func (c *call) expected(configured []veth.Route) (veth.Port, error) {
+	p := veth.Port{HostName: c.key.HostName(), IfName: c.ifName}
 	prev, err := c.conf.prevResult()
 	if err != nil {
 		return p, err
@@ -80,17 +85,17 @@ func (c *call) expected(configured []bridge.Route) (bridge.Port, error) {
 		gateway, _ := netip.AddrFromSlice(ip.Gateway)
 		// One of no interface is another plugin's: ADD names the interface.
 		if ok && ip.Interface != nil && *ip.Interface == own {
-			p.Addresses = append(p.Addresses, bridge.Address{Addr: addr.Unmap(), Gateway: gateway.Unmap()})
+			p.Addresses = append(p.Addresses, veth.Address{Addr: addr.Unmap(), Gateway: gateway.Unmap()})
 		}
 	}
 	for _, r := range prev.Routes {
 		via, _ := netip.AddrFromSlice(r.GW)
 		dst, ok := netip.AddrFromSlice(r.Dst.IP)
 		bits, _ := r.Dst.Mask.Size()
-		route := bridge.Route{Dst: netip.PrefixFrom(dst.Unmap(), bits), Via: via.Unmap()}
+		route := veth.Route{Dst: netip.PrefixFrom(dst.Unmap(), bits), Via: via.Unmap()}
 		// Others in the list may have routes of theirs in the result.
 		ours := slices.Contains(configured, route) ||
-			slices.ContainsFunc(p.Addresses, func(a bridge.Address) bool { return a.Gateway == route.Via })
+			slices.ContainsFunc(p.Addresses, func(a veth.Address) bool { return a.Gateway == route.Via })
 		if ok && ours {
 			p.Routes = append(p.Routes, route)
 		}
@@ -141,7 +146,7 @@ func wellFormed(raw json.RawMessage) error {
 }
 
 // checkRecord compares our own record with what prevResult says.
-func (c *call) checkRecord(want bridge.Port) ([]string, error) {
+func (c *call) checkRecord(want veth.Port) ([]string, error) {
 	a, err := c.store.LockExisting(c.key)
 	if errors.Is(err, fs.ErrNotExist) {
 		return []string{"there is no record of the attachment in " + c.conf.RunDir}, nil

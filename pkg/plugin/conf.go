@@ -18,6 +18,7 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
 	"github.com/overlay-cni/overlay-cni/pkg/ipam"
 	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
+	"github.com/overlay-cni/overlay-cni/pkg/veth"
 )
 
 // Type is the plugin's name in CNI configurations.
@@ -165,7 +166,7 @@ func invalid(format string, args ...any) error {
 type settings struct {
 	bridge bridge.Spec
 	sets   []ipam.RangeSet
-	routes []bridge.Route
+	routes []veth.Route
 }
 
 // settings resolves the configuration. If the daemon has to tell, it waits for

@@ -9,19 +9,20 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
 	"github.com/overlay-cni/overlay-cni/pkg/hostport"
 	"github.com/overlay-cni/overlay-cni/pkg/ipam"
+	"github.com/overlay-cni/overlay-cni/pkg/veth"
 )
 
 // Error codes of our own. The specification leaves those from 100 on to
 // plugins.
 const (
-	CodeNoAddress     uint = 100 // every address of a range set is taken
-	CodeIfNameTaken   uint = 101 // the pod has an interface of that name
-	CodeForeignDevice uint = 102 // the bridge's name is another device's
-	CodeBridgeFull    uint = 103 // the bridge has no port left
-	CodeCheckFailed   uint = 104 // CHECK found differences
-	CodeAddressTaken  uint = 105 // the address asked for is another pod's
-	CodeNotInRange    uint = 106 // the address asked for can't be given here
-	CodePortTaken     uint = 107 // the host port is another pod's
+	CodeNoAddress       uint = 100 // every address of a range set is taken
+	CodeIfNameTaken     uint = 101 // the pod has an interface of that name
+	CodeUnmanagedDevice uint = 102 // the bridge's name is another device's
+	CodeBridgeFull      uint = 103 // the bridge has no port left
+	CodeCheckFailed     uint = 104 // CHECK found differences
+	CodeAddressTaken    uint = 105 // the address asked for is another pod's
+	CodeNotInRange      uint = 106 // the address asked for can't be given here
+	CodePortTaken       uint = 107 // the host port is another pod's
 )
 
 var codes = []struct {
@@ -32,9 +33,9 @@ var codes = []struct {
 	{ipam.ErrTaken, CodeAddressTaken},
 	{ipam.ErrNotInRange, CodeNotInRange},
 	{hostport.ErrTaken, CodePortTaken},
-	{bridge.ErrIfNameTaken, CodeIfNameTaken},
-	{bridge.ErrForeign, CodeForeignDevice},
-	{bridge.ErrBridgeFull, CodeBridgeFull},
+	{veth.ErrIfNameTaken, CodeIfNameTaken},
+	{bridge.ErrUnmanaged, CodeUnmanagedDevice},
+	{veth.ErrBridgeFull, CodeBridgeFull},
 	{attachment.ErrBusy, types.ErrTryAgainLater},
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
+	"github.com/overlay-cni/overlay-cni/pkg/veth"
 )
 
 // someNetwork and somePort are what an ADD has made when it comes to its result.
@@ -20,13 +21,13 @@ func someNetwork() settings {
 	return settings{bridge: bridge.Spec{Name: "cni0", MTU: 1450, Gateways: []netip.Prefix{netip.MustParsePrefix("10.244.1.1/24")}}}
 }
 
-func somePort() bridge.Port {
+func somePort() veth.Port {
 	gateway := netip.MustParseAddr("10.244.1.1")
-	return bridge.Port{
+	return veth.Port{
 		HostName: "veth0", IfName: "eth0", MTU: 1450,
 		HostMAC: []byte{2, 0, 0, 0, 0, 1}, MAC: []byte{2, 0, 0, 0, 0, 2},
-		Addresses: []bridge.Address{{Addr: netip.MustParseAddr("10.244.1.2"), Gateway: gateway}},
-		Routes:    []bridge.Route{{Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: gateway}},
+		Addresses: []veth.Address{{Addr: netip.MustParseAddr("10.244.1.2"), Gateway: gateway}},
+		Routes:    []veth.Route{{Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: gateway}},
 	}
 }
 

@@ -64,7 +64,7 @@ func (s sweep) run() error {
 	}
 	for _, port := range ports {
 		if devices := attachment.DevicesOf(port); devices != nil && !known[port] {
-			errs = append(errs, s.kernel.Detach(devices...))
+			errs = append(errs, s.kernel.Remove(devices...))
 		}
 	}
 	_, err = s.store.FreeLost(s.keep, func(k attachment.Key, a netip.Addr) (bool, error) { return pods.Disuse(s.kernel, k, a) })
@@ -89,7 +89,7 @@ func (s sweep) remove(k attachment.Key) error {
 	}
 	if !found || err != nil {
 		// Of an unknown network: if it is in use a DEL, which knows, removes it.
-		if gone, err := s.kernel.Gone(k.HostName()); !gone {
+		if there, err := s.kernel.Exists(k.HostName()); there || err != nil {
 			return err
 		}
 	}

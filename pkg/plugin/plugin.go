@@ -13,6 +13,8 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/attachment"
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
 	"github.com/overlay-cni/overlay-cni/pkg/pods"
+	"github.com/overlay-cni/overlay-cni/pkg/shaper"
+	"github.com/overlay-cni/overlay-cni/pkg/veth"
 )
 
 // call is one run of the plugin for one attachment.
@@ -41,7 +43,7 @@ func (p Plugin) add(in *invocation) error {
 	}
 	defer c.kernel.Close()
 	// Before the wait for the daemon: without a namespace there is no use in it.
-	netns, err := openNetns(c.kernel, c.netns)
+	netns, err := openNetns(veth.On(c.kernel), c.netns)
 	if err != nil {
 		return err
 	}
@@ -62,7 +64,7 @@ func (p Plugin) add(in *invocation) error {
 		}
 	}
 	err = c.attach(a, netns, net, p.Out)
-	if errors.Is(err, errLeftover) || errors.Is(err, bridge.ErrPortTaken) {
+	if errors.Is(err, errLeftover) || errors.Is(err, veth.ErrPortTaken) {
 		// There was an attachment, and its record is lost.
 		if err = a.ForgetRecord(); err == nil {
 			err = c.clear(a)
@@ -110,15 +112,15 @@ func (c *call) attach(a *attachment.Attachment, netns *os.File, net settings, ou
 	if err != nil {
 		return err
 	}
-	index, err := c.kernel.Ensure(net.bridge)
+	index, err := c.kernel.Add(net.bridge)
 	if err != nil {
 		return err
 	}
-	if port.Routes, err = c.kernel.Attach(netns, index, net.bridge, port); err != nil {
+	if port.Routes, err = veth.On(c.kernel).Add(netns, index, net.bridge, port); err != nil {
 		return err
 	}
-	if req.limits != (bridge.Limits{}) {
-		if err := c.kernel.Shape(port, c.key.ShaperName(), req.limits); err != nil {
+	if req.limits != (shaper.Limits{}) {
+		if err := shaper.Add(shaper.Port{Link: port.HostName, Shaper: c.key.ShaperName(), MTU: port.MTU}, req.limits); err != nil {
 			return err
 		}
 	}
@@ -143,7 +145,7 @@ func (p Plugin) del(in *invocation) error {
 	defer c.kernel.Close()
 	a, err := c.store.LockForRemoval(c.key)
 	if errors.Is(err, fs.ErrNotExist) {
-		return c.kernel.Detach(c.key.Devices()...)
+		return c.kernel.Remove(c.key.Devices()...)
 	}
 	if err != nil {
 		return err
@@ -154,7 +156,7 @@ func (p Plugin) del(in *invocation) error {
 
 // openNetns opens a pod's network namespace, of which the one of k can't be
 // one. The file's name is the path.
-func openNetns(k *bridge.Kernel, path string) (*os.File, error) {
+func openNetns(k *veth.Kernel, path string) (*os.File, error) {
 	refuse := func(why string) (*os.File, error) {
 		return nil, types.NewError(types.ErrInvalidNetNS, fmt.Sprintf("CNI_NETNS %q %s", path, why), "")
 	}

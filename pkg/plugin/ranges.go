@@ -6,8 +6,8 @@ import (
 	"slices"
 
 	"github.com/overlay-cni/overlay-cni/internal/family"
-	"github.com/overlay-cni/overlay-cni/pkg/bridge"
 	"github.com/overlay-cni/overlay-cni/pkg/ipam"
+	"github.com/overlay-cni/overlay-cni/pkg/veth"
 )
 
 // sets reads ipam.ranges.
@@ -88,8 +88,8 @@ func (c routeConf) supported() error {
 
 // routes reads ipam.routes. Where a route names no gateway it goes by the
 // pod's, which is the one of its family.
-func (c ipamConf) routes(gateways map[family.Family]netip.Addr) ([]bridge.Route, error) {
-	var routes []bridge.Route
+func (c ipamConf) routes(gateways map[family.Family]netip.Addr) ([]veth.Route, error) {
+	var routes []veth.Route
 	for _, r := range c.Routes {
 		if err := r.supported(); err != nil {
 			return nil, err
@@ -113,11 +113,11 @@ func (c ipamConf) routes(gateways map[family.Family]netip.Addr) ([]bridge.Route,
 		if hasRoute(routes, dst.Masked()) {
 			return nil, invalid("ipam.routes: there are two routes to %s: leave one out", dst.Masked())
 		}
-		routes = append(routes, bridge.Route{Dst: dst.Masked(), Via: via})
+		routes = append(routes, veth.Route{Dst: dst.Masked(), Via: via})
 	}
 	return routes, nil
 }
 
-func hasRoute(routes []bridge.Route, dst netip.Prefix) bool {
-	return slices.ContainsFunc(routes, func(r bridge.Route) bool { return r.Dst == dst })
+func hasRoute(routes []veth.Route, dst netip.Prefix) bool {
+	return slices.ContainsFunc(routes, func(r veth.Route) bool { return r.Dst == dst })
 }

@@ -11,8 +11,8 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 
-	"github.com/overlay-cni/overlay-cni/pkg/bridge"
 	"github.com/overlay-cni/overlay-cni/pkg/hostport"
+	"github.com/overlay-cni/overlay-cni/pkg/shaper"
 )
 
 // request is what the runtime asks for one pod beside the configuration.
@@ -20,7 +20,7 @@ type request struct {
 	pod       string // namespace/name, or empty
 	addresses []netip.Addr
 	mac       net.HardwareAddr
-	limits    bridge.Limits
+	limits    shaper.Limits
 	ports     []hostport.Mapping
 	rawPorts  json.RawMessage // what ports was read from
 }
@@ -43,15 +43,15 @@ type runtimeConfig struct {
 
 // limits reads the bandwidth capability, which the reference plugin defines: a
 // rate needs a burst, and a burst that the kernel can count.
-func (c runtimeConfig) limits() (bridge.Limits, error) {
+func (c runtimeConfig) limits() (shaper.Limits, error) {
 	b := c.Bandwidth
-	l := bridge.Limits{
-		Ingress: bridge.Rate{Rate: b.IngressRate, Burst: b.IngressBurst},
-		Egress:  bridge.Rate{Rate: b.EgressRate, Burst: b.EgressBurst},
+	l := shaper.Limits{
+		Ingress: shaper.Rate{Rate: b.IngressRate, Burst: b.IngressBurst},
+		Egress:  shaper.Rate{Rate: b.EgressRate, Burst: b.EgressBurst},
 	}
 	for _, r := range []struct {
 		name string
-		rate bridge.Rate
+		rate shaper.Rate
 	}{{"ingress", l.Ingress}, {"egress", l.Egress}} {
 		switch {
 		case (r.rate.Rate == 0) != (r.rate.Burst == 0):

@@ -8,16 +8,16 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
-	"github.com/overlay-cni/overlay-cni/pkg/bridge"
 	"github.com/overlay-cni/overlay-cni/pkg/subnet"
+	"github.com/overlay-cni/overlay-cni/pkg/veth"
 )
 
 // newPort is the pod's connection. MAC addresses follow from the first
 // address: ones that are set are left alone by the host's udev, and a pod that
 // gets the address next is reached by the ARP entries that its predecessor
 // left.
-func (c *call) newPort(n settings, req request, addrs []netip.Addr) bridge.Port {
-	p := bridge.Port{
+func (c *call) newPort(n settings, req request, addrs []netip.Addr) veth.Port {
+	p := veth.Port{
 		HostName: c.key.HostName(), IfName: c.ifName, Alias: alias(req.pod, c.containerID),
 		MTU:     n.bridge.MTU,
 		MAC:     req.mac,
@@ -28,9 +28,9 @@ func (c *call) newPort(n settings, req request, addrs []netip.Addr) bridge.Port 
 	}
 	for i, a := range addrs {
 		gateway := n.gateway(i, a)
-		p.Addresses = append(p.Addresses, bridge.Address{Addr: a, Gateway: gateway})
-		if dst := bridge.AllAddresses(a); !hasRoute(n.routes, dst) {
-			p.Routes = append(p.Routes, bridge.Route{Dst: dst, Via: gateway})
+		p.Addresses = append(p.Addresses, veth.Address{Addr: a, Gateway: gateway})
+		if dst := veth.AllAddresses(a); !hasRoute(n.routes, dst) {
+			p.Routes = append(p.Routes, veth.Route{Dst: dst, Via: gateway})
 		}
 	}
 	p.Routes = append(p.Routes, n.routes...)
@@ -59,7 +59,7 @@ func (n settings) gateway(set int, a netip.Addr) netip.Addr {
 
 // interfaces are the plugin's own in a result: the bridge, the host's end of the
 // veth pair, and last the pod's end.
-func interfaces(n settings, p bridge.Port, netns string) []types100.Interface {
+func interfaces(n settings, p veth.Port, netns string) []types100.Interface {
 	return []types100.Interface{
 		{Name: n.bridge.Name, Mac: n.bridge.Want().MAC.String(), Mtu: n.bridge.MTU},
 		{Name: p.HostName, Mac: p.HostMAC.String(), Mtu: p.MTU},
@@ -71,7 +71,7 @@ func interfaces(n settings, p bridge.Port, netns string) []types100.Interface {
 // the result of the plugins before this one in the list, if there are any,
 // followed by the plugin's own interfaces, address and routes. DNS settings of
 // an earlier plugin win.
-func (c *conf) result(n settings, p bridge.Port, netns string) (types.Result, error) {
+func (c *conf) result(n settings, p veth.Port, netns string) (types.Result, error) {
 	all, err := c.resultBefore()
 	if err != nil {
 		return nil, err

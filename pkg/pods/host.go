@@ -14,6 +14,7 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/attachment"
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
 	"github.com/overlay-cni/overlay-cni/pkg/hostport"
+	"github.com/overlay-cni/overlay-cni/pkg/veth"
 )
 
 // Host is where attachments are: a run directory and a network namespace. It is
@@ -54,7 +55,7 @@ func (h *Host) Sync(s bridge.Spec) ([]string, error) {
 		return nil, err
 	}
 	ports := portsOf(entries, s.Name)
-	plugged, missing, err := h.bridge.SyncPorts(s, slices.Collect(maps.Keys(ports)), func(name string) bool { return h.busy(ports[name]) })
+	plugged, missing, err := veth.On(h.bridge).Sync(s, slices.Collect(maps.Keys(ports)), func(name string) bool { return h.busy(ports[name]) })
 	swept, sweepErr := h.sweep(entries, missing, s.Name)
 	opened, portErr := h.syncHostPorts(s.Name)
 	return slices.Concat(plugged, swept, opened), errors.Join(err, sweepErr, portErr, cutOff(entries, s))
@@ -133,7 +134,7 @@ func (h *Host) sweep(entries []attachment.Entry, missing []string, bridge string
 
 // removeLost removes an attachment that no pod has any more.
 func (h *Host) removeLost(key attachment.Key) (bool, error) {
-	if gone, err := h.bridge.Gone(key.HostName()); !gone {
+	if there, err := h.bridge.Exists(key.HostName()); there || err != nil {
 		return false, err
 	}
 	a, err := h.store.TryLock(key)
@@ -158,14 +159,14 @@ func (h *Host) removeLost(key attachment.Key) (bool, error) {
 // its lock says that it won't get one any more. The pod's end is looked for
 // because the host's may have another name by now.
 func (h *Host) lost(key attachment.Key, a *attachment.Attachment) (bool, error) {
-	if gone, err := h.bridge.Gone(key.HostName()); !gone {
+	if there, err := h.bridge.Exists(key.HostName()); there || err != nil {
 		return false, err // an ADD just came to its end
 	}
 	r, found, err := a.Record()
 	if !found || err != nil {
 		return true, nil // an ADD that was killed at its beginning, or damage
 	}
-	there, err := h.bridge.InPod(r.Netns, r.IfName)
+	there, err := veth.On(h.bridge).InPod(r.Netns, r.IfName)
 	return !there, err
 }
 

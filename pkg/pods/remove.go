@@ -27,7 +27,7 @@ func Dismantle(k *bridge.Kernel, key attachment.Key, a *attachment.Attachment) e
 		// what the deletion of the devices waits for too.
 		defer ports.Close()
 	}
-	return errors.Join(err, k.Detach(key.Devices()...))
+	return errors.Join(err, k.Remove(key.Devices()...))
 }
 
 // closePorts closes the host ports that the attachment's record tells. Where
@@ -62,7 +62,7 @@ func closePorts(a *attachment.Attachment) (*hostport.Kernel, error) {
 // and tells whether it did: one that a pod has still is left alone (see
 // attachment.Store.FreeLost).
 func Disuse(b *bridge.Kernel, key attachment.Key, addr netip.Addr) (bool, error) {
-	if gone, err := b.Gone(key.HostName()); !gone {
+	if there, err := b.Exists(key.HostName()); there || err != nil {
 		return false, err
 	}
 	k, err := withPorts(func(k *hostport.Kernel) error { return k.DeleteAddresses([]netip.Addr{addr}) })

@@ -51,7 +51,10 @@ func (c cleaner) podLinks() ([]string, error) {
 		return nil, err
 	}
 	for _, e := range entries {
-		if name := e.Key.HostName(); c.bridge.Exists(name) && !slices.Contains(links, name) {
+		name := e.Key.HostName()
+		if there, err := c.bridge.Exists(name); err != nil {
+			return nil, err
+		} else if there && !slices.Contains(links, name) {
 			links = append(links, name)
 		}
 	}
@@ -62,7 +65,7 @@ func (c cleaner) podLinks() ([]string, error) {
 // something else has none.
 func (c cleaner) ourPorts() ([]string, error) {
 	ports, err := c.bridge.Ports(c.Bridge)
-	if errors.Is(err, bridge.ErrForeign) {
+	if errors.Is(err, bridge.ErrUnmanaged) {
 		return nil, nil
 	}
 	return slices.DeleteFunc(ports, func(name string) bool { return attachment.DevicesOf(name) == nil }), err
@@ -78,7 +81,7 @@ func (c cleaner) pods() error {
 	ports, err := c.ourPorts()
 	for _, name := range ports {
 		c.done("port " + name)
-		err = errors.Join(err, c.bridge.Detach(attachment.DevicesOf(name)...))
+		err = errors.Join(err, c.bridge.Remove(attachment.DevicesOf(name)...))
 	}
 	return errors.Join(append(errs, err)...)
 }

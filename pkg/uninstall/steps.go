@@ -86,7 +86,7 @@ func (c cleaner) tunnel() error {
 		return err
 	}
 	defer func() { _ = k.Close() }()
-	had := c.bridge.Exists(c.Device)
+	had, _ := c.bridge.Exists(c.Device)
 	_, err = k.Remove(c.Device)
 	if errors.Is(err, vxlan.ErrNotOurs) {
 		return nil
@@ -97,7 +97,7 @@ func (c cleaner) tunnel() error {
 // network removes the bridge, unless another program has ports on it.
 func (c cleaner) network() error {
 	ports, err := c.bridge.Ports(c.Bridge)
-	if errors.Is(err, bridge.ErrForeign) || !c.bridge.Exists(c.Bridge) {
+	if there, _ := c.bridge.Exists(c.Bridge); !there || errors.Is(err, bridge.ErrUnmanaged) {
 		return nil
 	}
 	what := "bridge " + c.Bridge
@@ -105,7 +105,7 @@ func (c cleaner) network() error {
 		err = fmt.Errorf("it has ports that are not ours, and was left: %s: remove them first", strings.Join(ports, ", "))
 	}
 	if err == nil {
-		err = c.bridge.Detach(c.Bridge)
+		err = c.bridge.Remove(c.Bridge)
 	}
 	return c.note(what, err == nil, err)
 }

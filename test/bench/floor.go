@@ -6,6 +6,7 @@ import (
 
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
 	"github.com/overlay-cni/overlay-cni/pkg/subnet"
+	"github.com/overlay-cni/overlay-cni/pkg/veth"
 )
 
 const (
@@ -21,12 +22,12 @@ const (
 type floor struct {
 	kernels chan *bridge.Kernel // one for each thread
 	bridge  int                 // interface index
-	ports   map[string]bridge.Port
+	ports   map[string]veth.Port
 }
 
 // newFloor makes the bridge.
 func newFloor(h *host, threads int) (*floor, error) {
-	f := &floor{kernels: make(chan *bridge.Kernel, threads), ports: map[string]bridge.Port{}}
+	f := &floor{kernels: make(chan *bridge.Kernel, threads), ports: map[string]veth.Port{}}
 	gateway := netip.MustParsePrefix("10.1.0.1/16")
 	err := h.do(func() error {
 		for range threads {
@@ -35,7 +36,7 @@ func newFloor(h *host, threads int) (*floor, error) {
 				return err
 			}
 			f.kernels <- k
-			if f.bridge, err = k.Ensure(bridge.Spec{Name: bridgeName, MTU: linkMTU, Gateways: []netip.Prefix{gateway}}); err != nil {
+			if f.bridge, err = k.Add(bridge.Spec{Name: bridgeName, MTU: linkMTU, Gateways: []netip.Prefix{gateway}}); err != nil {
 				return err
 			}
 		}
@@ -44,11 +45,11 @@ func newFloor(h *host, threads int) (*floor, error) {
 	addr := gateway.Addr()
 	for _, p := range h.pods {
 		addr = addr.Next()
-		f.ports[p.id] = bridge.Port{
+		f.ports[p.id] = veth.Port{
 			HostName: "veth-" + addr.String(), IfName: podIfName, Alias: p.id, MTU: linkMTU,
 			HostMAC: subnet.MAC("host " + addr.String()), MAC: subnet.MAC("pod " + addr.String()),
-			Addresses: []bridge.Address{{Addr: addr, Gateway: gateway.Addr()}},
-			Routes:    []bridge.Route{{Dst: bridge.AllAddresses(addr), Via: gateway.Addr()}},
+			Addresses: []veth.Address{{Addr: addr, Gateway: gateway.Addr()}},
+			Routes:    []veth.Route{{Dst: veth.AllAddresses(addr), Via: gateway.Addr()}},
 		}
 	}
 	return f, err
@@ -64,7 +65,7 @@ func (f *floor) Add(p *pod) error {
 		return err
 	}
 	defer netns.Close()
-	_, err = k.Attach(netns, f.bridge, bridge.Spec{Name: bridgeName, MTU: linkMTU}, f.ports[p.id])
+	_, err = veth.On(k).Add(netns, f.bridge, bridge.Spec{Name: bridgeName, MTU: linkMTU}, f.ports[p.id])
 	return err
 }
 
@@ -72,5 +73,5 @@ func (f *floor) Add(p *pod) error {
 func (f *floor) Del(p *pod) error {
 	k := <-f.kernels
 	defer func() { f.kernels <- k }()
-	return k.Detach(f.ports[p.id].HostName)
+	return k.Remove(f.ports[p.id].HostName)
 }

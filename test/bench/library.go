@@ -10,7 +10,7 @@ import (
 	"github.com/vishvananda/netns"
 
 	"github.com/overlay-cni/overlay-cni/internal/sysctl"
-	"github.com/overlay-cni/overlay-cni/pkg/bridge"
+	"github.com/overlay-cni/overlay-cni/pkg/veth"
 )
 
 // library asks the kernel for what floor asks for, by this process too, but as
@@ -20,7 +20,7 @@ import (
 type library struct {
 	host   chan *netlink.Handle // one for each thread
 	bridge int                  // interface index
-	ports  map[string]bridge.Port
+	ports  map[string]veth.Port
 }
 
 // newLibrary takes over the bridge and the ports of a floor.
@@ -62,7 +62,7 @@ func (l *library) Add(p *pod) error {
 	return nil
 }
 
-func (l *library) addPair(host *netlink.Handle, target netns.NsHandle, p bridge.Port) error {
+func (l *library) addPair(host *netlink.Handle, target netns.NsHandle, p veth.Port) error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU, attrs.HardwareAddr, attrs.MasterIndex = p.HostName, p.MTU, p.HostMAC, l.bridge
 	attrs.NumTxQueues, attrs.NumRxQueues = 1, 1
@@ -105,7 +105,7 @@ func visit(target netns.NsHandle, ifName string) (*netlink.Handle, error) {
 	return handle, errors.Join(err, netns.Set(home))
 }
 
-func configure(pod *netlink.Handle, p bridge.Port) error {
+func configure(pod *netlink.Handle, p veth.Port) error {
 	link, err := pod.LinkByName(p.IfName)
 	if err != nil {
 		return err

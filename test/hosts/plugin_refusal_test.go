@@ -101,7 +101,7 @@ func TestBridgeNameOfAnotherDeviceIsRefused(t *testing.T) {
 	before := p.snapshot(t)
 	_, cniErr := p.run(t, invocation{command: "ADD", netns: sandboxtest.NewNetns(t).Path()})
 	want := `cni0 is of kind "veth", not a bridge: remove it (ip link del cni0), or set the key "bridge" to another name`
-	if cniErr == nil || cniErr.Code != plugin.CodeForeignDevice || !strings.Contains(cniErr.Msg, want) {
+	if cniErr == nil || cniErr.Code != plugin.CodeUnmanagedDevice || !strings.Contains(cniErr.Msg, want) {
 		t.Errorf("got  %v\nwant %s", cniErr, want)
 	}
 	if after := p.snapshot(t); after != before {

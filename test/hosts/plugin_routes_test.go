@@ -11,7 +11,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
-	"github.com/overlay-cni/overlay-cni/pkg/bridge"
+	"github.com/overlay-cni/overlay-cni/pkg/veth"
 )
 
 // TestConfiguredDefaultRoute takes the place of our own, of its family alone.
@@ -78,7 +78,7 @@ func TestConfiguredDefaultRouteOfASecondNetwork(t *testing.T) {
 		q := newPluginOn(p.host, textsOf(subnets)...)
 		var routes []map[string]string
 		for _, gw := range inMode(m, []netip.Addr{netip.MustParseAddr("192.0.2.9"), netip.MustParseAddr("2001:db8::9")}) {
-			routes = append(routes, map[string]string{"dst": bridge.AllAddresses(gw).String(), "gw": gw.String()})
+			routes = append(routes, map[string]string{"dst": veth.AllAddresses(gw).String(), "gw": gw.String()})
 		}
 		q.conf["name"], q.conf["bridge"] = "second", "cni1"
 		q.conf["ipam"].(map[string]any)["routes"] = routes
@@ -89,7 +89,7 @@ func TestConfiguredDefaultRouteOfASecondNetwork(t *testing.T) {
 		}
 		var want []string
 		for i, gateway := range m.gateways() {
-			want = append(want, fmt.Sprintf("%s via %s", bridge.AllAddresses(gateway), gateway),
+			want = append(want, fmt.Sprintf("%s via %s", veth.AllAddresses(gateway), gateway),
 				fmt.Sprintf("%s via %s", subnets[i], subnets[i].Addr().Next()))
 		}
 		got := gatewayRoutes(t, netlinkIn(t, ns))

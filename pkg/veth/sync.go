@@ -1,4 +1,4 @@
-package bridge
+package veth
 
 import (
 	"errors"
@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/overlay-cni/overlay-cni/internal/rtnl"
+	"github.com/overlay-cni/overlay-cni/pkg/bridge"
 )
 
 // portState is what the host's end of a veth pair should be, or is.
@@ -44,13 +45,16 @@ func planPort(want, have portState) []portVerb {
 	return verbs
 }
 
-// SyncPorts has the links of those names be ports of the bridge as Attach makes
-// them, but for those that are busy, with an Attach or Detach. It returns what
-// it changed, and those of the names that no link has. Where there is no
-// bridge, it does nothing.
-func (k *Kernel) SyncPorts(s Spec, names []string, busy func(name string) bool) (changes, missing []string, err error) {
-	bridge, err := k.find(s.Name)
-	if err != nil || bridge.Index == 0 || len(names) == 0 {
+// Sync makes the links of those names ports of the bridge, as Add makes them. A
+// link is left alone while busy says that an ADD or DEL works on it. Sync returns
+// what it changed, and the names that no link has. Without the bridge Sync does
+// nothing.
+func (k *Kernel) Sync(s bridge.Spec, names []string, busy func(name string) bool) (changes, missing []string, err error) {
+	bridge, err := k.conn.Link(s.Name)
+	if errors.Is(err, unix.ENODEV) {
+		return nil, nil, nil
+	}
+	if err != nil || len(names) == 0 {
 		return nil, nil, err
 	}
 	have, err := k.readPorts(bridge.Index)
@@ -61,9 +65,9 @@ func (k *Kernel) SyncPorts(s Spec, names []string, busy func(name string) bool) 
 	want := portState{port: true, up: true, isolated: !switched, hairpin: switched}
 	var errs []error
 	for _, name := range names {
-		verbs, err := k.lookAtPort(name, want, have)
+		verbs, err := k.planLink(name, want, have)
 		if err == nil && len(verbs) > 0 && !busy(name) {
-			err = k.applyPort(bridge.Index, name, want, verbs)
+			err = k.apply(bridge.Index, name, want, verbs)
 		} else {
 			verbs = nil
 		}
@@ -79,9 +83,9 @@ func (k *Kernel) SyncPorts(s Spec, names []string, busy func(name string) bool) 
 	return changes, missing, errors.Join(errs...)
 }
 
-// lookAtPort looks at a link that is not among the ports, too. The error is ENODEV
-// if there is no such link.
-func (k *Kernel) lookAtPort(name string, want portState, ports map[string]portState) ([]portVerb, error) {
+// planLink plans a link, which may not be among the ports. The error is ENODEV if
+// there is no such link.
+func (k *Kernel) planLink(name string, want portState, ports map[string]portState) ([]portVerb, error) {
 	have, known := ports[name]
 	if !known {
 		link, err := k.conn.Link(name)
@@ -93,9 +97,8 @@ func (k *Kernel) lookAtPort(name string, want portState, ports map[string]portSt
 	return planPort(want, have), nil
 }
 
-// applyPort returns ENODEV if there is no such link any more: its pod was
-// deleted meanwhile.
-func (k *Kernel) applyPort(bridge int, name string, want portState, verbs []portVerb) error {
+// apply returns ENODEV if the link is gone because its pod was deleted meanwhile.
+func (k *Kernel) apply(bridge int, name string, want portState, verbs []portVerb) error {
 	var b rtnl.Batch
 	for _, v := range verbs {
 		switch v {
@@ -110,7 +113,7 @@ func (k *Kernel) applyPort(bridge int, name string, want portState, verbs []port
 	return k.conn.Run(&b)
 }
 
-// readPorts are the bridge's ports by name.
+// readPorts returns the bridge's ports by name.
 func (k *Kernel) readPorts(bridge int) (map[string]portState, error) {
 	ports := map[string]portState{}
 	err := k.conn.EachPort(bridge, func(p rtnl.PortEntry) {

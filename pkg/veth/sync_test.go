@@ -1,16 +1,17 @@
-package bridge
+package veth
 
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"testing"
 
 	"github.com/vishvananda/netlink"
 
-	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox"
 	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox/sandboxtest"
 	"github.com/overlay-cni/overlay-cni/internal/rtnl"
+	"github.com/overlay-cni/overlay-cni/pkg/bridge"
 )
 
 func TestPlanPort(t *testing.T) {
@@ -44,19 +45,19 @@ func TestPlanPort(t *testing.T) {
 
 func idle(string) bool { return false }
 
-func TestSyncPorts(t *testing.T) {
-	inNetns(t, func(k *Kernel, h *netlink.Handle, _ *sandbox.Netns) error {
-		spec := Spec{Name: "cni0", MTU: 1500, Gateways: prefixes("10.244.1.1/24")}
-		if changes, missing, err := k.SyncPorts(spec, []string{"a"}, idle); len(changes)+len(missing) > 0 || err != nil {
+func TestSync(t *testing.T) {
+	inNetns(t, func(k *Kernel, h *netlink.Handle) error {
+		spec := bridge.Spec{Name: "cni0", MTU: 1500, Gateways: []netip.Prefix{netip.MustParsePrefix("10.244.1.1/24")}}
+		if changes, missing, err := k.Sync(spec, []string{"a"}, idle); len(changes)+len(missing) > 0 || err != nil {
 			t.Errorf("without a bridge: %v, %v, %v", changes, missing, err)
 		}
-		index, err := k.Ensure(spec)
+		index, err := k.bridge.Add(spec)
 		if err != nil {
 			return err
 		}
 		other := sandboxtest.NewNetns(t)
 		var b rtnl.Batch
-		names := []string{"a", "b", "foreign"}
+		names := []string{"a", "b", "unmanaged"}
 		for i, name := range names {
 			b.AddVeth(rtnl.Veth{
 				Name: name, MAC: []byte{2, 0, 0, 0, 0, byte(i)}, Master: index, MTU: 1500,
@@ -72,7 +73,7 @@ func TestSyncPorts(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		foreign, err := h.LinkByName("foreign")
+		unmanaged, err := h.LinkByName("unmanaged")
 		if err != nil {
 			return err
 		}
@@ -87,22 +88,22 @@ func TestSyncPorts(t *testing.T) {
 			if err := damage(); err != nil {
 				return fmt.Errorf("%s: %w", name, err)
 			}
-			left, _, err := k.SyncPorts(spec, []string{"a", "b"}, func(name string) bool { return name == "b" })
+			left, _, err := k.Sync(spec, []string{"a", "b"}, func(name string) bool { return name == "b" })
 			if len(left) > 0 || err != nil {
 				t.Errorf("%s: changed %q of a busy port, %v", name, left, err)
 			}
-			changes, missing, err := k.SyncPorts(spec, []string{"a", "b", "gone"}, idle)
+			changes, missing, err := k.Sync(spec, []string{"a", "b", "gone"}, idle)
 			if err != nil || !slices.Equal(missing, []string{"gone"}) || (len(changes) == 0) != (name == "nothing") {
 				t.Errorf("%s: changed %q, missing %q, %v", name, changes, missing, err)
 			}
-			if again, _, err := k.SyncPorts(spec, []string{"a", "b", "gone"}, idle); len(again) > 0 || err != nil {
+			if again, _, err := k.Sync(spec, []string{"a", "b", "gone"}, idle); len(again) > 0 || err != nil {
 				t.Errorf("%s: the second time it changed %q, %v", name, again, err)
 			}
 		}
 		if now, err := h.LinkByName("b"); err != nil || now.Attrs().Alias != "pod b" {
 			t.Errorf("the alias is %q, %v", now.Attrs().Alias, err)
 		}
-		if now, err := h.LinkByName("foreign"); err != nil || now.Attrs().MasterIndex != foreign.Attrs().MasterIndex {
+		if now, err := h.LinkByName("unmanaged"); err != nil || now.Attrs().MasterIndex != unmanaged.Attrs().MasterIndex {
 			t.Errorf("the port that is none of ours has another master: %v", err)
 		}
 		return nil
