@@ -42,7 +42,7 @@ type inProcess struct {
 // newInProcess gives the sandbox an underlay, which is where etcd is, too.
 func newInProcess(t *testing.T) *inProcess {
 	t.Helper()
-	ns, err := sandbox.OpenNetns("/proc/self/ns/net")
+	ns, err := sandbox.OpenNetns("/proc/thread-self/ns/net")
 	if err != nil {
 		t.Fatal(err)
 	}

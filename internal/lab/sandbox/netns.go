@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 
+	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -18,7 +19,7 @@ const netnsDir = "/run/netns"
 // Netns is an open network namespace.
 type Netns struct {
 	path string
-	file *os.File
+	ns   ns.NetNS
 }
 
 // CreateNetns makes the network namespace /run/netns/NAME, with lo up. It
@@ -31,19 +32,26 @@ func CreateNetns(name string) (*Netns, error) {
 	if err := mountPoint(path); err != nil {
 		return nil, fmt.Errorf("create network namespace %q: %w", name, err)
 	}
-	if err := onOwnThread(func() error { return unshareTo(path) }); err != nil {
+	if err := unshareTo(path); err != nil {
 		return nil, errors.Join(fmt.Errorf("create network namespace %q: %w", name, err), os.Remove(path))
 	}
-	return OpenNetns(path)
+	n, err := OpenNetns(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := n.Do(loopbackHere); err != nil {
+		return nil, errors.Join(err, n.Delete())
+	}
+	return n, nil
 }
 
 // OpenNetns opens the network namespace whose file is path.
 func OpenNetns(path string) (*Netns, error) {
-	f, err := os.Open(path)
+	n, err := ns.GetNS(path)
 	if err != nil {
 		return nil, fmt.Errorf("open network namespace: %w", err)
 	}
-	return &Netns{path: path, file: f}, nil
+	return &Netns{path: path, ns: n}, nil
 }
 
 // mountPoint makes an empty file for the namespace to be mounted on.
@@ -58,16 +66,18 @@ func mountPoint(path string) error {
 	return f.Close()
 }
 
-// unshareTo moves the thread into a new network namespace and mounts that on
-// path, which keeps it alive.
+// unshareTo makes a network namespace and mounts it on path, which keeps it
+// alive.
 func unshareTo(path string) error {
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("unshare: %w", err)
+	made, err := ns.TempNetNS()
+	if err != nil {
+		return err
 	}
-	if err := unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, ""); err != nil {
+	defer made.Close()
+	if err := unix.Mount(fmt.Sprint("/proc/self/fd/", made.Fd()), path, "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("mount it on %s: %w", path, err)
 	}
-	return loopbackHere()
+	return nil
 }
 
 // Name is the last part of the path.
@@ -78,31 +88,38 @@ func (n *Netns) Path() string { return n.path }
 
 // FD is the open file that stands for the namespace in netlink messages. It is
 // valid until Close or Delete.
-func (n *Netns) FD() int { return int(n.file.Fd()) }
+func (n *Netns) FD() int { return int(n.ns.Fd()) }
 
 // Close lets go of the namespace but leaves it in place.
-func (n *Netns) Close() error { return n.file.Close() }
+func (n *Netns) Close() error { return n.ns.Close() }
 
 // Delete removes the namespace's file too. The namespace itself ends, with
 // every link in it, once no process, thread or socket is left inside.
 func (n *Netns) Delete() error {
 	err := errors.Join(
-		n.file.Close(),
+		n.ns.Close(),
 		wrap("unmount "+n.path, tolerate(os.ErrNotExist, unix.Unmount(n.path, unix.MNT_DETACH))),
 		tolerate(os.ErrNotExist, os.Remove(n.path)),
 	)
 	return wrap(fmt.Sprintf("delete network namespace %q", n.Name()), err)
 }
 
-// Do calls fn on a thread of its own inside the namespace. Sockets that fn
-// opens stay in it; goroutines that fn starts are not in it.
+// errGoexit is the error of a function that ended its goroutine.
+var errGoexit = errors.New("the function ended its goroutine (a test's FailNow belongs into the test's own)")
+
+// Do calls fn inside the namespace, on a thread that returns afterwards. Sockets
+// that fn opens stay in it; goroutines that fn starts are not in it. The thread
+// may be the main one, whose namespace /proc/self/ns/net shows: use
+// /proc/thread-self/ns/net for the caller's.
 func (n *Netns) Do(fn func() error) error {
-	return onOwnThread(func() error {
-		if err := unix.Setns(n.FD(), unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("enter network namespace %q: %w", n.Name(), err)
-		}
-		return fn()
-	})
+	result := errGoexit
+	if err := n.ns.Do(func(ns.NetNS) error {
+		result = fn()
+		return nil
+	}); err != nil {
+		return fmt.Errorf("enter network namespace %q: %w", n.Name(), err)
+	}
+	return result
 }
 
 // Start starts cmd inside the namespace. The command must not have Pdeathsig

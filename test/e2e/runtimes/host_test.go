@@ -95,7 +95,7 @@ func newHost(t *testing.T, c conflist) *host {
 	check(t, os.MkdirAll(binDir, 0o755))
 	run(t, "cp", filepath.Join(os.Getenv(buildEnv), "overlay-cni"), "/usr/lib/cni/loopback", binDir)
 	c.install(t)
-	ns, err := sandbox.OpenNetns("/proc/self/ns/net")
+	ns, err := sandbox.OpenNetns("/proc/thread-self/ns/net")
 	check(t, err)
 	client, err := sandbox.CreateNetns("client")
 	check(t, err)

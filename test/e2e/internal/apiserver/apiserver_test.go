@@ -171,7 +171,7 @@ func TestStaysInItsNamespace(t *testing.T) {
 		t.Fatal(err)
 	}
 	apiservertest.AwaitReady(t, s)
-	own, err := os.Readlink("/proc/self/ns/net")
+	own, err := os.Readlink("/proc/thread-self/ns/net")
 	if err != nil {
 		t.Fatal(err)
 	}

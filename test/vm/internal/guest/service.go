@@ -135,7 +135,7 @@ func (s *Service) End(sig Signal, how *string) error {
 // netns opens a named network namespace; "" is the machine's own.
 func netns(name string) (*sandbox.Netns, error) {
 	if name == "" {
-		return sandbox.OpenNetns("/proc/self/ns/net")
+		return sandbox.OpenNetns("/proc/thread-self/ns/net")
 	}
 	return sandbox.OpenNetns("/run/netns/" + name)
 }
