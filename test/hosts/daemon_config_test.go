@@ -17,6 +17,7 @@ import (
 // The settings of all hosts are changed while they run. Nobody is restarted,
 // and nothing of the old settings is left.
 func TestDaemonFollowsItsConfiguration(t *testing.T) {
+	t.Parallel()
 	eachMode(t, func(t *testing.T, m mode) {
 		f := newFleetWithConfig(t, m.set)
 		a := f.hosts[0]
@@ -88,6 +89,7 @@ func (f *fleet) tunnels(h *lab.Host, name string, right func(*netlink.Vxlan) boo
 // A host that is out of addresses gets one more subnet: new pods have addresses
 // of it, and all pods go on.
 func TestDaemonNodeGetsASecondSubnet(t *testing.T) {
+	t.Parallel()
 	eachMode(t, func(t *testing.T, m mode) {
 		f, ctx := newFleet(t, 2, m.set, noResync), withPatience(t)
 		streams := f.talk(ctx, f.pods[0], f.pods[1])
@@ -117,6 +119,7 @@ func TestDaemonNodeGetsASecondSubnet(t *testing.T) {
 // The host's network is moved to another interface, as bonds and bridges are
 // set up on running hosts.
 func TestDaemonFollowsItsAddressToAnotherInterface(t *testing.T) {
+	t.Parallel()
 	eachMode(t, func(t *testing.T, m mode) {
 		f, ctx := newFleet(t, 2, m.set, noResync), withPatience(t)
 		h := f.hosts[0]
@@ -145,6 +148,7 @@ func TestDaemonFollowsItsAddressToAnotherInterface(t *testing.T) {
 
 // Direct routing is turned on and off while pods talk.
 func TestDaemonRoutesDirectly(t *testing.T) {
+	t.Parallel()
 	eachMode(t, func(t *testing.T, m mode) {
 		f := newFleetWithConfig(t, m.set)
 		ctx := withPatience(t)

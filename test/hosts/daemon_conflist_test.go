@@ -19,6 +19,7 @@ import (
 // is put back when somebody removes or breaks it, and stays when the daemon
 // ends: without it kubelet gives a host no pods.
 func TestDaemonKeepsTheNetworkConfiguration(t *testing.T) {
+	t.Parallel()
 	f, ctx := newIdleFleet(t, 2), withPatience(t)
 	h := f.hosts[0]
 	dir := filepath.Join(t.TempDir(), "net.d")
@@ -65,6 +66,7 @@ func TestDaemonKeepsTheNetworkConfiguration(t *testing.T) {
 // Another network's file that sorts before ours takes all pods: the host is
 // ready, as nothing of ours is wrong, and says so.
 func TestDaemonReportsAnEarlierNetworkConfiguration(t *testing.T) {
+	t.Parallel()
 	f, ctx := newIdleFleet(t, 1), withPatience(t)
 	h, dir := f.hosts[0], t.TempDir()
 	foreign := filepath.Join(dir, "05-other.conflist")

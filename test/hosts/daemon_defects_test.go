@@ -17,6 +17,7 @@ import (
 // TestDaemonLeavesOthersRoutes has a peer whose pod subnet a device of the host
 // has already: the route stays, the peer is reported, and other peers work.
 func TestDaemonLeavesOthersRoutes(t *testing.T) {
+	t.Parallel()
 	f := newIdleFleet(t, 2)
 	h, ctx := f.hosts[0], withPatience(t)
 	attrs := netlink.NewLinkAttrs()
@@ -44,6 +45,7 @@ func TestDaemonLeavesOthersRoutes(t *testing.T) {
 }
 
 func TestSecondDaemonOnAHostRefusesToStart(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t, 1)
 	h, ctx := f.hosts[0], withPatience(t)
 	first := h.Daemon()
@@ -56,6 +58,7 @@ func TestSecondDaemonOnAHostRefusesToStart(t *testing.T) {
 }
 
 func TestDaemonRefusesAnotherBridgeWhileTheOldOneIsThere(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t, 2)
 	h, ctx := f.hosts[0], withPatience(t)
 	a, b := f.addPod(ctx, h, "a"), f.addPod(ctx, f.hosts[1], "b")
@@ -68,6 +71,7 @@ func TestDaemonRefusesAnotherBridgeWhileTheOldOneIsThere(t *testing.T) {
 
 // TestPodsWithAnMTUBelowIPv6s are on a host whose underlay is a tunnel itself.
 func TestPodsWithAnMTUBelowIPv6s(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t, 2, func(c *lab.Config) {
 		c.MTU, c.PodNetworks = 1280, []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}
 	})
@@ -78,6 +82,7 @@ func TestPodsWithAnMTUBelowIPv6s(t *testing.T) {
 // TestSecondNetworkOfAPod is a pod with two networks: the second takes nothing
 // from the first, neither when it comes nor when it goes.
 func TestSecondNetworkOfAPod(t *testing.T) {
+	t.Parallel()
 	p := newPlugin(t, "10.244.1.0/24")
 	q := newPluginOn(p.host, "10.9.0.0/24")
 	q.conf["name"], q.conf["bridge"] = "second", "cni1"
@@ -112,6 +117,7 @@ func TestSecondNetworkOfAPod(t *testing.T) {
 // TestTwoNetworksOnOneBridge keep each other's pods reachable: the bridge's MAC
 // address is in their ARP caches.
 func TestTwoNetworksOnOneBridge(t *testing.T) {
+	t.Parallel()
 	p := newPlugin(t, "10.244.1.0/24")
 	q := newPluginOn(p.host, "10.9.0.0/24", "fd00:9::/64")
 	q.conf["name"], q.conf["mtu"] = "second", 1400
@@ -139,6 +145,7 @@ func TestTwoNetworksOnOneBridge(t *testing.T) {
 // TestSamePortOfTwoNetworksOfAPod: a runtime asks each of a container's networks
 // for the same ports. The first that can serve one has it.
 func TestSamePortOfTwoNetworksOfAPod(t *testing.T) {
+	t.Parallel()
 	const ipv4, ipv6 = "10.244.1.0/24", "fd00:244:1::/64"
 	const second4, second6 = "10.9.0.0/24", "fd00:9::/64"
 	for _, tc := range []struct {

@@ -137,6 +137,7 @@ func (e *etcdServer) announced(ctx context.Context, h *lab.Host) []netip.Addr {
 // Hosts that know nothing but where etcd is find subnets and each other, and go
 // on while it is away.
 func TestDaemonWithEtcd(t *testing.T) {
+	t.Parallel()
 	eachMode(t, func(t *testing.T, m mode) {
 		f := newIdleFleet(t, 2, m.set, byEtcd, noResync)
 		ctx := withPatience(t)

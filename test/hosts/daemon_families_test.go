@@ -21,6 +21,7 @@ import (
 // is asked for, and over another one while everything runs; one device carries
 // the pods' packets of both.
 func TestDaemonFollowsTheFamilyOfTheUnderlay(t *testing.T) {
+	t.Parallel()
 	f := newFleetWithConfig(t, modes[2].set)
 	for _, tt := range []struct {
 		settings string
@@ -67,6 +68,7 @@ func (f *fleet) runsOver(ctx context.Context, ipv6 bool) error {
 // A network in which hosts get the second family one after the other: pods talk
 // in what both have, and the hosts say who has one family alone.
 func TestDaemonNodesOfOneFamilyAmongOthers(t *testing.T) {
+	t.Parallel()
 	f := newIdleFleet(t, 3, modes[2].set, noResync)
 	nodes := entries(f.hosts...)
 	nodes[1].subnets = nodes[1].subnets[:1]
@@ -109,6 +111,7 @@ func TestDaemonNodesOfOneFamilyAmongOthers(t *testing.T) {
 // would take proxy NDP (or ARP) on the hosts. Hosts of the network don't ask: to
 // them the pod's subnet is the longer prefix, which leads through the tunnel.
 func TestDaemonPodSubnetsInsideTheUnderlaysNetwork(t *testing.T) {
+	t.Parallel()
 	eachMode(t, func(t *testing.T, m mode) {
 		f := newIdleFleet(t, 2, m.set, noResync)
 		nodes := entries(f.hosts...)
@@ -167,6 +170,7 @@ func (f *fleet) answerFor(h *lab.Host, pod netip.Addr) {
 // A pod has its addresses in the order in which its node has subnets, and the
 // first family of the registry's order is the tunnel's.
 func TestDaemonKeepsTheOrderOfFamilies(t *testing.T) {
+	t.Parallel()
 	f := newIdleFleet(t, 2, modes[2].set, noResync)
 	nodes := entries(f.hosts...)
 	for i := range nodes {
@@ -191,6 +195,7 @@ func TestDaemonKeepsTheOrderOfFamilies(t *testing.T) {
 // What is wrong with an address or a subnet of a family is told by its name,
 // with what was expected and what to do.
 func TestDaemonTellsOfFamiliesThatDoNotFit(t *testing.T) {
+	t.Parallel()
 	const reach = ": give the address by which the other hosts reach this one"
 	f := newIdleFleet(t, 2, modes[2].set)
 	h := f.hosts[0]
@@ -261,6 +266,7 @@ func TestDaemonTellsOfFamiliesThatDoNotFit(t *testing.T) {
 // On hosts with IPv6 turned off, as many are, pods have it if their nodes do: on
 // our devices, and nowhere else.
 func TestDaemonWhereHostsHaveIPv6Off(t *testing.T) {
+	t.Parallel()
 	f := newIdleFleet(t, 2, noResync)
 	for _, h := range f.hosts {
 		ctx := withPatience(t)
@@ -282,6 +288,7 @@ func TestDaemonWhereHostsHaveIPv6Off(t *testing.T) {
 // Nobody who can send through the tunnel is this host's router, whatever the
 // host's switch for new devices says.
 func TestDaemonsDevicesHearNoRouters(t *testing.T) {
+	t.Parallel()
 	eachMode(t, func(t *testing.T, m mode) {
 		f, ctx := newIdleFleet(t, 1, m.set, noResync), withPatience(t)
 		h := f.hosts[0]

@@ -84,6 +84,7 @@ func deleteNeighbors(families ...int) func(*netlink.Handle, netlink.Link) error 
 }
 
 func TestDaemonHeals(t *testing.T) {
+	t.Parallel()
 	eachMode(t, func(t *testing.T, m mode) {
 		f := newFleet(t, 2, m.set, noResync)
 		f.quiet(withPatience(t))
@@ -127,6 +128,7 @@ func (m mode) switches() []string {
 // A strict host drops what comes in another way than it would be answered:
 // what another host's programs send to pods with their host's own address.
 func TestDaemonKeepsItsDevicesLoose(t *testing.T) {
+	t.Parallel()
 	eachMode(t, func(t *testing.T, m mode) {
 		if !m.hasIPv4() {
 			return // IPv6 has no such filter
@@ -185,6 +187,7 @@ func (f *fleet) healed(ctx context.Context, want []string) {
 
 // The host forwards already, but what is made new on it does not.
 func TestDaemonForwardsOnNewDevices(t *testing.T) {
+	t.Parallel()
 	eachMode(t, func(t *testing.T, m mode) {
 		f, ctx := newIdleFleet(t, 2, m.set), withPatience(t)
 		for _, h := range f.hosts {
@@ -201,6 +204,7 @@ func TestDaemonForwardsOnNewDevices(t *testing.T) {
 
 // What nobody is notified of is found by the resync.
 func TestDaemonResyncHeals(t *testing.T) {
+	t.Parallel()
 	eachMode(t, func(t *testing.T, m mode) {
 		f, ctx := newFleet(t, 1, m.set), withPatience(t)
 		h := f.hosts[0]
@@ -224,6 +228,7 @@ func TestDaemonResyncHeals(t *testing.T) {
 }
 
 func TestDaemonUnderlayComesBack(t *testing.T) {
+	t.Parallel()
 	eachMode(t, func(t *testing.T, m mode) {
 		f := newFleet(t, 2, m.set, noResync)
 		host := f.hosts[0].Handle()

@@ -101,6 +101,7 @@ func (f *fleet) eventuallyDown(ctx context.Context, h *lab.Host, why ...string) 
 // Whatever goes on failing, /readyz names it: with 503 where this host's pods
 // can't be connected or reach nobody, with 200 where the rest goes on.
 func TestDaemonReadiness(t *testing.T) {
+	t.Parallel()
 	eachMode(t, func(t *testing.T, m mode) {
 		f := newIdleFleet(t, 2, m.set, withHealth, readConfig)
 		f.configure("")
@@ -249,7 +250,8 @@ func giveBridgeBack(f *fleet) {
 // What goes on failing is tried ever more slowly, also while much changes on
 // the host, costs next to nothing, and is in the log once.
 func TestDaemonFailureBacksOff(t *testing.T) {
-	eachMode(t, func(t *testing.T, m mode) {
+	t.Parallel()
+	dual(t, func(t *testing.T, m mode) {
 		f := newFleet(t, 1, m.set, withHealth)
 		h, ctx := f.hosts[0], withPatience(t)
 		f.stop(ctx, h)

@@ -50,6 +50,7 @@ func (f *fleet) restore(h *lab.Host, kind, rules string) {
 // Docker's daemon, firewalls and people set iptables' FORWARD to DROP, and flush
 // what others put there.
 func TestDaemonPassesIPTables(t *testing.T) {
+	t.Parallel()
 	eachModeAndKind(t, func(t *testing.T, m mode, kind string) {
 		f := newFleet(t, 2, m.set, noResync)
 		h, ctx := f.hosts[0], withPatience(t)

@@ -36,6 +36,7 @@ type change struct {
 // tunnel has to be made anew or loses its way, the host's own streams have a gap,
 // which ends in the time that mending takes.
 func TestDaemonStreamsOutliveChanges(t *testing.T) {
+	t.Parallel()
 	eachMode(t, func(t *testing.T, m mode) {
 		f := newConfiguredFleet(t, 3, m)
 		apart := f.talk(withPatience(t), f.pods[0], f.pods[1])

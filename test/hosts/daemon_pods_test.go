@@ -61,6 +61,7 @@ func (f *fleet) eventuallyAttached(ctx context.Context, h *lab.Host, want []stri
 }
 
 func TestDaemonRemovesWhatPodsLeft(t *testing.T) {
+	t.Parallel()
 	eachMode(t, func(t *testing.T, m mode) {
 		f := newFleet(t, 1, m.set, noResync)
 		h := f.hosts[0]
@@ -107,6 +108,7 @@ func nthOf(h *lab.Host, n byte) string {
 }
 
 func TestDaemonHealsHostPorts(t *testing.T) {
+	t.Parallel()
 	eachMode(t, func(t *testing.T, m mode) {
 		f := newFleet(t, 2, m.set, noResync)
 		h, client := f.hosts[0], f.hosts[1]
@@ -164,6 +166,7 @@ func TestDaemonHealsHostPorts(t *testing.T) {
 // What can't be understood is left as it is: the record may be of a newer
 // version, and the port's name may be somebody's choice.
 func TestDaemonLeavesPodsThatItDoesNotUnderstand(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t, 1, noResync)
 	h := f.hosts[0]
 	web := f.webPod(withPatience(t), h, "web")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -19,6 +20,7 @@ import (
 // After a boot the runtime may be faster than the daemon. The pod then waits,
 // and no longer than it has to.
 func TestDaemonComesAfterThePlugin(t *testing.T) {
+	t.Parallel()
 	f, ctx := newIdleFleet(t, 1), withPatience(t)
 	h := f.hosts[0]
 	type added struct {
@@ -76,6 +78,7 @@ func pluginWaits() error {
 }
 
 func TestDaemonNeverComes(t *testing.T) {
+	t.Parallel()
 	f, ctx := newIdleFleet(t, 1), withPatience(t)
 	h := f.hosts[0]
 	f.quiet(ctx)
@@ -102,9 +105,12 @@ func TestDaemonNeverComes(t *testing.T) {
 	}
 }
 
+// namespaces are the lab's own: other tests make theirs at the same time.
 func (f *fleet) namespaces() []string {
-	f.t.Helper()
-	return listFiles("/run/netns")
+	prefix, _, _ := strings.Cut(f.hosts[0].Netns().Name(), "-")
+	return slices.DeleteFunc(listFiles("/run/netns"), func(name string) bool {
+		return !strings.HasPrefix(filepath.Base(name), prefix)
+	})
 }
 
 // listFiles are all below a directory that are no directories.

@@ -21,6 +21,7 @@ import (
 )
 
 func TestDaemonPodsReachEachOther(t *testing.T) {
+	t.Parallel()
 	eachMode(t, func(t *testing.T, m mode) {
 		f := newFleet(t, 3, m.set)
 		ctx := withPatience(t)
@@ -85,6 +86,7 @@ func (f *fleet) seenBy(ctx context.Context, server *sandbox.Netns, at netip.Addr
 }
 
 func TestDaemonMasquerades(t *testing.T) {
+	t.Parallel()
 	eachMode(t, func(t *testing.T, m mode) {
 		f := newFleet(t, 1, m.set)
 		host, pod := f.hosts[0], f.pods[0]
@@ -132,6 +134,7 @@ func ipNetOf(p netip.Prefix) *net.IPNet {
 // The packet that just fits has to go through whole, and the pod has to learn
 // at home, from its own interface, that a larger one does not.
 func TestDaemonMTU(t *testing.T) {
+	t.Parallel()
 	four, six, both := modes[0], modes[1], modes[2]
 	for _, tt := range []struct {
 		mode     mode

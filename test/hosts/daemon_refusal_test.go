@@ -16,6 +16,7 @@ import (
 )
 
 func TestDaemonRefusesToStart(t *testing.T) {
+	t.Parallel()
 	f := newIdleFleet(t, 2)
 	h := f.hosts[0]
 	config := f.configure("vxlan:\n  vnii: 3\nmtu: 9\n")
@@ -94,6 +95,7 @@ func sameAddress(nodes []entry) { nodes[1].addresses = nodes[0].addresses }
 // A mistaken edit is an error in the log and nothing else: the daemons go on
 // with what they had, mend what breaks meanwhile, and take the next edit.
 func TestDaemonKeepsTheLastGoodRegistry(t *testing.T) {
+	t.Parallel()
 	eachMode(t, func(t *testing.T, m mode) {
 		f := newFleet(t, 2, m.set, noResync)
 		f.quiet(withPatience(t))
@@ -144,6 +146,7 @@ func (f *fleet) writes(text string) func(*fleet) error {
 // Somebody else's device is named in the log, with what differs and what to
 // do, and left alone; without it the daemon goes on by itself.
 func TestDaemonForeignDevice(t *testing.T) {
+	t.Parallel()
 	f := newIdleFleet(t, 1, noResync)
 	h := f.hosts[0]
 	named := func(name string) netlink.LinkAttrs {
@@ -212,6 +215,7 @@ func (f *fleet) reset(h *lab.Host) {
 }
 
 func TestDaemonWaitsForItsName(t *testing.T) {
+	t.Parallel()
 	f, ctx := newIdleFleet(t, 2, noResync), withPatience(t)
 	a, b := f.hosts[0], f.hosts[1]
 	f.must(f.lab.Register(b))

@@ -23,6 +23,7 @@ import (
 // While the registry is edited and edited again, the pods of hosts that have
 // no part in it lose nothing.
 func TestDaemonRegistryEdits(t *testing.T) {
+	t.Parallel()
 	eachMode(t, func(t *testing.T, m mode) {
 		f := newFleet(t, 4, m.set)
 		f.quiet(withPatience(t))
@@ -233,6 +234,7 @@ func (f *fleet) moveTo(ctx context.Context, nodes []entry) {
 // Pods outlive their node's subnet in Kubernetes, when the Node was deleted and
 // came back at once.
 func TestDaemonTellsOfPodsThatAreCutOff(t *testing.T) {
+	t.Parallel()
 	eachMode(t, func(t *testing.T, m mode) {
 		f, ctx := newFleet(t, 1, m.set, noResync), withPatience(t)
 		nodes := entries(f.hosts...)
@@ -266,6 +268,7 @@ func (f *fleet) join(ctx context.Context) {
 // when it does again, also after a restart: the device's name is still known for
 // our own.
 func TestDaemonKnowsItsTunnelAfterLeaving(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t, 2)
 	ctx := withPatience(t)
 	h, other := f.hosts[0], f.hosts[1]

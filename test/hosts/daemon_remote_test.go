@@ -188,7 +188,8 @@ func (r remoteEtcd) start(ctx context.Context) {
 // A host may be up before its registry is: at its first time it says what it
 // waits for, and after a restart it lets pods in as it did before.
 func TestDaemonIsUpBeforeKubernetes(t *testing.T) {
-	eachMode(t, func(t *testing.T, m mode) {
+	t.Parallel()
+	dual(t, func(t *testing.T, m mode) {
 		f := newIdleFleet(t, 2, m.set, withHealth)
 		address := netip.AddrPortFrom(f.lab.Segments()[0].Addr(), 6443)
 		s := newAPIServer(t, f.lab.Switch(), address.String(), entries(f.hosts...))
@@ -199,7 +200,8 @@ func TestDaemonIsUpBeforeKubernetes(t *testing.T) {
 }
 
 func TestDaemonIsUpBeforeEtcd(t *testing.T) {
-	eachMode(t, func(t *testing.T, m mode) {
+	t.Parallel()
+	dual(t, func(t *testing.T, m mode) {
 		f := newIdleFleet(t, 2, m.set, withHealth)
 		e := newEtcd(f)
 		e.stop()

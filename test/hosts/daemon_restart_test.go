@@ -12,6 +12,7 @@ import (
 // is right: neither in the kernel's tables nor for anybody who watches them,
 // and no packet is lost.
 func TestDaemonRestartChangesNothing(t *testing.T) {
+	t.Parallel()
 	eachMode(t, func(t *testing.T, m mode) {
 		f := newFleet(t, 2, m.set)
 		f.quiet(withPatience(t))
@@ -49,6 +50,7 @@ func TestDaemonRestartChangesNothing(t *testing.T) {
 
 // The plugin goes on without a daemon, from what the last one published.
 func TestDaemonDownPodsComeAndGo(t *testing.T) {
+	t.Parallel()
 	eachMode(t, func(t *testing.T, m mode) {
 		f, ctx := newFleet(t, 2, m.set), withPatience(t)
 		for _, h := range f.hosts {

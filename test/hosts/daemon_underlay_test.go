@@ -53,6 +53,7 @@ type carrier struct {
 }
 
 func TestDaemonUnderlayChoice(t *testing.T) {
+	t.Parallel()
 	f := newIdleFleet(t, 1, modes[2].set)
 	h := f.hosts[0]
 	f.second(h, "eth1", "192.168.88.1/24", "fd88::1/64")
@@ -99,6 +100,7 @@ func TestDaemonUnderlayChoice(t *testing.T) {
 }
 
 func TestDaemonFollowsTheUnderlaysMTU(t *testing.T) {
+	t.Parallel()
 	eachMode(t, func(t *testing.T, m mode) {
 		f, ctx := newFleet(t, 1, m.set, noResync), withPatience(t)
 		h := f.hosts[0]
@@ -121,6 +123,7 @@ func TestDaemonFollowsTheUnderlaysMTU(t *testing.T) {
 // A daemon that can't find its underlay says which one and what to do, lets no
 // pod in, and waits: interfaces appear late in a boot.
 func TestDaemonWrongUnderlay(t *testing.T) {
+	t.Parallel()
 	f := newIdleFleet(t, 1, noResync)
 	h := f.hosts[0]
 	f.second(h, "eth2", "192.168.89.1/24")

@@ -90,6 +90,7 @@ var everything = map[string]any{
 // change something, and looks whether the host is as it was after each way of
 // cleaning up.
 func TestKilledAtEveryStep(t *testing.T) {
+	t.Parallel()
 	eachMode(t, func(t *testing.T, m mode) {
 		for _, command := range []string{"ADD", "DEL"} {
 			for i, r := range recoveries {
@@ -137,6 +138,7 @@ func TestKilledAtEveryStep(t *testing.T) {
 // TestKilledWithTheFirstPod kills the ADD that makes the bridge after each of its
 // steps. The next pod's ADD has to find whatever is missing, without a daemon.
 func TestKilledWithTheFirstPod(t *testing.T) {
+	t.Parallel()
 	const mtu = 1400 // the bridge is born with another one
 	eachMode(t, func(t *testing.T, m mode) {
 		p := newPlugin(t, m.subnets...)

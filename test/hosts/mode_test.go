@@ -2,6 +2,7 @@ package hosts
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -33,6 +34,12 @@ func eachMode(t *testing.T, test func(t *testing.T, m mode)) {
 			test(t, m)
 		})
 	}
+}
+
+// dual runs a test where the family makes no difference: once, with both.
+func dual(t *testing.T, test func(t *testing.T, m mode)) {
+	t.Helper()
+	test(t, modes[slices.IndexFunc(modes, func(m mode) bool { return m.name == dualStack })])
 }
 
 // has tells whether the mode has the family of an address.

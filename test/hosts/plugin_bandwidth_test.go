@@ -49,6 +49,7 @@ func buckets(t *testing.T, h *netlink.Handle) map[string]bucket {
 }
 
 func TestBandwidth(t *testing.T) {
+	t.Parallel()
 	eachMode(t, func(t *testing.T, m mode) {
 		p := newPlugin(t, m.subnets...)
 		before := p.snapshot(t)
@@ -87,6 +88,7 @@ func TestBandwidth(t *testing.T) {
 }
 
 func TestBandwidthThatIsNone(t *testing.T) {
+	t.Parallel()
 	p := newPlugin(t, "10.244.1.0/24")
 	ns := sandboxtest.NewNetns(t)
 	before := p.snapshot(t)

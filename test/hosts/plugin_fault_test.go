@@ -27,6 +27,7 @@ func (p *pluginHost) mountRunDir(t *testing.T, options string) {
 }
 
 func TestFullDisk(t *testing.T) {
+	t.Parallel()
 	for name, options := range map[string]string{
 		"no inode left": "nr_inodes=16",
 		"no page left":  "size=16k",
@@ -66,6 +67,7 @@ func TestFullDisk(t *testing.T) {
 }
 
 func TestReadOnlyRunDirectory(t *testing.T) {
+	t.Parallel()
 	p := newPlugin(t, "10.244.1.0/24")
 	p.mountRunDir(t, "")
 	empty := p.snapshot(t)
@@ -97,6 +99,7 @@ func TestReadOnlyRunDirectory(t *testing.T) {
 // TestRecordThatCannotBeUsed puts something else in the place of a pod's
 // record, and then has the runtime do what it does.
 func TestRecordThatCannotBeUsed(t *testing.T) {
+	t.Parallel()
 	for name, content := range map[string]string{
 		"empty":           "",
 		"cut short":       `{"version":1,"network":"test","contai`,
@@ -134,6 +137,7 @@ func TestRecordThatCannotBeUsed(t *testing.T) {
 }
 
 func TestNetnsThatIsGone(t *testing.T) {
+	t.Parallel()
 	for name, command := range map[string]invocation{
 		"DEL": {command: "DEL"},
 		"GC":  {command: "GC"},
@@ -164,6 +168,7 @@ func TestNetnsThatIsGone(t *testing.T) {
 }
 
 func TestLongContainerIDs(t *testing.T) {
+	t.Parallel()
 	p := newPlugin(t, "10.244.1.0/24")
 	before := p.snapshot(t)
 	ids := []string{strings.Repeat("a", 200), strings.Repeat("a", 201), strings.Repeat("a", 202), strings.Repeat("a", 4000)}

@@ -80,6 +80,7 @@ func tentative(t *testing.T, ns *sandbox.Netns) []netip.Addr {
 // of them, which would take a second for each, and lose what is sent meanwhile.
 // The first packets pass: to the gateway, and to pods as new as itself.
 func TestPodsAddressesAreUsableAtOnce(t *testing.T) {
+	t.Parallel()
 	for _, m := range modes {
 		t.Run(m.name, func(t *testing.T) {
 			p := newPlugin(t, m.subnets...)
@@ -236,6 +237,7 @@ func configured(t *testing.T, ns *sandbox.Netns) []string {
 // anything to pods. So it is where pods have IPv4 alone: a host that takes an
 // IPv6 address from a pod prefers it to IPv4 (CVE-2020-10749).
 func TestRouterAdvertisementsAreIgnored(t *testing.T) {
+	t.Parallel()
 	eachModeAndNetfilter(t, func(t *testing.T, m mode, n netfilter) {
 		p := newPlugin(t, m.subnets...)
 		n.set(t, p)
@@ -279,6 +281,7 @@ func TestRouterAdvertisementsAreIgnored(t *testing.T) {
 // network has any; and so do hosts. Who asks for IPv6 addresses gets them, on
 // the interfaces that are ours, and nowhere else.
 func TestIPv6IsTurnedOnWherePodsHaveIt(t *testing.T) {
+	t.Parallel()
 	for _, m := range modes {
 		t.Run(m.name, func(t *testing.T) {
 			p := newPlugin(t, m.subnets...)
@@ -309,6 +312,7 @@ func TestIPv6IsTurnedOnWherePodsHaveIt(t *testing.T) {
 // What is switched in a pod concerns its own interface: another network's, which
 // may well have a router, and those to come stay as they are.
 func TestOtherInterfacesOfAPodStayAsTheyAre(t *testing.T) {
+	t.Parallel()
 	p := newPlugin(t, "10.244.1.0/24", "fd00:244:1::/64")
 	ns := sandboxtest.NewNetns(t)
 	h := netlinkIn(t, ns)
@@ -334,6 +338,7 @@ func TestOtherInterfacesOfAPodStayAsTheyAre(t *testing.T) {
 // A host that begins to forward goes on hearing the routers that it heard
 // before, and nothing else of its interfaces changes.
 func TestHostGoesOnHearingItsRouters(t *testing.T) {
+	t.Parallel()
 	p := newPlugin(t, "fd00:244:1::/64")
 	h, host := p.host.Handle(), p.host.Netns()
 	for _, name := range []string{"heard", "deaf", "router", "port"} {

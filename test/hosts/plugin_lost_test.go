@@ -30,6 +30,7 @@ func (p *pluginHost) unplug(t *testing.T, id string) {
 // TestHostPortsOfALostRecord: the reservations tell which addresses the pod had,
 // and what leads to those goes before they are free.
 func TestHostPortsOfALostRecord(t *testing.T) {
+	t.Parallel()
 	empty := func(path string) error { return os.Truncate(path, 0) }
 	again := func(t *testing.T, p *pluginHost, netns string) {
 		if _, cniErr := p.run(t, invocation{command: "ADD", netns: netns}); cniErr != nil {
@@ -100,6 +101,7 @@ func TestHostPortsOfALostRecord(t *testing.T) {
 // TestGCLeavesOtherNetworksPodsWithoutARecordAlone: what tells no network may be
 // any one's, and is removed only when no pod can have it any more.
 func TestGCLeavesOtherNetworksPodsWithoutARecordAlone(t *testing.T) {
+	t.Parallel()
 	for name, lose := range losses() {
 		t.Run(name, func(t *testing.T) {
 			p := newPlugin(t, "10.244.1.0/24")
@@ -147,6 +149,7 @@ func losses() map[string]func(path string) error {
 // its host ports, and its addresses, until it is gone. Without a file there is no
 // attachment that could have ports; the addresses stay then, too.
 func TestSweepLeavesPodsWithoutARecordAlone(t *testing.T) {
+	t.Parallel()
 	for name, lose := range losses() {
 		t.Run(name, func(t *testing.T) {
 			eachMode(t, func(t *testing.T, m mode) {

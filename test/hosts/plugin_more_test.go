@@ -26,6 +26,7 @@ func (p *pluginHost) valid(ids ...string) []byte {
 }
 
 func TestGCRemovesAllButTheValid(t *testing.T) {
+	t.Parallel()
 	eachMode(t, func(t *testing.T, m mode) {
 		p := newPlugin(t, m.subnets...)
 		kept, _ := p.add(t, "kept")
@@ -63,6 +64,7 @@ func TestGCRemovesAllButTheValid(t *testing.T) {
 }
 
 func TestGCLeavesOtherNetworksAlone(t *testing.T) {
+	t.Parallel()
 	p := newPlugin(t, "10.244.1.0/24")
 	p.add(t, "pod")
 	want := p.snapshot(t)
@@ -76,6 +78,7 @@ func TestGCLeavesOtherNetworksAlone(t *testing.T) {
 }
 
 func TestGCWithoutAListIsRefused(t *testing.T) {
+	t.Parallel()
 	p := newPlugin(t, "10.244.1.0/24")
 	p.add(t, "pod")
 	want := p.snapshot(t)
@@ -89,6 +92,7 @@ func TestGCWithoutAListIsRefused(t *testing.T) {
 }
 
 func TestStatus(t *testing.T) {
+	t.Parallel()
 	p := newPlugin(t, "10.244.1.0/30")
 	status := func(stdin []byte) *types.Error {
 		out, cniErr := p.run(t, invocation{command: "STATUS", stdin: stdin})
@@ -113,6 +117,7 @@ func TestStatus(t *testing.T) {
 }
 
 func TestFixedAddressAndMAC(t *testing.T) {
+	t.Parallel()
 	const mac = "02:00:00:00:00:07"
 	for name, ask := range map[string]func(p *pluginHost) invocation{
 		"CNI_ARGS": func(p *pluginHost) invocation {
@@ -160,6 +165,7 @@ func TestFixedAddressAndMAC(t *testing.T) {
 }
 
 func TestFixedAddressThatCannotBeGiven(t *testing.T) {
+	t.Parallel()
 	p := newPlugin(t, "10.244.1.0/24")
 	ns := sandboxtest.NewNetns(t)
 	before := p.snapshot(t)
@@ -186,6 +192,7 @@ func TestFixedAddressThatCannotBeGiven(t *testing.T) {
 
 // TestChained has plugins before and after this one in the list.
 func TestChained(t *testing.T) {
+	t.Parallel()
 	p := newPlugin(t, "10.244.1.0/24")
 	ns := sandboxtest.NewNetns(t)
 	prev := types100.Result{

@@ -35,6 +35,7 @@ func addressOf(t *testing.T, out string) netip.Addr {
 // lives until the next one of its runtime is there, so that two which were given
 // one address meet.
 func TestManyAtOnce(t *testing.T) {
+	t.Parallel()
 	p := newPlugin(t, "10.244.1.0/24")
 	before := p.snapshot(t)
 	var holders sync.Map // who has an address, from the end of its ADD to the beginning of its DEL
@@ -90,6 +91,7 @@ func (p *pluginHost) hold(t *testing.T, pod invocation, holders *sync.Map) (end 
 // has addresses: as many as there are get one, and the others, and whoever comes
 // later, are told why they don't.
 func TestEveryAddressCanBeUsed(t *testing.T) {
+	t.Parallel()
 	const addresses, pods = 253, 256 // all but network, gateway and broadcast
 	p := newPlugin(t, "10.244.1.0/24")
 	var given, refused atomic.Int64

@@ -54,6 +54,7 @@ func (p *pluginHost) ports(mappings ...map[string]any) []byte {
 }
 
 func TestHostPorts(t *testing.T) {
+	t.Parallel()
 	eachModeAndNetfilter(t, func(t *testing.T, m mode, n netfilter) {
 		p := newPlugin(t, m.subnets...)
 		n.set(t, p)
@@ -102,6 +103,7 @@ func TestHostPorts(t *testing.T) {
 
 // TestHostPortFromOutside connects from another machine to the host.
 func TestHostPortFromOutside(t *testing.T) {
+	t.Parallel()
 	eachMode(t, func(t *testing.T, m mode) {
 		l := newLab(t, m.set)
 		h := addHost(t, l, "host")
@@ -129,6 +131,7 @@ func TestHostPortFromOutside(t *testing.T) {
 }
 
 func TestPortMappingsThatAreNone(t *testing.T) {
+	t.Parallel()
 	p := newPlugin(t, "10.244.1.0/24")
 	ns := sandboxtest.NewNetns(t)
 	before := p.snapshot(t)

@@ -24,6 +24,7 @@ func ranges(keyValues ...string) map[string]any {
 // TestBadInputIsRefused runs ADD with what is wrong. Each gets an error that
 // names the thing and what would be right, and leaves nothing behind.
 func TestBadInputIsRefused(t *testing.T) {
+	t.Parallel()
 	p := newPlugin(t, "10.244.1.0/24")
 	ns := sandboxtest.NewNetns(t)
 	before := p.snapshot(t)
@@ -92,6 +93,7 @@ func TestBadInputIsRefused(t *testing.T) {
 }
 
 func TestBridgeNameOfAnotherDeviceIsRefused(t *testing.T) {
+	t.Parallel()
 	p := newPlugin(t, "10.244.1.0/24")
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = "cni0"
@@ -110,6 +112,7 @@ func TestBridgeNameOfAnotherDeviceIsRefused(t *testing.T) {
 }
 
 func TestNoAddressLeft(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct{ name, subnet string }{{"IPv4", "10.244.1.0/30"}, {"IPv6", "fd00:244:1::/126"}} {
 		t.Run(tc.name, func(t *testing.T) {
 			p := newPlugin(t, tc.subnet)

@@ -16,6 +16,7 @@ import (
 
 // TestConfiguredDefaultRoute takes the place of our own, of its family alone.
 func TestConfiguredDefaultRoute(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		name   string
 		routes []map[string]string
@@ -72,6 +73,7 @@ func TestConfiguredDefaultRoute(t *testing.T) {
 // TestConfiguredDefaultRouteOfASecondNetwork: the first network's stays, and the
 // second one's subnet is behind its bridge, whatever router was configured.
 func TestConfiguredDefaultRouteOfASecondNetwork(t *testing.T) {
+	t.Parallel()
 	eachMode(t, func(t *testing.T, m mode) {
 		p := newPlugin(t, m.subnets...)
 		subnets := inMode(m, prefixesOf("10.9.0.0/24", "fd00:9::/64"))

@@ -21,6 +21,7 @@ import (
 )
 
 func TestPodsOfOneHostWithoutADaemon(t *testing.T) {
+	t.Parallel()
 	eachModeAndNetfilter(t, func(t *testing.T, m mode, n netfilter) {
 		p := newPlugin(t, m.subnets...)
 		n.set(t, p)
@@ -51,6 +52,7 @@ func TestPodsOfOneHostWithoutADaemon(t *testing.T) {
 }
 
 func TestResultSaysWhatIsInTheKernel(t *testing.T) {
+	t.Parallel()
 	for _, m := range modes {
 		t.Run(m.name, func(t *testing.T) {
 			p := newPlugin(t, m.subnets...)
@@ -98,6 +100,7 @@ func TestResultSaysWhatIsInTheKernel(t *testing.T) {
 // bridge itself delivers what the firewall sent to a pod, which it doesn't do
 // between isolated ports.
 func TestPortsAreIsolatedUnlessTheBridgeSwitchesServices(t *testing.T) {
+	t.Parallel()
 	for _, n := range netfilters(t) {
 		t.Run(n.name, func(t *testing.T) {
 			p := newPlugin(t, "10.244.1.0/24")
@@ -116,6 +119,7 @@ func TestPortsAreIsolatedUnlessTheBridgeSwitchesServices(t *testing.T) {
 }
 
 func TestResultInTheVersionAskedFor(t *testing.T) {
+	t.Parallel()
 	p := newPlugin(t, "10.244.1.0/24", "fd00:244:1::/64")
 	for version, parse := range map[string]func([]byte) (types.Result, error){
 		"0.3.1": types040.NewResult, "0.4.0": types040.NewResult, "1.0.0": types100.NewResult, "1.1.0": types100.NewResult,
@@ -147,6 +151,7 @@ func TestResultInTheVersionAskedFor(t *testing.T) {
 }
 
 func TestVersion(t *testing.T) {
+	t.Parallel()
 	p := newPlugin(t, "10.244.1.0/24")
 	out, cniErr := p.run(t, invocation{command: "VERSION", stdin: []byte(`{"cniVersion":"1.0.0"}`)})
 	var v struct {
@@ -160,6 +165,7 @@ func TestVersion(t *testing.T) {
 // TestDelOfWhateverIsLeft takes things away before DEL, which must remove the
 // rest, succeed, and print nothing.
 func TestDelOfWhateverIsLeft(t *testing.T) {
+	t.Parallel()
 	deletePort := func(t *testing.T, p *pluginHost) {
 		links, err := p.host.Handle().LinkList()
 		if err != nil {
@@ -222,6 +228,7 @@ func TestDelOfWhateverIsLeft(t *testing.T) {
 }
 
 func TestDelWorksWithAConfigurationThatAddRefuses(t *testing.T) {
+	t.Parallel()
 	p := newPlugin(t, "10.244.1.0/24")
 	before := p.snapshot(t)
 	ns, _ := p.add(t, "pod")
@@ -240,6 +247,7 @@ func TestDelWorksWithAConfigurationThatAddRefuses(t *testing.T) {
 
 // TestAddAfterAnAddThatWasNeverDeleted is a runtime that lost the first result.
 func TestAddAfterAnAddThatWasNeverDeleted(t *testing.T) {
+	t.Parallel()
 	p := newPlugin(t, "10.244.1.0/24")
 	ns, _ := p.add(t, "pod")
 	if _, cniErr := p.run(t, invocation{command: "ADD", netns: ns.Path()}); cniErr != nil {
@@ -254,6 +262,7 @@ func TestAddAfterAnAddThatWasNeverDeleted(t *testing.T) {
 }
 
 func TestCheckSaysWhatDiffers(t *testing.T) {
+	t.Parallel()
 	inPod := func(do func(h *netlink.Handle, l netlink.Link) error) func(*testing.T, *podUnderTest) {
 		return func(t *testing.T, u *podUnderTest) {
 			h := netlinkIn(t, u.ns)
@@ -339,6 +348,7 @@ func TestCheckSaysWhatDiffers(t *testing.T) {
 // TestCheckOfOthersAddresses: those of a chain that belong to no interface are
 // not ours to judge.
 func TestCheckOfOthersAddresses(t *testing.T) {
+	t.Parallel()
 	u := newPodUnderTest(t)
 	u.raw = strings.Replace(u.raw, `"ips":[`, `"ips":[{"address":"192.0.2.9/24","gateway":"192.0.2.1"},`, 1)
 	if cniErr := u.check(t); cniErr != nil {

@@ -54,6 +54,7 @@ func (p *pluginHost) vanished(t *testing.T, step int, remove func(*sandbox.Netns
 // TestNetnsVanishesAtEveryStep ends the pod in the middle of its ADD, as a
 // runtime does that lost patience, or a node that is out of memory.
 func TestNetnsVanishesAtEveryStep(t *testing.T) {
+	t.Parallel()
 	for name, remove := range map[string]func(*sandbox.Netns) error{
 		"with its file": (*sandbox.Netns).Delete,
 		"from its file": func(ns *sandbox.Netns) error {
@@ -131,6 +132,7 @@ func reservations(snapshot string) map[string]bool {
 // TestClockJumps gives the files of pods times far away: what is done to them
 // is the same.
 func TestClockJumps(t *testing.T) {
+	t.Parallel()
 	past, future := time.Unix(1, 0), time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC)
 	for name, of := range map[string][2]time.Time{
 		"both of the past":   {past, past},
@@ -174,6 +176,7 @@ func TestClockJumps(t *testing.T) {
 // TestClockJumpsWithAContestedPort is two pods with one host port, which takes
 // somebody who flushes the firewall: whatever the files' times, one has it.
 func TestClockJumpsWithAContestedPort(t *testing.T) {
+	t.Parallel()
 	for name, old := range map[string]time.Time{"before": time.Unix(1, 0), "after": time.Unix(1<<32, 0)} {
 		t.Run(name, func(t *testing.T) {
 			p := newPlugin(t, "10.244.1.0/24")

@@ -28,6 +28,7 @@ var (
 // several things at a time and without waiting for them to be mended. Then it
 // compares what the kernel has with what it should have, entry by entry.
 func TestSoak(t *testing.T) {
+	t.Parallel()
 	seed := *soakSeed
 	if seed == 0 {
 		seed = uint64(time.Now().UnixNano())

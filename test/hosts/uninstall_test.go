@@ -110,6 +110,7 @@ func (i installation) prepare() {
 
 // Everything that daemon and plugin made is gone, and nothing else.
 func TestUninstallLeavesTheHostAsItWas(t *testing.T) {
+	t.Parallel()
 	f, ctx := newIdleFleet(t, 2, func(c *lab.Config) {
 		c.DaemonArgs = append(c.DaemonArgs, "--direct-routing", "--bridge", "br-pods", "--vxlan-device", "tun7")
 	}), withPatience(t)
@@ -171,6 +172,7 @@ func (i installation) refuses(ctx context.Context, why string, args ...string) {
 // A host that leaves for good need not be missed for as long as its lease: told
 // where etcd is, as the daemon was, uninstall takes it out, and nobody else.
 func TestUninstallFreesSubnetsInEtcd(t *testing.T) {
+	t.Parallel()
 	f, ctx := newIdleFleet(t, 2, byEtcd, noResync), withPatience(t)
 	etcd := newEtcd(f)
 	etcd.put(ctx, "/overlay-cni/config", `networks: [10.99.0.0/16, "fd99::/48"]`)
@@ -216,6 +218,7 @@ func TestUninstallFreesSubnetsInEtcd(t *testing.T) {
 // remove; a run directory that is away for a while hides no pod. As long as
 // there is one, nobody else may get the host's subnets.
 func TestUninstallGoesByTheConfiguration(t *testing.T) {
+	t.Parallel()
 	f, ctx := newIdleFleet(t, 1, byEtcd, noResync), withPatience(t)
 	etcd, h := newEtcd(f), f.hosts[0]
 	etcd.put(ctx, "/overlay-cni/config", `networks: [10.99.0.0/16, "fd99::/48"]`)
@@ -267,6 +270,7 @@ registry: {type: etcd, etcd: {endpoints: [%q], hostId: %s}}
 // What the daemon had last is better than its configuration, beside which it may
 // have been given flags; and uninstall's own flags are better than either.
 func TestUninstallKnowsTheLastNames(t *testing.T) {
+	t.Parallel()
 	f, ctx := newIdleFleet(t, 1), withPatience(t)
 	h := f.hosts[0]
 	i := f.installation(h)
@@ -283,6 +287,7 @@ func TestUninstallKnowsTheLastNames(t *testing.T) {
 
 // A run directory that somebody removed hides no pod.
 func TestUninstallFindsPodsWithoutRecords(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t, 1)
 	ctx, h := withPatience(t), f.hosts[0]
 	f.stop(ctx, h)
@@ -304,6 +309,7 @@ func (i installation) foreign(name, peer string) netlink.Link {
 
 // Names that ours would have, on things that are somebody else's.
 func TestUninstallLeavesOthersAlone(t *testing.T) {
+	t.Parallel()
 	f, ctx := newIdleFleet(t, 1), withPatience(t)
 	i := f.installation(f.hosts[0])
 	i.foreign(tunnel, "cni0")
@@ -317,6 +323,7 @@ func TestUninstallLeavesOthersAlone(t *testing.T) {
 
 // Of a bridge that another program uses too, only our ports go.
 func TestUninstallKeepsASharedBridge(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t, 1)
 	ctx, h := withPatience(t), f.hosts[0]
 	f.stop(ctx, h)
@@ -334,6 +341,7 @@ func TestUninstallKeepsASharedBridge(t *testing.T) {
 }
 
 func TestInstallSaysWhatItDid(t *testing.T) {
+	t.Parallel()
 	f, ctx := newIdleFleet(t, 1), withPatience(t)
 	i := f.installation(f.hosts[0])
 	for _, want := range []string{"is installed", "is up to date"} {
