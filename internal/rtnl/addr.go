@@ -136,13 +136,13 @@ func (b *Batch) DelNeighbor(n Neighbor) *nl.Request {
 	return b.addMany(describeNeighbor, unix.RTM_DELNEIGH, 0, body)
 }
 
-// ReplaceFDB adds a forwarding entry to a VXLAN device: frames to n.MAC go to
+// ReplaceFDB adds a FDB entry to a VXLAN device: frames to n.MAC go to
 // the host n.IP. It changes the entry of the same MAC address.
 func (b *Batch) ReplaceFDB(n Neighbor) *nl.Request {
 	return b.addMany(describeNeighbor, unix.RTM_NEWNEIGH, replaceNeighbor, n.forward())
 }
 
-// DelFDB removes the forwarding entry n.MAC to n.IP.
+// DelFDB removes the FDB entry n.MAC to n.IP.
 func (b *Batch) DelFDB(n Neighbor) *nl.Request {
 	return b.addMany(describeNeighbor, unix.RTM_DELNEIGH, 0, n.forward())
 }
@@ -166,7 +166,7 @@ func describeNeighbor(r *nl.Request) string {
 	text := verb(r.Type)
 	switch {
 	case n.Family == unix.AF_BRIDGE:
-		return fmt.Sprintf("%s forwarding entry %s to %s", text, n.MAC, n.IP)
+		return fmt.Sprintf("%s FDB entry %s to %s", text, n.MAC, n.IP)
 	case len(n.MAC) == 0:
 		return fmt.Sprintf("%s neighbour %s", text, n.IP)
 	}

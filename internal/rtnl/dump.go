@@ -249,7 +249,7 @@ func nextHops(value []byte) []int {
 // table of a bridge or VXLAN device.
 type NeighborEntry struct {
 	Neighbor
-	Family uint8 // AF_INET, AF_INET6; AF_BRIDGE for a forwarding entry
+	Family uint8 // AF_INET, AF_INET6; AF_BRIDGE for a FDB entry
 	State  uint16
 	// More is as in RouteEntry.
 	More string
@@ -257,7 +257,7 @@ type NeighborEntry struct {
 }
 
 // EachNeighbor lists the neighbours (family AF_UNSPEC, AF_INET, AF_INET6) or
-// forwarding entries (AF_BRIDGE) of an interface.
+// FDB entries (AF_BRIDGE) of an interface.
 func (c *Conn) EachNeighbor(f uint8, index int, each func(NeighborEntry)) error {
 	body := append(nl.Attrs{f}, make([]byte, unix.SizeofNdMsg-1)...).Uint32(unix.NDA_IFINDEX, uint32(index))
 	return c.list("list neighbours", unix.RTM_GETNEIGH, body, func(body []byte) {

@@ -7,8 +7,7 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/registry"
 )
 
-// needsTunnel says that there is a subnet of the peer that is of use here and
-// not routed directly.
+// needsTunnel reports whether the tunnel carries traffic to a subnet of the peer.
 func (in Input) needsTunnel(peer registry.Node) bool {
 	return slices.ContainsFunc(peer.Subnets, func(p netip.Prefix) bool {
 		return hasFamily(in.Own.Subnets, p) && !in.gateway(peer, p).IsValid()
@@ -16,10 +15,10 @@ func (in Input) needsTunnel(peer registry.Node) bool {
 }
 
 // gateway is the next hop of a direct route to a peer's subnet: the peer's first
-// address of the subnet's family that is on the underlay's link. It is invalid
-// if the subnet needs the tunnel. The kernel has no routes to IPv6 destinations
-// by way of an IPv4 next hop, so a peer with an address of one family has only
-// the subnets of that family routed directly.
+// address of the subnet's family that is on the underlay's link. It is invalid if
+// the subnet needs the tunnel. The kernel refuses IPv4 next hops for IPv6
+// destinations, so a peer with addresses of one family has direct routes to its
+// subnets of that family only.
 func (in Input) gateway(peer registry.Node, p netip.Prefix) netip.Addr {
 	if !in.Config.DirectRouting {
 		return netip.Addr{}
@@ -36,13 +35,13 @@ func (in Input) onLink(a netip.Addr) bool {
 	return slices.ContainsFunc(in.Underlay.OnLink, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
-// isOwn says that an address is this host's, which is a mistake in the registry:
-// the kernel takes it for no next hop.
+// isOwn reports whether an address is this host's. That is a mistake in the
+// registry, and the kernel refuses the address as a next hop.
 func (in Input) isOwn(a netip.Addr) bool {
 	return a == in.Underlay.Address || slices.Contains(in.Own.Addresses, a)
 }
 
-// elsewhere is what remains when the device is made anew: the routes over other
+// elsewhere is what remains when the device is deleted: the routes over other
 // interfaces.
 func (s State) elsewhere() State {
 	rest := State{Routes: map[netip.Prefix]Route{}}

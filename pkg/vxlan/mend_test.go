@@ -375,23 +375,23 @@ func neighborFaults() []fault {
 
 func forwardFaults() []fault {
 	return []fault{
-		{"forwarding entry deleted", func(s scene) { s.must(s.nl.NeighDel(s.fdb(s.mac(), s.want.Forwards[s.mac()].Host))) }},
-		{"forwarding entry altered", func(s scene) { s.must(s.nl.NeighSet(s.fdb(s.mac(), s.otherHost()))) }},
-		{"forwarding entry not permanent", func(s scene) {
+		{"FDB entry deleted", func(s scene) { s.must(s.nl.NeighDel(s.fdb(s.mac(), s.want.Forwards[s.mac()].Host))) }},
+		{"FDB entry altered", func(s scene) { s.must(s.nl.NeighSet(s.fdb(s.mac(), s.otherHost()))) }},
+		{"FDB entry not permanent", func(s scene) {
 			n := s.fdb(s.mac(), s.want.Forwards[s.mac()].Host)
 			n.State = netlink.NUD_REACHABLE
 			s.must(s.nl.NeighSet(n))
 		}},
-		{"foreign forwarding entry", func(s scene) { s.must(s.nl.NeighSet(s.fdb(strangeMAC, s.otherHost()))) }},
-		{"foreign forwarding entry with a port", func(s scene) { s.setPort(strangeMAC) }},
-		{"our forwarding entry with a port", func(s scene) { s.setPort(s.mac()) }},
-		{"forwarding entry for all the rest", func(s scene) { s.must(s.nl.NeighAppend(s.fdb(MAC{}, s.otherHost()))) }},
-		{"forwarding entries for a multicast address", func(s scene) {
+		{"foreign FDB entry", func(s scene) { s.must(s.nl.NeighSet(s.fdb(strangeMAC, s.otherHost()))) }},
+		{"foreign FDB entry with a port", func(s scene) { s.setPort(strangeMAC) }},
+		{"our FDB entry with a port", func(s scene) { s.setPort(s.mac()) }},
+		{"FDB entry for all the rest", func(s scene) { s.must(s.nl.NeighAppend(s.fdb(MAC{}, s.otherHost()))) }},
+		{"FDB entries for a multicast address", func(s scene) {
 			group := MAC{1, 0, 0x5e, 0, 0, 1}
 			s.must(s.nl.NeighAppend(s.fdb(group, s.otherHost())))
 			s.must(s.nl.NeighAppend(s.fdb(group, s.want.Forwards[s.mac()].Host)))
 		}},
-		{"forwarding entries flushed", func(s scene) {
+		{"FDB entries flushed", func(s scene) {
 			for mac, f := range s.want.Forwards {
 				s.must(s.nl.NeighDel(s.fdb(mac, f.Host)))
 			}
@@ -399,7 +399,7 @@ func forwardFaults() []fault {
 	}
 }
 
-// setPort makes a forwarding entry to a port of its own, which the library
+// setPort makes a FDB entry to a port of its own, which the library
 // can't: bridge fdb replace MAC dev overlay0 dst HOST port 1234.
 func (s scene) setPort(mac MAC) {
 	s.t.Helper()

@@ -545,7 +545,7 @@ func TestSyncWhileOthersDisturb(t *testing.T) {
 					t.Fatal(err)
 				}
 				if !slices.ContainsFunc(changes, func(o Op) bool { return o.Verb == SetForward && o.MAC == s.mac() }) {
-					t.Fatalf("the forwarding entry is not mended: %s", changes)
+					t.Fatalf("the FDB entry is not mended: %s", changes)
 				}
 			}
 		})

@@ -52,14 +52,14 @@ var verbs = [...]string{
 	AddAddress:       "add address",
 	DeleteAddress:    "delete address",
 	DeleteUnmanaged:  "delete unmanaged entry",
-	SetForward:       "set forwarding entry",
+	SetForward:       "set FDB entry",
 	SetNeighbor:      "set neighbour",
 	AddHostRoute:     "add host route to a next hop",
 	SetRoute:         "set route",
 	DeleteHostRoute:  "delete host route to a next hop",
 	DeleteRoute:      "delete route",
 	DeleteNeighbor:   "delete neighbour",
-	DeleteForward:    "delete forwarding entry",
+	DeleteForward:    "delete FDB entry",
 }
 
 func (v Verb) String() string { return verbs[v] }

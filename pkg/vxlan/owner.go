@@ -9,12 +9,12 @@ import (
 	"github.com/overlay-cni/overlay-cni/internal/tunnel"
 )
 
-// ErrNotOurs is why a device is left alone: somebody else made it.
+// ErrNotOurs says that another program made a device, so that it stays as it is.
 var ErrNotOurs = errors.New("is not ours")
 
-// refuse reports that the device in have belongs to somebody else. One that is
-// as it should be is taken over, since an earlier run may have ended before it
-// could set the alias.
+// refuse returns ErrNotOurs if the actual device belongs to another program. A
+// device without the alias is ours if it is as desired, since an earlier run may
+// have ended before it set the alias.
 func refuse(want, have Device) error {
 	const fix = "remove it with \"ip link del %s\", or set vxlan.device to another name"
 	switch {
@@ -26,7 +26,7 @@ func refuse(want, have Device) error {
 		return nil
 	}
 	if diff := differences(want.Tunnel, have.Tunnel); len(diff) > 0 {
-		return fmt.Errorf("vxlan device %q %w: it has not the alias %q, and has %s: "+fix,
+		return fmt.Errorf("vxlan device %q %w: it does not have the alias %q, and has %s: "+fix,
 			have.Name, ErrNotOurs, want.Alias, strings.Join(diff, ", "), have.Name)
 	}
 	return nil

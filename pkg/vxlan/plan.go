@@ -23,8 +23,8 @@ func Plan(want, have State) []Op {
 	return append(ops, planEntries(want, have)...)
 }
 
-// planDevice lists what is to be done to the device itself. Born says that it
-// is made anew, by which the kernel drops everything on it.
+// planDevice lists the operations on the device itself. Born says that they
+// create the device, which is empty then.
 func planDevice(want, have State) (ops []Op, born bool) {
 	for _, name := range have.Renamed {
 		ops = append(ops, Op{Verb: DeleteDevice, Text: name})
@@ -41,24 +41,24 @@ func planDevice(want, have State) (ops []Op, born bool) {
 	return append(ops, changes(w, h)...), born
 }
 
-// changeable says whether the kernel can turn one tunnel into the other. It
-// changes neither VNI nor port of a live device, nor the family of its local
-// address, nor most options. Those that we never set are too rare to learn how
-// to unset.
+// changeable reports whether the kernel can turn one tunnel into the other. The
+// kernel changes neither VNI nor port of a live device, nor the family of its
+// local address, nor most options. Options that we never set are too rare to
+// learn how to unset.
 func changeable(w, h tunnel.Tunnel) bool {
 	return w.VNI == h.VNI && w.Port == h.Port && w.Local.BitLen() == h.Local.BitLen() && w.More == h.More &&
 		fixedOptions(w.Options) == fixedOptions(h.Options)
 }
 
-// newborn is a device as the kernel makes it when asked for d.
+// newborn is the device as the kernel creates it for a request to create d.
 func newborn(d Device) Device {
 	d.Up, d.Alias, d.AutoAddress, d.TxChecksum = false, "", true, true
 	return d
 }
 
-// changes lists what changes a device in place. The tunnel comes before the
-// MTU, which the underlay limits, and what keeps IPv6 addresses away before
-// the device goes up.
+// changes lists the operations that change a device in place. The tunnel comes
+// before the MTU, which the underlay limits. Automatic IPv6 addresses are turned
+// off before the device goes up.
 func changes(w, h Device) []Op {
 	var ops []Op
 	add := func(v Verb, differs bool) {
@@ -96,10 +96,10 @@ func planRemove(name string, have State) (ops []Op, refused error) {
 	return ops, refused
 }
 
-// planAddresses lists what is to be done to the device's own addresses. New
-// ones are added before old ones are deleted, since with its last IPv4 address
-// a device loses all its IPv4 routes; but what holds the place of a new one,
-// the same address with another prefix length, has to go before.
+// planAddresses lists the operations on the device's addresses. It adds before it
+// deletes, because a device loses all its IPv4 routes with its last IPv4 address.
+// But an address with a wrong prefix length has to go first: the kernel refuses
+// the same IPv6 address twice.
 func planAddresses(want, have State) []Op {
 	var before, add, after []Op
 	inTheWay := map[netip.Addr]bool{}
@@ -108,7 +108,7 @@ func planAddresses(want, have State) []Op {
 		add = append(add, Op{Verb: AddAddress, Subnet: p})
 		inTheWay[p.Addr()] = true
 	}
-	// Seen from the other side, what is missing is what is there too much.
+	// Seen from the other side, the missing addresses are the excess ones.
 	excess, _ := difference(have.Addresses, want.Addresses, netip.Prefix.Compare)
 	for _, p := range excess {
 		op := Op{Verb: DeleteAddress, Subnet: p, Unexpected: have.Addresses[p].Unexpected}
@@ -176,8 +176,8 @@ func deleteRoute(p netip.Prefix, r Route) Op {
 	return Op{Verb: DeleteRoute, Subnet: p, IP: r.Via, Over: r.Over, Unexpected: r.Unexpected}
 }
 
-// difference are the keys of want that have lacks or has another value for, and
-// the keys of have that want lacks.
+// difference returns the keys of want with another value or none in have, and the
+// keys of have that are not in want, both in order.
 func difference[K, V comparable](want, have map[K]V, compare func(K, K) int) (set, drop []K) {
 	shared := 0
 	for k, w := range want {
@@ -201,7 +201,7 @@ func difference[K, V comparable](want, have map[K]V, compare func(K, K) int) (se
 	return set, drop
 }
 
-// was describes what is replaced; empty if nothing is.
+// was describes the entry that is replaced; it is empty if there is none.
 func was[K comparable, V fmt.Stringer](have map[K]V, k K) string {
 	if h, ok := have[k]; ok {
 		return h.String()

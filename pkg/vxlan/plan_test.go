@@ -230,13 +230,13 @@ func TestPlanTakesTheLeastChange(t *testing.T) {
 		{"a peer moves", func(w *State) {
 			mac := vtepMAC(f.node(2))
 			w.Forwards[mac] = Forward{Host: netip.MustParseAddr("192.168.77.9")}
-		}, "set forwarding entry c6:d5:e5:2c:ee:a0 to 192.168.77.9 (was 192.168.77.2)"},
+		}, "set FDB entry c6:d5:e5:2c:ee:a0 to 192.168.77.9 (was 192.168.77.2)"},
 		{"a peer leaves", func(w *State) { *w = desired(t, f, 3) },
 			"delete route 10.244.2.0/24 via 10.244.2.0\n" +
 				"delete neighbour 10.244.2.0 to c6:d5:e5:2c:ee:a0\n" +
-				"delete forwarding entry c6:d5:e5:2c:ee:a0 to 192.168.77.2"},
+				"delete FDB entry c6:d5:e5:2c:ee:a0 to 192.168.77.2"},
 		{"a peer joins", func(w *State) { *w = desired(t, f, 2, 3, 4) },
-			"set forwarding entry 8e:0d:07:9a:cb:93 to 192.168.77.4\n" +
+			"set FDB entry 8e:0d:07:9a:cb:93 to 192.168.77.4\n" +
 				"set neighbour 10.244.4.0 to 8e:0d:07:9a:cb:93\n" +
 				"set route 10.244.4.0/24 via 10.244.4.0"},
 	}
@@ -275,7 +275,7 @@ func TestChangesAreCountedWhenMany(t *testing.T) {
 	have := newState(0)
 	have.Device = desired(t, families()[0]).Device
 	many := strings.Join(Changes(Plan(desired(t, families()[0], 2, 3, 4, 5), have)).describe(), ", ")
-	if want := "add address: 1, set forwarding entry: 4, set neighbour: 4, set route: 4"; many != want {
+	if want := "add address: 1, set FDB entry: 4, set neighbour: 4, set route: 4"; many != want {
 		t.Errorf("got %q, want %q", many, want)
 	}
 }

@@ -142,9 +142,9 @@ func (s *State) addAddr(a rtnl.AddrEntry) {
 	s.Addresses[a.Prefix] = address
 }
 
-// addRoute leaves out what the kernel adds together with an address: local,
-// multicast, anycast and connected routes, all of protocol kernel; and what
-// others have on other interfaces.
+// addRoute ignores the routes that the kernel adds together with an address
+// (local, multicast, anycast and connected routes, all of protocol kernel), and
+// other programs' routes on other interfaces.
 func (s *State) addRoute(r rtnl.RouteEntry) {
 	over, concerns := s.over(&r)
 	if !concerns {
@@ -162,13 +162,13 @@ func (s *State) addRoute(r rtnl.RouteEntry) {
 	s.Routes[r.Dst] = route
 }
 
-// plainRoute says whether a route is of the kind that Desired makes.
+// plainRoute reports whether Desired might have made a route.
 func plainRoute(r *rtnl.RouteEntry, over int) (Route, bool) {
 	return Route{Via: r.Via, Over: over}, replaceable(*r) && r.Onlink && ours(r.Dst, r.Protocol) && r.More == ""
 }
 
-// over says whether a route concerns us, and over which interface it leads, as
-// in Route.
+// over reports whether a route concerns us: because it uses the device, or is one
+// of ours over another interface. The index is as in Route.Over.
 func (s *State) over(r *rtnl.RouteEntry) (index int, concerns bool) {
 	switch {
 	case r.Protocol == unix.RTPROT_KERNEL:
@@ -179,14 +179,14 @@ func (s *State) over(r *rtnl.RouteEntry) (index int, concerns bool) {
 	return r.Index, r.Table == unix.RT_TABLE_MAIN && ours(r.Dst, r.Protocol)
 }
 
-// replaceable says that a route is in the place where Keep puts one to the
-// same destination, so that it is either right or replaced.
+// replaceable reports whether the kernel would replace a route by one of ours to
+// the same destination.
 func replaceable(r rtnl.RouteEntry) bool {
 	return r.Table == unix.RT_TABLE_MAIN && r.Type == unix.RTN_UNICAST && r.Metric == defaultMetric(r.Dst) && !r.Apart
 }
 
-// defaultMetric is what the kernel makes of a route without a metric: IPv6
-// knows none without (IP6_RT_PRIO_USER).
+// defaultMetric is the metric that the kernel gives a route without one. An IPv6
+// route always has one (IP6_RT_PRIO_USER).
 func defaultMetric(dst netip.Prefix) uint32 {
 	if dst.Addr().Is4() {
 		return 0
@@ -203,8 +203,8 @@ func unexpectedRoute(r rtnl.RouteEntry) *Unexpected {
 	return unexpected(text, rtnl.DumpedRoute, r.Raw)
 }
 
-// addNeighbor leaves out the kernel's own: entries of multicast addresses, and
-// attempts to find out a MAC address, which have none and expire.
+// addNeighbor ignores the kernel's own entries: those of multicast addresses, and
+// attempts to resolve an address, which have no MAC address and expire.
 func (s *State) addNeighbor(n rtnl.NeighborEntry) {
 	if n.IP.IsMulticast() || resolving(&n) {
 		return
@@ -219,25 +219,24 @@ func (s *State) addNeighbor(n rtnl.NeighborEntry) {
 	s.Neighbors[n.IP] = neighbor
 }
 
-// resolving says that the kernel is finding out a MAC address, or gave up.
+// resolving reports whether the kernel tries to resolve an address, or gave up.
 func resolving(n *rtnl.NeighborEntry) bool {
 	return n.State&^(unix.NUD_INCOMPLETE|unix.NUD_FAILED|unix.NUD_NONE) == 0
 }
 
-// plainNeighbor says whether a neighbour or forwarding entry is of the kind that
-// Desired makes.
+// plainNeighbor reports whether Desired might have made a neighbour or FDB entry.
 func plainNeighbor(n *rtnl.NeighborEntry) bool { return n.State == unix.NUD_PERMANENT && n.More == "" }
 
-// addForward takes an entry of a unicast MAC address for one that is replaced:
-// it has just one host. Others can have several.
+// addForward has a place only for entries of unicast MAC addresses, which have
+// just one host, so that the kernel replaces it. Other entries can have several.
 func (s *State) addForward(n rtnl.NeighborEntry) {
 	if !unicast(&n) {
-		s.Unmanaged = append(s.Unmanaged, *unexpectedNeighbor("forwarding entry", n))
+		s.Unmanaged = append(s.Unmanaged, *unexpectedNeighbor("FDB entry", n))
 		return
 	}
 	forward := Forward{Host: n.IP}
 	if !plainNeighbor(&n) {
-		forward.Unexpected = unexpectedNeighbor("forwarding entry", n)
+		forward.Unexpected = unexpectedNeighbor("FDB entry", n)
 	}
 	s.Forwards[macOf(n.MAC)] = forward
 }

@@ -86,7 +86,7 @@ func entryDamages(m mode) []damage {
 	all := []damage{
 		{"the routes are deleted", onLink(tunnel, deleteRoutes)},
 		{"the neighbours are deleted", onLink(tunnel, deleteNeighbors(netlink.FAMILY_V4, netlink.FAMILY_V6))},
-		{"the forwarding entries are deleted", onLink(tunnel, deleteNeighbors(unix.AF_BRIDGE))},
+		{"the FDB entries are deleted", onLink(tunnel, deleteNeighbors(unix.AF_BRIDGE))},
 		{"all is flushed", onLink(tunnel, func(h *netlink.Handle, l netlink.Link) error {
 			return errors.Join(deleteRoutes(h, l), deleteAddresses(h, l),
 				deleteNeighbors(netlink.FAMILY_V4, netlink.FAMILY_V6, unix.AF_BRIDGE)(h, l))
@@ -97,14 +97,14 @@ func entryDamages(m mode) []damage {
 		{"a neighbour is added", onLink(tunnel, func(h *netlink.Handle, l netlink.Link) error {
 			return h.NeighAdd(&netlink.Neigh{LinkIndex: l.Attrs().Index, IP: net.IPv4(192, 0, 2, 1), HardwareAddr: strangeMAC(), State: netlink.NUD_PERMANENT})
 		})},
-		{"a forwarding entry is added", onLink(tunnel, func(h *netlink.Handle, l netlink.Link) error {
+		{"a FDB entry is added", onLink(tunnel, func(h *netlink.Handle, l netlink.Link) error {
 			return h.NeighAdd(&netlink.Neigh{
 				LinkIndex: l.Attrs().Index, Family: unix.AF_BRIDGE, Flags: netlink.NTF_SELF, IP: m.stranger(),
 				HardwareAddr: strangeMAC(), State: netlink.NUD_PERMANENT,
 			})
 		})},
 	}
-	kinds := map[int]string{unix.AF_BRIDGE: "forwarding entry"}
+	kinds := map[int]string{unix.AF_BRIDGE: "FDB entry"}
 	for family, name := range m.families() {
 		kinds[family] = name + " neighbour"
 	}

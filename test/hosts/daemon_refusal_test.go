@@ -160,7 +160,7 @@ func TestDaemonForeignDevice(t *testing.T) {
 		log  []string
 	}{
 		{"a tunnel of another network", &netlink.Vxlan{LinkAttrs: named(tunnel), VxlanId: 5, Port: 8472, Learning: true}, []string{
-			`vxlan device \"overlay0\" is not ours: it has not the alias \"overlay-cni\", and has VNI 5 instead of 1, port 8472 instead of 4789`,
+			`vxlan device \"overlay0\" is not ours: it does not have the alias \"overlay-cni\", and has VNI 5 instead of 1, port 8472 instead of 4789`,
 			"learning on instead of off", `remove it with \"ip link del overlay0\", or set vxlan.device to another name`,
 		}},
 		{"another kind with the tunnel's name", &netlink.Bridge{LinkAttrs: named(tunnel)}, []string{

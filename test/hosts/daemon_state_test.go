@@ -23,7 +23,7 @@ import (
 
 // state is everything on a host that a daemon could have a hand in, a line for
 // each object: links with their indexes, addresses, routes of all tables, the
-// tunnel's neighbours and forwarding entries, the firewall table, the switches
+// tunnel's neighbours and FDB entries, the firewall table, the switches
 // and the published file with the time of its writing. What traffic changes by
 // itself, such as the neighbours on other interfaces, is left out.
 func (f *fleet) state(h *lab.Host) []string {

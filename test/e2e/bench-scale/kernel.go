@@ -24,7 +24,7 @@ const (
 	forward              // of the FDB, by the host that it leads to
 )
 
-func (k kind) String() string { return [...]string{"route to", "neighbour", "forwarding entry to"}[k] }
+func (k kind) String() string { return [...]string{"route to", "neighbour", "FDB entry to"}[k] }
 
 // entry is one of the things that a peer needs, whoever made it: MAC addresses
 // and devices are the programs' own choice.

@@ -207,7 +207,7 @@ func (w *world) forgets(node string, gone cluster.Node) error {
 		}
 		for _, e := range entries {
 			if to, ok := netip.AddrFromSlice(e.IP); ok && slices.Contains(gone.Addresses, to.Unmap()) {
-				return fmt.Errorf("a forwarding entry leads there: %v", e)
+				return fmt.Errorf("a FDB entry leads there: %v", e)
 			}
 		}
 		return w.leadsTo(h, link, len(w.cluster.Nodes)-2)

@@ -34,7 +34,7 @@ func TestDesiredPeerEntries(t *testing.T) {
 			}
 			n := len(f.node(2).Subnets)
 			if len(s.Routes) != 2*n || len(s.Neighbors) != 2*n || len(s.Forwards) != 2 || len(s.Addresses) != n {
-				t.Errorf("%d routes, %d neighbours, %d forwarding entries, %d addresses",
+				t.Errorf("%d routes, %d neighbours, %d FDB entries, %d addresses",
 					len(s.Routes), len(s.Neighbors), len(s.Forwards), len(s.Addresses))
 			}
 		})
