@@ -237,6 +237,6 @@ e2e: packages-e2e e2e-tools e2e-image ## Our tests and Kubernetes' own on cluste
 
 .PHONY: e2e-vm
 # The packages are unpacked into bin/vm, and not installed.
-e2e-vm: build ## Three virtual machines with Debian's kernel, emulated. Downloads 120 MB of packages with apt-get.
+e2e-vm: build ## Two virtual machines with Debian's kernel, emulated. Downloads 120 MB of packages with apt-get.
 	CGO_ENABLED=0 $(HERE) go build -trimpath -ldflags '-s -w' -o $(BIN)/e2e-vm ./test/vm
 	$(BIN)/e2e-vm --bin $(BIN) --dir $(BIN)/vm

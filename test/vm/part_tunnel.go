@@ -32,40 +32,6 @@ func (s *suite) offload() error {
 	return nil
 }
 
-// direct is about packets that take the wire as they are, without the tunnel.
-func (s *suite) direct() error {
-	for _, way := range []struct{ name, flag, device string }{
-		{"direct routing: packets leave by eth0", "--direct-routing=true", "eth0"},
-		{"and back: by the tunnel", "--direct-routing=false", tunnel},
-	} {
-		s.check(way.name, func(ctx context.Context) (string, error) {
-			for _, n := range s.cluster.nodes[:2] {
-				if err := n.restartDaemon(ctx, way.flag); err != nil {
-					return "", err
-				}
-			}
-			for _, to := range s.b.addresses {
-				if err := s.cluster.nodes[0].routesBy(ctx, to, way.device); err != nil {
-					return "", err
-				}
-			}
-			return reach(ctx, s.a.place, s.b.place)
-		})
-	}
-	return nil
-}
-
-// routesBy waits until the way to an address leads by a device.
-func (n *node) routesBy(ctx context.Context, to netip.Addr, device string) error {
-	return eventually(ctx, func() error {
-		route, err := n.Run(ctx, "ip", "route", "get", to.String())
-		if err == nil && !strings.Contains(route, " dev "+device+" ") {
-			err = fmt.Errorf("on %s the way to %s is not by %s: %s", n.name, to, device, route)
-		}
-		return err
-	})
-}
-
 // overIPv6 moves the tunnel to the other family.
 func (s *suite) overIPv6() error {
 	nodes := s.cluster.nodes
