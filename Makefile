@@ -44,13 +44,15 @@ help:
 
 ##@ Build and test: Go, make and git are enough. Go modules are downloaded; what takes packages of Debian installs them.
 
-# Where the plugin starts, see cmd/overlay-cni/entry.go.
-ENTRY = $(if $(filter amd64 arm64,$(or $(GOARCH),$(shell go env GOARCH))), -E main.entry)
+# FAST_START=0 builds a plugin that starts as any Go program does, for a version of
+# Go that refuses the plugin's own entry: see cmd/overlay-cni/entry.go.
+FAST_START ?= 1
+FAST        = $(and $(filter 1,$(FAST_START)),$(filter amd64 arm64,$(or $(GOARCH),$(shell go env GOARCH))))
 
 .PHONY: build
-build: ## bin/overlay-cni and bin/overlayd, static (GOARCH=arm64 for another machine).
+build: ## bin/overlay-cni and bin/overlayd, static (GOARCH=arm64 for another machine, FAST_START=0 without assembly).
 	@mkdir -p $(BIN)
-	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)$(ENTRY)' -o $(BIN)/ ./cmd/overlay-cni
+	CGO_ENABLED=0 go build -trimpath $(if $(FAST),-tags faststart) -ldflags '-s -w -X main.version=$(VERSION)$(if $(FAST), -E main.entry)' -o $(BIN)/ ./cmd/overlay-cni
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN)/ ./cmd/overlayd
 
 # The server for the tests of the registry "etcd". The first build takes a minute,

@@ -1,3 +1,5 @@
+//go:build faststart
+
 #include "textflag.h"
 
 #define SYS_prctl 167

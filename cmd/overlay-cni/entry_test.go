@@ -21,7 +21,7 @@ import (
 func linked(t *testing.T) string {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), "overlay-cni")
-	build := exec.Command("go", "build", "-buildvcs=false", "-ldflags=-E main.entry", "-o", program, ".")
+	build := exec.Command("go", "build", "-buildvcs=false", "-tags=faststart", "-ldflags=-E main.entry", "-o", program, ".")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -30,7 +30,7 @@ func linked(t *testing.T) string {
 }
 
 // Arguments and environment arrive as they were sent, and the runtime has one
-// thread for Go code from its first line on, which is before any of ours.
+// thread for Go code before it runs any of the plugin's.
 func TestEntry(t *testing.T) {
 	program := linked(t)
 	many := make([]string, 3000)
@@ -61,9 +61,8 @@ func TestEntry(t *testing.T) {
 	}
 }
 
-// What was said before the runtime started is not left behind where it would
-// matter: files can be opened again. And the runtime's threads are born with what
-// was said of their timers.
+// The limit of open files doesn't outlast the runtime's start: main can open files.
+// The timer slack does: the runtime's threads inherit it.
 func TestEntryLimits(t *testing.T) {
 	program := linked(t)
 	for _, tt := range []struct {
@@ -72,7 +71,7 @@ func TestEntryLimits(t *testing.T) {
 		least, most int
 	}{
 		{"as usual", 64, 99, 64, 99},
-		// Which package syscall leaves alone, so that it shows what entry said.
+		// Package syscall raises nothing here, so the limit is the one that entry set.
 		{"nothing to raise it to", 4, 4, 3, 3},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

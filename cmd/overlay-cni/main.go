@@ -6,7 +6,6 @@ import (
 	"os"
 	"runtime"
 
-	_ "github.com/overlay-cni/overlay-cni/internal/stack"
 	"github.com/overlay-cni/overlay-cni/pkg/plugin"
 )
 
@@ -14,9 +13,9 @@ import (
 var version = "devel"
 
 func main() {
-	// One thing is done after the other: a second thread to run Go code on costs
-	// more than it gives, most of all where many pods start at once. This does
-	// nothing where entry did it already.
+	// The plugin does one thing after the other: a second thread for Go code costs
+	// more than it gives, most of all when many pods start at once. With the fast
+	// start (entry.go) the setting is made already.
 	runtime.GOMAXPROCS(1)
 	os.Exit(plugin.Plugin{
 		Getenv: os.Getenv, In: os.Stdin, Out: os.Stdout, Err: os.Stderr,

@@ -1,12 +1,13 @@
-// Package stack has the main goroutine's stack grow, at once and early, to what
-// an ADD needs; it is imported for that alone. Later there is more on the stack:
-// the runtime walks up all callers to copy them, with tables that are not in
-// memory yet. And each smaller size that it would get meanwhile costs a pool of
-// its own, of eight pages.
+// Package stack makes the main goroutine's stack as large as an ADD needs, once and
+// early. Programs import it for this effect alone.
 //
-// It imports nothing, so that it is initialised among the first: packages are,
-// in the order of their import paths, as soon as what they import is (The Go
-// Programming Language Specification, Program initialization).
+// A stack that grows later costs more: the runtime copies the frames of all callers,
+// with tables that are not in memory yet, and each smaller size on the way takes a
+// pool of eight pages.
+//
+// The package imports nothing, so Go initialises it among the first: packages are
+// initialised in the order of their import paths, as soon as their own imports are
+// (The Go Programming Language Specification, Program initialization).
 package stack
 
 var _ = grow(0)

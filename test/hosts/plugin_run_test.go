@@ -32,6 +32,7 @@ type pluginHost struct {
 	host    *lab.Host
 	subnets []netip.Prefix
 	conf    map[string]any
+	program string // empty: the one that make build would make
 }
 
 // newPlugin makes a host and a configuration with one range for each subnet.
@@ -85,7 +86,7 @@ type invocation struct {
 // command is the plugin's process, not started yet.
 func (p *pluginHost) command(t *testing.T, r invocation) *exec.Cmd {
 	t.Helper()
-	cmd := exec.CommandContext(withPatience(t), filepath.Join(programs, "overlay-cni"))
+	cmd := exec.CommandContext(withPatience(t), or(p.program, filepath.Join(programs, "overlay-cni")))
 	cmd.Env = []string{"CNI_COMMAND=" + r.command, "CNI_CONTAINERID=" + or(r.id, "pod"), "CNI_NETNS=" + r.netns,
 		"CNI_IFNAME=" + or(r.ifName, "eth0"), "CNI_ARGS=" + r.args, "CNI_PATH=" + programs}
 	if r.stdin == nil {
