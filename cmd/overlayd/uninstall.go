@@ -16,7 +16,7 @@ import (
 )
 
 func uninstallCommand() *cobra.Command {
-	var host uninstall.Host
+	var host uninstall.Options
 	var binDir string
 	var stay bool
 	var member membership
@@ -62,7 +62,7 @@ etcd is, by the daemon's own configuration or flags.`,
 	return cmd
 }
 
-func addHostFlags(f *pflag.FlagSet, host *uninstall.Host) {
+func addHostFlags(f *pflag.FlagSet, host *uninstall.Options) {
 	f.StringVar(&host.Config.Dir, "conf-dir", cnifiles.DefaultConfDir, "directory of the network configuration: the daemon's cni.confDir")
 	f.StringVar(&host.Config.Name, "conf-name", cnifiles.DefaultConfName, "file name of the network configuration: the daemon's cni.confName")
 	f.StringVar(&host.RunDir, "run-dir", nodestate.DefaultDir, "the daemon's runDir")
@@ -72,7 +72,7 @@ func addHostFlags(f *pflag.FlagSet, host *uninstall.Host) {
 
 // configure takes from the daemon's configuration what no flag says. An empty
 // one says nothing.
-func configure(host *uninstall.Host, f *pflag.FlagSet, c config.Config) {
+func configure(host *uninstall.Options, f *pflag.FlagSet, c config.Config) {
 	fill := func(flag string, to *string, configured string) {
 		if configured != "" && !f.Changed(flag) {
 			*to = configured
@@ -116,7 +116,7 @@ func (m *membership) load() (config.Config, error) {
 
 // clean tells of each thing that it removes. The registry is last: a host that is
 // not clean yet may have pods, whose subnets nobody else may get.
-func clean(cmd *cobra.Command, host uninstall.Host, c config.Config) error {
+func clean(cmd *cobra.Command, host uninstall.Options, c config.Config) error {
 	out := cmd.OutOrStdout()
 	if err := host.Clean(func(what string) { fmt.Fprintln(out, "removed", what) }); err != nil {
 		return err

@@ -112,7 +112,7 @@ func TestKeepMendsTheFile(t *testing.T) {
 				write(t, c.path(), tt.before, 0o600)
 			}
 			before, _ := os.Stat(c.path())
-			changes, err := c.Keep()
+			changes, err := c.Sync()
 			if text := strings.Join(changes, "; "); err != nil || (text != "") != (tt.change != "") || !strings.HasSuffix(text, tt.change) {
 				t.Errorf("changes %q, %v", text, err)
 			}
@@ -129,7 +129,7 @@ func TestKeepMendsTheFile(t *testing.T) {
 			if !tt.stays && now.Mode() != confMode {
 				t.Errorf("mode %o", now.Mode())
 			}
-			if again, err := c.Keep(); len(again) > 0 || err != nil {
+			if again, err := c.Sync(); len(again) > 0 || err != nil {
 				t.Errorf("a second time: %q, %v", again, err)
 			}
 		})
@@ -138,7 +138,7 @@ func TestKeepMendsTheFile(t *testing.T) {
 
 func TestKeepMakesTheDirectory(t *testing.T) {
 	c := ours(filepath.Join(t.TempDir(), "etc", "cni", "net.d"))
-	if _, err := c.Keep(); err != nil {
+	if _, err := c.Sync(); err != nil {
 		t.Fatal(err)
 	}
 	if got := files(t, c.Dir); !slices.Equal(got, []string{DefaultConfName}) {
@@ -159,7 +159,7 @@ func TestAKilledWriterIsMended(t *testing.T) {
 			t.Errorf("runtimes read %s", f.next())
 		}
 	}
-	if _, err := c.Keep(); err != nil {
+	if _, err := c.Sync(); err != nil {
 		t.Error(err)
 	}
 	if _, err := p.Install(from); err != nil {
@@ -173,7 +173,7 @@ func TestAKilledWriterIsMended(t *testing.T) {
 // Nobody who reads while it is written ever sees less than a whole file.
 func TestReadersSeeWholeFiles(t *testing.T) {
 	c := ours(t.TempDir())
-	_, err := c.Keep()
+	_, err := c.Sync()
 	must(t, err)
 	other := c
 	other.Content = append(bytes.Repeat([]byte(" "), 1<<20), c.Content...)
@@ -181,7 +181,7 @@ func TestReadersSeeWholeFiles(t *testing.T) {
 	go func() {
 		defer close(done)
 		for i := range 100 {
-			if _, err := []Config{c, other}[i%2].Keep(); err != nil {
+			if _, err := []Config{c, other}[i%2].Sync(); err != nil {
 				done <- err
 				return
 			}
@@ -225,7 +225,7 @@ func TestKeepReportsWhatSortsBefore(t *testing.T) {
 			} else {
 				write(t, path, tt.text, 0o644)
 			}
-			changes, err := c.Keep()
+			changes, err := c.Sync()
 			if len(changes) != 1 {
 				t.Errorf("ours was not written: %q", changes)
 			}
@@ -245,7 +245,7 @@ func TestReadOnlyDirectories(t *testing.T) {
 	from := filepath.Join(t.TempDir(), "new")
 	write(t, from, "a program", 0o755)
 	readOnly(t, dir)
-	_, confErr := ours(dir).Keep()
+	_, confErr := ours(dir).Sync()
 	_, programErr := Program{filepath.Join(dir, plugin)}.Install(from)
 	for _, err := range []error{confErr, programErr} {
 		if !errors.Is(err, unix.EROFS) || !strings.Contains(err.Error(), "write "+dir) || !strings.HasSuffix(err.Error(), ": mount the directory writable") {
@@ -259,12 +259,12 @@ func TestReadOnlyDirectoriesThatAreRight(t *testing.T) {
 	dir := t.TempDir()
 	from, p := filepath.Join(t.TempDir(), "new"), Program{filepath.Join(dir, plugin)}
 	write(t, from, "a program", 0o755)
-	_, err := ours(dir).Keep()
+	_, err := ours(dir).Sync()
 	must(t, err)
 	_, err = p.Install(from)
 	must(t, err)
 	readOnly(t, dir)
-	if changes, err := ours(dir).Keep(); len(changes) > 0 || err != nil {
+	if changes, err := ours(dir).Sync(); len(changes) > 0 || err != nil {
 		t.Errorf("the configuration: %q, %v", changes, err)
 	}
 	if changed, err := p.Install(from); changed || err != nil {

@@ -67,10 +67,13 @@ func CheckName(name string) error {
 // ErrShadowed says that the runtime takes another network configuration.
 var ErrShadowed = errors.New("the container runtime takes the first network configuration, which is not ours")
 
-// Keep makes the file what it should be, and returns what it changed, which is
-// nothing where all is right. The error is ErrShadowed if the file is right,
-// and of no use.
-func (c Config) Keep() ([]string, error) {
+// Sync makes the file what it should be, and returns what it changed. Without a
+// directory it does nothing. The error is ErrShadowed if the file is right, but
+// the runtime takes another one.
+func (c Config) Sync() ([]string, error) {
+	if c.Dir == "" {
+		return nil, nil
+	}
 	var changes []string
 	why, err := c.unlike()
 	if err != nil {

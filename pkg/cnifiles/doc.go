@@ -5,7 +5,7 @@
 // ever put in place by a rename within its directory. The name that it has
 // before that begins with a dot and ends in .next, which no runtime reads.
 //
-// The configuration is desired state: Config.Keep reads it each time and mends
+// The configuration is desired state: Config.Sync reads it each time and mends
 // it. It is never taken away but by Remove: kubelet gives a node no pods while
 // there is none, so a daemon that ends leaves it where it is.
 package cnifiles

@@ -1,136 +1,145 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
-	"github.com/overlay-cni/overlay-cni/internal/sysctl"
-	"github.com/overlay-cni/overlay-cni/pkg/cnifiles"
 	"github.com/overlay-cni/overlay-cni/pkg/config"
 	"github.com/overlay-cni/overlay-cni/pkg/health"
+	"github.com/overlay-cni/overlay-cni/pkg/host"
 	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
 	"github.com/overlay-cni/overlay-cni/pkg/registry"
 	"github.com/overlay-cni/overlay-cni/pkg/underlay"
-	"github.com/overlay-cni/overlay-cni/pkg/vxlan"
 )
 
-// syncNetwork does one round: look, compute, and have every part make it so.
+// syncNetwork does one round for the network: it reads the inputs, computes the
+// desired state and has every part make it so.
 func (d *daemon) syncNetwork(context.Context) error {
-	// The nodes come first: the settings are known as soon as they are.
+	d.forceResync()
+	// The nodes come first: a registry knows its settings as soon as its nodes.
 	nodes, refused := d.registry.Nodes()
+	d.shareSettings()
+	c, stale := d.settings.Get()
+	unannounced := d.announce(c)
+	if errors.Is(refused, registry.ErrNotReady) {
+		d.status.Set(host.RoundNetwork, health.Status{
+			Down: errors.Join(unannounced, refused), Degraded: refusedConfig(stale), Parts: d.network.Numbers(),
+		})
+		d.sayWaiting(errors.Join(unannounced, refused, refusedConfig(stale)))
+		return nil
+	}
+	s := d.syncParts(c, nodes)
+	s.Degraded = errors.Join(s.Degraded, wrap("the registry", refused), refusedConfig(stale))
+	s.Parts = d.network.Numbers()
+	d.status.Set(host.RoundNetwork, s)
+	if r, ok := d.registry.(registry.Reporter); ok {
+		r.ReportNetwork(s.Down)
+	}
+	return errors.Join(s.Down, s.Degraded)
+}
+
+// forceResync makes a round read everything, once in each resync interval. The
+// other rounds rely on notifications.
+func (d *daemon) forceResync() {
+	if now := time.Now(); now.Sub(d.resynced) >= d.resync {
+		d.resynced = now
+		d.network.ForceResync()
+		d.underlay.Forget()
+	}
+}
+
+func (d *daemon) shareSettings() {
 	if r, ok := d.registry.(registry.Sharer); ok {
 		d.settings.Share(config.Shared{Name: "the settings in the registry", YAML: r.Settings()})
 	}
-	c, stale := d.settings.Get()
-	unannounced := d.announce(c)
-	found := health.Finding{}
-	if nodes == nil && refused != nil {
-		found.Down = errors.Join(unannounced, refused)
-	} else {
-		d.waits = ""
-		found = d.syncWith(c, nodes)
-		found.Degraded = errors.Join(found.Degraded, wrap("the registry", refused))
-	}
-	found.Degraded = errors.Join(found.Degraded,
-		wrap("the configuration stays as it was, because the new one is refused", stale))
-	d.board.Set(partNetwork, found)
-	if errors.Is(refused, registry.ErrNotReady) {
-		return d.await(errors.Join(found.Down, found.Degraded))
-	}
-	if r, ok := d.registry.(registry.Reporter); ok {
-		r.ReportNetwork(found.Down)
-	}
-	return errors.Join(found.Down, found.Degraded)
 }
 
-// await is for the time before the registry's first answer. That is no failure,
-// which would be tried again ever more slowly: the registry tells when it has
-// answered. Nor is it known whether the network is up: it may well be, from the
-// time before a restart.
-func (d *daemon) await(why error) error {
-	if why.Error() != d.waits {
-		d.waits = why.Error()
+func refusedConfig(err error) error {
+	return wrap("the configuration stays as it was, because the new one is refused", err)
+}
+
+// sayWaiting is for the time before the registry's first answer. That is no
+// failure, which would be tried again ever more slowly: the registry triggers a
+// round when it has answered. Nor does anybody know whether the network is up: it
+// may well be, from the time before a restart.
+func (d *daemon) sayWaiting(why error) {
+	if d.said.changed("registry", why.Error()) {
 		d.log.Info("waits for the registry; what was published before goes on", "err", why)
 	}
-	return nil
 }
 
-// announce tells a registry in which hosts enter themselves where this one is.
+// announce tells a registry in which hosts enter themselves how others reach this
+// host. It leaves the registry's own addresses of this host out of account, which
+// came from an earlier announcement.
 func (d *daemon) announce(c config.Config) error {
 	r, ok := d.registry.(registry.Announcer)
 	if !ok {
 		return nil
 	}
-	carrier, err := underlay.Find(d.links, underlay.Spec{Want: c.Underlay, Family: c.UnderlayFamily, Ours: []string{c.Bridge, c.VXLAN.Device}})
+	u, err := d.underlay.Find(underlaySpec(c))
 	if err != nil {
 		return err
 	}
-	r.SetAddresses(carrier.Addresses)
+	r.SetAddresses(u.Addresses)
 	return nil
 }
 
-// syncWith tells apart what keeps this host's pods from others, and what is
-// about single other hosts.
-func (d *daemon) syncWith(c config.Config, nodes []registry.Node) health.Finding {
-	down := func(err error) health.Finding { return health.Finding{Down: err} }
-	own, err := ownNode(d.node, nodes)
+func underlaySpec(c config.Config) underlay.Spec {
+	return underlay.Spec{Want: c.Underlay, Family: c.UnderlayFamily, Ours: []string{c.Bridge, c.VXLAN.Device}}
+}
+
+// syncParts has every part make the host as the nodes and the configuration say.
+func (d *daemon) syncParts(c config.Config, nodes []registry.Node) health.Status {
+	in, err := d.input(c, nodes)
 	if err != nil {
-		// Nor may new pods have addresses of a subnet that this host had: it may
-		// come back with another one, and the old one be somebody else's by then.
-		return down(errors.Join(err, nodestate.Withdraw(d.runDir)))
+		return health.Status{Down: err}
 	}
-	carrier, err := underlay.Find(d.links, underlay.Spec{
-		Want: c.Underlay, Family: c.UnderlayFamily, NodeAddrs: own.Addresses, Ours: []string{c.Bridge, c.VXLAN.Device},
-		OnLink: c.DirectRouting,
-	})
+	want, peers := d.computed.desired(in)
+	if refusal := (*host.Refusal)(nil); errors.As(peers, &refusal) {
+		return health.Status{Down: peers}
+	}
+	if d.said.changed("single-stack", want.Note) {
+		d.log.Info("some nodes have single-stack pods", "nodes", cmp.Or(want.Note, "none"))
+	}
+	down, degraded := d.network.Sync(want)
+	s := health.Status{Down: down, Degraded: errors.Join(peers, degraded)}
+	if want.Note != "" {
+		s.Note = "some nodes have single-stack pods: " + want.Note
+	}
+	return s
+}
+
+// input reads what the desired state follows from. It returns an error if this
+// host can't be in the network.
+func (d *daemon) input(c config.Config, nodes []registry.Node) (host.Input, error) {
+	own, err := host.OwnNode(d.node, nodes)
 	if err != nil {
-		return down(err)
+		// New pods must not get addresses of a subnet that this host had: the host may
+		// come back with another subnet, and the old one may have another owner by then.
+		return host.Input{}, errors.Join(err, nodestate.Withdraw(d.runDir))
 	}
-	d.tell(carrier, own)
+	spec := underlaySpec(c)
+	spec.NodeAddrs, spec.OnLink = own.Addresses, c.DirectRouting
+	u, err := d.underlay.Find(spec)
+	if err != nil {
+		return host.Input{}, err
+	}
+	d.sayUnderlay(u, own)
 	published, _ := nodestate.Last(d.runDir) // there may be none yet
 	if err := d.movedBridge(c, published); err != nil {
-		return down(err)
+		return host.Input{}, err
 	}
-	want, peers := d.wishes.desire(input{
-		config: c, nodes: nodes, own: own, underlay: carrier,
-		// An earlier run of this host had the VXLAN device of that name: then
-		// the name is ours, whatever became of it.
-		claimed: published.Device == c.VXLAN.Device,
-	})
-	if want.publish.Node == "" {
-		return down(peers)
-	}
-	found := d.apply(want)
-	note, apart := d.wishes.families.of(own, nodes)
-	found.Degraded = errors.Join(peers, apart, leftOut(own, carrier), found.Degraded)
-	found.Note = note
-	d.tellFamilies(found.Note)
-	return found
+	return host.Input{Config: c, Own: own, Nodes: nodes, Underlay: u, Claimed: published.Device == c.VXLAN.Device}, nil
 }
 
-// leftOut says why others leave this host out: they send to an address of the
-// family that carries the tunnel. Another address of that family may be right,
-// for the network may translate it.
-func leftOut(own registry.Node, u underlay.Underlay) error {
-	if slices.ContainsFunc(own.Addresses, func(a netip.Addr) bool { return a.Is4() == u.Address.Is4() }) {
-		return nil
-	}
-	return fmt.Errorf("node %q has the addresses %v in the registry, but the tunnel runs from %s on %s, so that other hosts leave this one out: add an address of that family, or set underlayFamily to the other, on all hosts",
-		own.Name, own.Addresses, u.Address, u.Name)
-}
-
-// tell logs which underlay was chosen, when that changes.
-func (d *daemon) tell(u underlay.Underlay, own registry.Node) {
-	chosen := fmt.Sprintf("%s %s", u.Name, u.Address)
-	if chosen == d.chosen {
+func (d *daemon) sayUnderlay(u underlay.Underlay, own registry.Node) {
+	if !d.said.changed("underlay", u.Name+" "+u.Address.String()) {
 		return
 	}
-	d.chosen = chosen
 	d.log.Info("the tunnel runs over", "interface", u.Name, "address", u.Address, "mtu", u.MTU)
 	if !slices.Contains(own.Addresses, u.Address) {
 		d.log.Warn("other hosts send to another address than the tunnel's own: is the registry right?",
@@ -139,87 +148,30 @@ func (d *daemon) tell(u underlay.Underlay, own registry.Node) {
 }
 
 // movedBridge refuses a new name for the bridge while pods are on the old one:
-// both would have the same subnet, and the pods of one of them no way out.
+// both bridges would have the same subnet, and the pods of one of them no route.
 func (d *daemon) movedBridge(c config.Config, published nodestate.State) error {
-	if published.Bridge == "" || published.Bridge == c.Bridge {
+	if published.Bridge == "" || published.Bridge == c.Bridge || !d.linkExists(published.Bridge) {
 		return nil
-	}
-	if _, err := d.links.Link(published.Bridge); err != nil {
-		return nil // it is gone
 	}
 	return fmt.Errorf("bridge is %q now and was %q, which has this host's pods: delete them and then it (ip link del %s), or set bridge back",
 		c.Bridge, published.Bridge, published.Bridge)
 }
 
-// apply has every part make its state so. One that fails doesn't stop the
-// others, but pods are only let in when all of this host's parts are there.
-//
-// The bridge comes before the tunnel: where this host gave its subnet to
-// another one, the kernel refuses the route to it as long as the bridge still
-// has the addresses.
-func (d *daemon) apply(want desired) health.Finding {
-	d.doubt()
-	bridged := d.note("the bridge")(d.bridge.Sync(want.bridge))
-	tunnel := d.note("the tunnel")(d.vxlan.Sync(want.vxlan))
-	var peers error
-	if errors.Is(tunnel, vxlan.ErrPeers) {
-		peers, tunnel = tunnel, nil // no reason to keep this host's pods out
-	}
-	devices := errors.Join(bridged, tunnel)
-	var wanted []sysctl.Parameter
-	if devices == nil { // else a name may be that of somebody else's device
-		wanted = append(switches(want.routers), deaf(want.vxlan.Device.Name)...)
-	}
-	err := errors.Join(devices,
-		d.note("switches")(sysctl.Sync(wanted)),
-		d.syncRules(want.rules))
-	if err == nil {
-		err = d.publish(want.publish)
-	}
-	var shadowed error
-	if err == nil {
-		err = d.admit(want.runtime)
-	}
-	if errors.Is(err, cnifiles.ErrShadowed) {
-		shadowed, err = err, nil // this host's network is in order
-	}
-	return health.Finding{Down: err, Degraded: errors.Join(peers, shadowed)}
+// computed is the desired state that was computed last, and its input: most rounds
+// have the same input as the one before.
+type computed struct {
+	valid bool
+	in    host.Input
+	want  host.Desired
+	err   error
 }
 
-// doubt has everything read, once in a resync, that is otherwise believed to be
-// as it was as long as the kernel tells of no change.
-func (d *daemon) doubt() {
-	if now := time.Now(); now.Sub(d.read) >= d.resync {
-		d.vxlan.ForceResync()
-		d.iptables.ForceResync()
-		d.read = now
+func (c *computed) desired(in host.Input) (host.Desired, error) {
+	if !c.valid || !c.in.Equal(in) {
+		c.want, c.err = host.Compute(in)
 	}
-}
-
-// admit lets pods in: without the file, kubelet gives the host none.
-func (d *daemon) admit(c cnifiles.Config) error {
-	if c.Dir == "" {
-		return nil
-	}
-	return d.note("the network configuration")(c.Keep())
-}
-
-func (d *daemon) publish(s nodestate.State) error {
-	published, err := nodestate.Write(d.runDir, s)
-	if published {
-		d.log.Info("published this node for the plugin", "subnets", s.Subnets, "mtu", s.MTU)
-	}
-	return wrap("publish for the plugin", err)
-}
-
-// note logs what a part changed and says of which part an error is.
-func (d *daemon) note(part string) func([]string, error) error {
-	return func(changes []string, err error) error {
-		if len(changes) > 0 {
-			d.log.Info("changed "+part, "changes", strings.Join(changes, ", "))
-		}
-		return wrap(part, err)
-	}
+	c.in, c.valid = in, true // the newer nodes, so that the older ones are not kept
+	return c.want, c.err
 }
 
 func wrap(what string, err error) error {

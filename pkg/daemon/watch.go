@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"log/slog"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -14,67 +13,76 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/vxlan"
 )
 
-// forward makes every change of the registry a trigger.
-func forward(ctx context.Context, changed <-chan struct{}, loop *reconcile.Loop) {
+// triggers returns what asks for rounds: each runs until ctx ends.
+func (d *daemon) triggers(network, pods *reconcile.Loop) []func(ctx context.Context) {
+	changed := func(c monitor.Change) {
+		if c&monitor.Network != 0 {
+			network.Trigger()
+		}
+		if c&monitor.Pods != 0 {
+			pods.Trigger()
+		}
+	}
+	tasks := []func(context.Context){
+		func(ctx context.Context) { forward(ctx, d.registry.Changed(), network.Trigger) },
+		func(ctx context.Context) { forward(ctx, d.settings.Changed(), network.Trigger) },
+		d.keepWatching(func(ctx context.Context) error {
+			return monitor.Watch(ctx, vxlan.OwnProtocol, func(c monitor.Change) {
+				if c&monitor.Network != 0 {
+					d.underlay.Forget()
+				}
+				changed(c)
+			})
+		}),
+		d.keepWatching(func(ctx context.Context) error { return monitor.WatchRules(ctx, watchedTables(), changed) }),
+	}
+	for _, watch := range d.network.Watches() {
+		tasks = append(tasks, d.keepWatching(func(ctx context.Context) error { return watch(ctx, network.Trigger) }))
+	}
+	return tasks
+}
+
+// forward makes every change of the registry or the configuration a trigger.
+func forward(ctx context.Context, changed <-chan struct{}, trigger func()) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-changed:
-			loop.Trigger()
+			trigger()
 		}
 	}
 }
 
-// watch makes every change in the kernel a trigger.
-type watch struct {
-	log     *slog.Logger
-	resync  time.Duration
-	network *reconcile.Loop
-	pods    *reconcile.Loop
-}
-
-func (w watch) changed(c monitor.Change) {
-	if c&monitor.Network != 0 {
-		w.network.Trigger()
-	}
-	if c&monitor.Pods != 0 {
-		w.pods.Trigger()
-	}
-}
-
-func (w watch) routes(ctx context.Context) {
-	w.keep(ctx, func() error { return monitor.Watch(ctx, vxlan.OwnProtocol, w.changed) })
-}
-
-func (w watch) rules(ctx context.Context) {
-	tables := map[monitor.Table]monitor.Change{
+// watchedTables are the tables of nftables that concern a round.
+func watchedTables() map[monitor.Table]monitor.Change {
+	return map[monitor.Table]monitor.Change{
 		{Family: unix.NFPROTO_INET, Name: firewall.TableName}: monitor.Network,
 		{Family: unix.NFPROTO_INET, Name: hostport.TableName}: monitor.Pods,
-		// Where iptables keeps what it filters.
+		// iptables-nft keeps its table "filter" here.
 		{Family: unix.NFPROTO_IPV4, Name: "filter"}: monitor.Network,
 		{Family: unix.NFPROTO_IPV6, Name: "filter"}: monitor.Network,
 	}
-	w.keep(ctx, func() error { return monitor.WatchRules(ctx, tables, w.changed) })
 }
 
-// keep watches until ctx ends. If notifications can't be had, the resync has to
-// do.
-func (w watch) keep(ctx context.Context, follow func() error) {
+// keepWatching starts a watch again after it failed. Without notifications,
+// changes are noticed by the next resync.
+func (d *daemon) keepWatching(watch func(context.Context) error) func(context.Context) {
 	const again = 10 * time.Second
-	told := ""
-	for ctx.Err() == nil {
-		err := follow()
-		if err == nil {
-			return
-		}
-		if err.Error() != told {
-			told = err.Error()
-			w.log.Error("changes in the kernel are noticed late", "err", err, "resync", w.resync)
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(again):
+	return func(ctx context.Context) {
+		said := said{}
+		for ctx.Err() == nil {
+			err := watch(ctx)
+			if err == nil {
+				return
+			}
+			if said.changed("watch", err.Error()) {
+				d.log.Error("changes in the kernel are noticed late", "err", err, "resync", d.resync)
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(again):
+			}
 		}
 	}
 }

@@ -13,25 +13,25 @@ func TestReady(t *testing.T) {
 	failure := errors.New("no underlay")
 	peer := errors.New("peer \"b\" is left out")
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	b := NewBoard("network", "pods")
+	b := NewTracker("network", "pods")
 	b.now = func() time.Time { return now }
 	for _, step := range []struct {
 		name    string
-		network Finding
+		network Status
 		ready   bool
 		want    string
 	}{
-		{"down", Finding{Down: failure}, false, "network: down since 2026-01-02T03:04:06Z: no underlay\npods: ok\n"},
-		{"still down", Finding{Down: failure}, false, "network: down since 2026-01-02T03:04:06Z: no underlay\npods: ok\n"},
-		{"degraded", Finding{Degraded: peer}, true, "network: degraded since 2026-01-02T03:04:08Z: peer \"b\" is left out\npods: ok\n"},
-		{"both", Finding{Down: failure, Degraded: peer}, false,
+		{"down", Status{Down: failure}, false, "network: down since 2026-01-02T03:04:06Z: no underlay\npods: ok\n"},
+		{"still down", Status{Down: failure}, false, "network: down since 2026-01-02T03:04:06Z: no underlay\npods: ok\n"},
+		{"degraded", Status{Degraded: peer}, true, "network: degraded since 2026-01-02T03:04:08Z: peer \"b\" is left out\npods: ok\n"},
+		{"both", Status{Down: failure, Degraded: peer}, false,
 			"network: down since 2026-01-02T03:04:09Z: no underlay\nnetwork: degraded since 2026-01-02T03:04:09Z: peer \"b\" is left out\npods: ok\n"},
-		{"well", Finding{}, true, "network: ok\npods: ok\n"},
-		{"well, with a note", Finding{Note: "b has IPv4 alone"}, true, "network: ok\nnetwork: note: b has IPv4 alone\npods: ok\n"},
+		{"well", Status{}, true, "network: ok\npods: ok\n"},
+		{"well, with a note", Status{Note: "b has IPv4 alone"}, true, "network: ok\nnetwork: note: b has IPv4 alone\npods: ok\n"},
 	} {
 		now = now.Add(time.Second)
 		b.Set("network", step.network)
-		b.Set("pods", Finding{})
+		b.Set("pods", Status{})
 		if ready, text := b.Ready(); ready != step.ready || text != step.want {
 			t.Errorf("%s: got %v\n%swant %v\n%s", step.name, ready, text, step.ready, step.want)
 		}
@@ -39,8 +39,8 @@ func TestReady(t *testing.T) {
 }
 
 func TestNothingIsReadyBeforeTheFirstRound(t *testing.T) {
-	b := NewBoard("network", "pods")
-	b.Set("pods", Finding{})
+	b := NewTracker("network", "pods")
+	b.Set("pods", Status{})
 	if ready, text := b.Ready(); ready {
 		t.Errorf("ready: %s", text)
 	}
@@ -51,7 +51,7 @@ func TestServe(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := NewBoard("network")
+	b := NewTracker("network")
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- Serve(ctx, l, b.Handler()) }()
@@ -70,7 +70,7 @@ func TestServe(t *testing.T) {
 	if got := []int{get("/healthz"), get("/readyz"), get("/none")}; got[0] != 200 || got[1] != 503 || got[2] != 404 {
 		t.Errorf("got %v before the first round", got)
 	}
-	b.Set("network", Finding{})
+	b.Set("network", Status{})
 	if got := get("/readyz"); got != 200 {
 		t.Errorf("got %v when all is well", got)
 	}

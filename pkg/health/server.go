@@ -10,15 +10,15 @@ import (
 	"time"
 )
 
-// Handler answers /healthz, which is whether the program runs at all, and
-// /readyz, which is 200 where no part is down and else 503; both in words.
-func (b *Board) Handler() http.Handler {
+// Handler answers /healthz with 200 while the program runs, and /readyz with 200
+// if no round is down, else with 503. The text of /readyz says what is wrong.
+func (t *Tracker) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.WriteString(w, "ok\n")
 	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		ready, text := b.Ready()
+		ready, text := t.Ready()
 		if !ready {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
@@ -27,7 +27,8 @@ func (b *Board) Handler() http.Handler {
 	return mux
 }
 
-// Listen opens the address, so that one that is taken is told of at the start.
+// Listen opens the address HOST:PORT. The daemon listens before its first round, so
+// that an address that is taken stops it at the start.
 func Listen(address string) (net.Listener, error) {
 	l, err := net.Listen("tcp", address)
 	if err != nil {

@@ -20,8 +20,9 @@ const (
 
 // Config describes a loop.
 type Config struct {
-	// What is reconciled, for the log.
-	What string
+	// Name is the loop's name in the log.
+	Name string
+	// Sync makes the world as it should be.
 	Sync func(context.Context) error
 	// Resync is the longest time between two runs.
 	Resync time.Duration
@@ -53,7 +54,7 @@ func (l *Loop) Trigger() {
 
 // Run calls Sync at once, and then as asked for until ctx ends.
 func (l *Loop) Run(ctx context.Context) {
-	failures := schedule{what: l.What}
+	failures := schedule{name: l.Name}
 	for ctx.Err() == nil {
 		started := time.Now()
 		err := l.Sync(ctx)
@@ -62,7 +63,7 @@ func (l *Loop) Run(ctx context.Context) {
 		}
 		failures.note(err, started, l.Log)
 		if err == nil {
-			l.Log.Debug("reconciled "+l.What, "took", time.Since(started))
+			l.Log.Debug("reconciled "+l.Name, "took", time.Since(started))
 			l.wait(ctx, l.Resync, l.Pause)
 		} else {
 			l.wait(ctx, failures.delay, min(failures.delay, max(eagerRetry, l.Pause)))
@@ -107,7 +108,7 @@ func pass(ctx context.Context, d time.Duration) bool {
 
 // schedule decides when a failure is tried again and when it is logged.
 type schedule struct {
-	what   string
+	name   string
 	delay  time.Duration // 0: the last run succeeded
 	text   string        // of the error that was logged last
 	logged time.Time
@@ -116,9 +117,9 @@ type schedule struct {
 func (s *schedule) note(err error, now time.Time, log *slog.Logger) {
 	if err == nil {
 		if s.delay > 0 {
-			log.Info("all is well again", "with", s.what)
+			log.Info("all is well again", "with", s.name)
 		}
-		*s = schedule{what: s.what}
+		*s = schedule{name: s.name}
 		return
 	}
 	s.delay = min(max(2*s.delay, firstRetry), lastRetry)
@@ -126,5 +127,5 @@ func (s *schedule) note(err error, now time.Time, log *slog.Logger) {
 		return
 	}
 	s.text, s.logged = err.Error(), now
-	log.Error("reconciling "+s.what+" failed and is tried again", "err", err, "next", s.delay)
+	log.Error("reconciling "+s.name+" failed and is tried again", "err", err, "next", s.delay)
 }

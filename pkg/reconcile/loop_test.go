@@ -44,7 +44,7 @@ func on(t *testing.T, test func(b *bench), with ...func(*Config)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		b := &bench{t: t, start: time.Now()}
-		c := Config{What: "all", Sync: b.sync, Resync: resync, Pause: gap, Log: slog.New(slog.NewTextHandler(b, nil))}
+		c := Config{Name: "all", Sync: b.sync, Resync: resync, Pause: gap, Log: slog.New(slog.NewTextHandler(b, nil))}
 		for _, set := range with {
 			set(&c)
 		}

@@ -7,12 +7,46 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/overlay-cni/overlay-cni/internal/family"
 	"github.com/overlay-cni/overlay-cni/internal/rtnl"
 )
+
+// Finder finds the underlay. It reads the kernel once for each Spec, and again
+// only after Forget. Find is for one goroutine at a time, Forget for any.
+type Finder struct {
+	conn    *rtnl.Conn
+	changes atomic.Uint64 // how often the kernel's state may have changed
+	found   map[string]Underlay
+	read    uint64 // changes when found was read
+}
+
+// NewFinder returns a finder for the network namespace of conn.
+func NewFinder(conn *rtnl.Conn) *Finder { return &Finder{conn: conn, found: map[string]Underlay{}} }
+
+// Forget makes Find read the kernel again.
+func (f *Finder) Forget() { f.changes.Add(1) }
+
+// Find returns the underlay for a Spec. The error wraps ErrNotFound if the host
+// has none. Nothing is remembered of an error.
+func (f *Finder) Find(spec Spec) (Underlay, error) {
+	// Before reading: a change during it counts for the next time.
+	if now := f.changes.Load(); now != f.read {
+		f.found, f.read = map[string]Underlay{}, now
+	}
+	key := fmt.Sprint(spec)
+	if u, ok := f.found[key]; ok {
+		return u, nil
+	}
+	u, err := Find(f.conn, spec)
+	if err == nil {
+		f.found[key] = u
+	}
+	return u, err
+}
 
 // Find reads the network namespace of conn and chooses.
 func Find(conn *rtnl.Conn, spec Spec) (Underlay, error) {

@@ -308,3 +308,38 @@ func TestFindLeavesOutDuplicates(t *testing.T) {
 	h.addr("eth1", "fd88::1/64")
 	h.finds(byName, "eth1", "fd88::1", 1400)
 }
+
+// The kernel is read once for each Spec, and again after Forget.
+func TestFinderReadsWhenToldTo(t *testing.T) {
+	h := newHost(t)
+	f, spec := NewFinder(h.conn), Spec{Want: config.Underlay{Interface: "eth0"}}
+	mtu := func(spec Spec) int {
+		t.Helper()
+		u, err := f.Find(spec)
+		h.must(err)
+		return u.MTU
+	}
+	if got := mtu(spec); got != 1450 {
+		t.Fatalf("the MTU is %d", got)
+	}
+	h.must(h.nl.LinkSetMTU(h.link("eth0"), 1300))
+	if got := mtu(spec); got != 1450 {
+		t.Errorf("the kernel is read again: the MTU is %d", got)
+	}
+	if got := mtu(Spec{Want: config.Underlay{Interface: "eth0"}, NodeAddrs: addrs("fd77::1")}); got != 1300 {
+		t.Errorf("another Spec gives the MTU %d", got)
+	}
+	f.Forget()
+	if got := mtu(spec); got != 1300 {
+		t.Errorf("after Forget the MTU is %d", got)
+	}
+	h.must(h.nl.LinkSetDown(h.link("eth0")))
+	f.Forget()
+	if _, err := f.Find(spec); !errors.Is(err, ErrNotFound) {
+		t.Errorf("an interface that is down: %v", err)
+	}
+	h.must(h.nl.LinkSetUp(h.link("eth0")))
+	if got := mtu(spec); got != 1300 {
+		t.Errorf("the error is remembered: the MTU is %d", got)
+	}
+}

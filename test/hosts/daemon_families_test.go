@@ -92,16 +92,16 @@ func TestDaemonNodesOfOneFamilyAmongOthers(t *testing.T) {
 	f.pingAll(ctx, both.Netns(), six.Addresses)
 	f.pingAll(ctx, six.Netns(), both.Addresses[1:])
 	for _, h := range f.hosts {
-		f.must(h.Daemon().Log.Wait(ctx, "pods have addresses of IPv4 alone on host-b, of IPv6 alone on host-c"))
+		f.must(h.Daemon().Log.Wait(ctx, "IPv4 only: host-b; IPv6 only: host-c"))
 	}
-	const apart = `peer \"host-c\" has pod subnets of IPv6 alone, and this host of IPv4 alone, so that their pods don't reach each other`
+	const apart = `peer \"host-c\" has only IPv6 pod subnets, and this host only IPv4 ones, so their pods don't reach each other`
 	f.must(f.hosts[1].Daemon().Log.Wait(ctx, apart))
 	if log := f.hosts[0].Daemon().Log.String(); strings.Contains(log, "don't reach each other") {
 		t.Errorf("%s says so too:\n%s", f.hosts[0].Name, log)
 	}
 	f.must(f.lab.Register(f.hosts...))
 	for _, h := range f.hosts {
-		f.must(h.Daemon().Log.Wait(ctx, `msg="which nodes have pods of one address family alone has changed" now=none`))
+		f.must(h.Daemon().Log.Wait(ctx, `msg="some nodes have single-stack pods" nodes=none`))
 	}
 }
 

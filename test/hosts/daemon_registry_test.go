@@ -255,7 +255,7 @@ func (f *fleet) join(ctx context.Context) {
 	for i, h := range f.hosts {
 		f.eventually(ctx, func(ctx context.Context) error { return ping(ctx, pod, f.pods[i]) })
 		f.ping(ctx, f.pods[i], pod)
-		if log := h.Daemon().Log.String(); !regexp.MustCompile(`changed the tunnel.*` + regexp.QuoteMeta(e.Subnets()[0].String())).MatchString(log) {
+		if log := h.Daemon().Log.String(); !regexp.MustCompile(`changed the host" part=tunnel .*` + regexp.QuoteMeta(e.Subnets()[0].String())).MatchString(log) {
 			f.t.Errorf("%s does not log the new peer:\n%s", h.Name, log)
 		}
 	}

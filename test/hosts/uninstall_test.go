@@ -152,7 +152,7 @@ func (f *fleet) occupy(ctx context.Context, i installation) {
 	if err != nil {
 		f.t.Fatalf("%v\n%s", err, out)
 	}
-	_, err = cnifiles.Config{Dir: i.file("net.d"), Name: cnifiles.DefaultConfName, Content: cnifiles.Conflist(i.h.RunDir())}.Keep()
+	_, err = cnifiles.Config{Dir: i.file("net.d"), Name: cnifiles.DefaultConfName, Content: cnifiles.Conflist(i.h.RunDir())}.Sync()
 	f.must(err)
 	f.addPod(ctx, i.h, "plain")
 	_, err = i.h.AddPod(ctx, lab.PodSpec{Name: "mapped", Config: i.h.PluginConfig(map[string]any{"runtimeConfig": map[string]any{
@@ -332,7 +332,7 @@ func TestUninstallKeepsASharedBridge(t *testing.T) {
 	f.must(err)
 	f.must(h.Handle().LinkSetMaster(i.foreign("theirs", "theirs-peer"), link))
 	out, err := i.uninstall(ctx, "--force")
-	if err == nil || !strings.Contains(out, "remove bridge cni0: it has ports that are not ours, and was left: theirs") {
+	if err == nil || !strings.Contains(out, "remove bridge: cni0 has ports of other programs, and was left: remove them first: theirs") {
 		t.Errorf("%v\n%s", err, out)
 	}
 	if links := fmt.Sprint(i.left()); strings.Contains(links, "link veth") || strings.Contains(links, tunnel) || !strings.Contains(links, "theirs") {

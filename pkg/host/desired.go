@@ -1,0 +1,154 @@
+package host
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/overlay-cni/overlay-cni/internal/family"
+	"github.com/overlay-cni/overlay-cni/pkg/bridge"
+	"github.com/overlay-cni/overlay-cni/pkg/cnifiles"
+	"github.com/overlay-cni/overlay-cni/pkg/config"
+	"github.com/overlay-cni/overlay-cni/pkg/firewall"
+	"github.com/overlay-cni/overlay-cni/pkg/iptables"
+	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
+	"github.com/overlay-cni/overlay-cni/pkg/registry"
+	"github.com/overlay-cni/overlay-cni/pkg/subnet"
+	"github.com/overlay-cni/overlay-cni/pkg/underlay"
+	"github.com/overlay-cni/overlay-cni/pkg/vxlan"
+)
+
+// Input is everything that the desired state follows from.
+type Input struct {
+	Config   config.Config
+	Own      registry.Node   // this host
+	Nodes    []registry.Node // all hosts, this one among them, sorted by name
+	Underlay underlay.Underlay
+	// Claimed: an earlier run of this host published the VXLAN device's name, so
+	// that a device of that name is ours without our alias too.
+	Claimed bool
+}
+
+// Equal reports whether two inputs give the same desired state.
+func (in Input) Equal(o Input) bool {
+	return in.Claimed == o.Claimed && in.Own.Equal(o.Own) && slices.EqualFunc(in.Nodes, o.Nodes, registry.Node.Equal) &&
+		reflect.DeepEqual(in.Underlay, o.Underlay) && reflect.DeepEqual(in.Config, o.Config)
+}
+
+// Desired is what a host should have.
+type Desired struct {
+	Bridge    bridge.Spec
+	Tunnel    vxlan.State
+	Sysctls   Sysctls
+	Firewall  firewall.State
+	IPTables  iptables.State
+	Published nodestate.State
+	Conflist  cnifiles.Config // without a directory: the daemon keeps none
+	// Note says what is worth knowing about the network and not wrong.
+	Note string
+}
+
+// Compute computes the desired state. A *Refusal means that there is none. Any
+// other error is about peers alone: those that it names are left out, or can't
+// talk to this host's pods.
+func Compute(in Input) (Desired, error) {
+	tunnel, peers := vxlan.Desired(vxlan.Input{
+		Config: vxlan.Config{
+			Config: in.Config.VXLAN, MTU: in.Config.MTU, DirectRouting: in.Config.DirectRouting, Claimed: in.Claimed,
+		},
+		Underlay: in.Underlay, Own: in.Own, Nodes: in.Nodes,
+	})
+	if tunnel.Device.Name == "" {
+		return Desired{}, &Refusal{peers}
+	}
+	table, err := firewall.Desired(firewall.Config{
+		Own: in.Own.Subnets, Network: podSubnets(in.Nodes), NoMasqueradeTo: in.Config.NoMasqueradeTo,
+		Masquerade: in.Config.Masquerade, Bridge: in.Config.Bridge,
+	})
+	if err != nil {
+		return Desired{}, &Refusal{err}
+	}
+	var chains iptables.State
+	if in.Config.IPTablesForward {
+		chains, err = iptables.Desired(iptables.Config{Own: in.Own.Subnets, Bridge: in.Config.Bridge, Tunnel: in.Config.VXLAN.Device})
+	}
+	if err != nil {
+		return Desired{}, &Refusal{err}
+	}
+	return Desired{
+		Bridge:   BridgeOf(in.Config.Bridge, in.Own.Subnets, tunnel.Device.MTU),
+		Tunnel:   tunnel,
+		Sysctls:  sysctlsOf(in),
+		Firewall: table,
+		IPTables: chains,
+		Published: nodestate.State{
+			Node: in.Own.Name, Subnets: in.Own.Subnets, MTU: tunnel.Device.MTU,
+			Bridge: in.Config.Bridge, Device: in.Config.VXLAN.Device,
+		},
+		Conflist: cnifiles.Config{
+			Dir: in.Config.CNI.ConfDir, Name: in.Config.CNI.ConfName, Content: cnifiles.Conflist(in.Config.RunDir),
+		},
+		Note: singleStack(in.Nodes),
+	}, errors.Join(peers, apart(in.Own, in.Nodes), leftOut(in.Own, in.Underlay))
+}
+
+// Refusal is why a host can have no network with its input.
+type Refusal struct{ err error }
+
+func (r *Refusal) Error() string { return r.err.Error() }
+
+// Unwrap returns the reason.
+func (r *Refusal) Unwrap() error { return r.err }
+
+func podSubnets(nodes []registry.Node) []netip.Prefix {
+	var all []netip.Prefix
+	for _, n := range nodes {
+		all = append(all, n.Subnets...)
+	}
+	return all
+}
+
+// BridgeOf returns the bridge of a node with these pod subnets. The MTU is in
+// bytes.
+func BridgeOf(name string, subnets []netip.Prefix, mtu int) bridge.Spec {
+	s := bridge.Spec{Name: name, MTU: mtu}
+	for _, p := range subnets {
+		s.Gateways = append(s.Gateways, netip.PrefixFrom(subnet.Gateway(p), p.Bits()))
+	}
+	return s
+}
+
+// ErrNotListed says that the registry does not list this host.
+var ErrNotListed = errors.New("is not in the registry")
+
+// OwnNode finds this host among the nodes, which are sorted by name. The error is
+// ErrNotListed.
+func OwnNode(name string, nodes []registry.Node) (registry.Node, error) {
+	i, found := slices.BinarySearchFunc(nodes, name, func(n registry.Node, name string) int { return strings.Compare(n.Name, name) })
+	if found {
+		return nodes[i], nil
+	}
+	const shown = 10
+	var names []string
+	for _, n := range nodes[:min(shown, len(nodes))] {
+		names = append(names, n.Name)
+	}
+	if len(nodes) > shown {
+		names = append(names, "...")
+	}
+	return registry.Node{}, fmt.Errorf("node %q %w, which has %q: add it there, or set nodeName to one of these", name, ErrNotListed, names)
+}
+
+// leftOut is an error if all other hosts leave this host out: they send to an
+// address of the family that carries the tunnel. The address itself may be
+// another one than the tunnel's, for the network may translate addresses.
+func leftOut(own registry.Node, u underlay.Underlay) error {
+	if slices.ContainsFunc(own.Addresses, func(a netip.Addr) bool { return family.Of(a) == family.Of(u.Address) }) {
+		return nil
+	}
+	return fmt.Errorf("node %q has the addresses %v in the registry, but the tunnel runs from %s on %s, so that other hosts leave this one out: add an address of that family, or set underlayFamily to the other, on all hosts",
+		own.Name, own.Addresses, u.Address, u.Name)
+}

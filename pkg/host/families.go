@@ -1,0 +1,79 @@
+package host
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/overlay-cni/overlay-cni/internal/family"
+	"github.com/overlay-cni/overlay-cni/pkg/registry"
+)
+
+// families is a set of address families: of the pods of a node.
+type families struct{ v4, v6 bool }
+
+func familiesOf(subnets []netip.Prefix) (f families) {
+	for _, p := range subnets {
+		if family.Of(p.Addr()) == family.IPv4 {
+			f.v4 = true
+		} else {
+			f.v6 = true
+		}
+	}
+	return f
+}
+
+func (f families) meet(o families) bool { return f.v4 && o.v4 || f.v6 && o.v6 }
+
+func (f families) String() string {
+	return map[families]string{{v4: true}: "IPv4", {v6: true}: "IPv6", {true, true}: "IPv4 and IPv6"}[f]
+}
+
+// apart names the peers whose pods have no address family in common with this
+// host's pods.
+func apart(own registry.Node, nodes []registry.Node) error {
+	here := familiesOf(own.Subnets)
+	var errs []error
+	for _, n := range nodes {
+		there := familiesOf(n.Subnets)
+		if len(n.Subnets) == 0 || here.meet(there) {
+			continue
+		}
+		errs = append(errs, fmt.Errorf("peer %q has only %s pod subnets, and this host only %s ones, so their pods don't reach each other: give one of the two hosts a subnet of the other family too",
+			n.Name, there, here))
+	}
+	return registry.Summary(errs)
+}
+
+// singleStack names the nodes with single-stack pods in a network that has both
+// families. Nothing is wrong with them: their pods talk in the family that they
+// have.
+func singleStack(nodes []registry.Node) string {
+	names := map[families][]string{}
+	for _, n := range nodes {
+		f := familiesOf(n.Subnets)
+		names[f] = append(names[f], n.Name)
+	}
+	v4, v6 := names[families{v4: true}], names[families{v6: true}]
+	if len(names[families{true, true}]) == 0 && (len(v4) == 0 || len(v6) == 0) {
+		return ""
+	}
+	var parts []string
+	if len(v4) > 0 {
+		parts = append(parts, "IPv4 only: "+few(v4))
+	}
+	if len(v6) > 0 {
+		parts = append(parts, "IPv6 only: "+few(v6))
+	}
+	return strings.Join(parts, "; ")
+}
+
+// few returns the first names of a list that may have thousands.
+func few(names []string) string {
+	const shown = 5
+	text := strings.Join(names[:min(shown, len(names))], ", ")
+	if more := len(names) - shown; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text
+}

@@ -1,0 +1,241 @@
+package host
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/overlay-cni/overlay-cni/internal/network"
+	"github.com/overlay-cni/overlay-cni/pkg/attachment"
+	"github.com/overlay-cni/overlay-cni/pkg/bridge"
+	"github.com/overlay-cni/overlay-cni/pkg/cnifiles"
+	"github.com/overlay-cni/overlay-cni/pkg/firewall"
+	"github.com/overlay-cni/overlay-cni/pkg/iptables"
+	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
+	"github.com/overlay-cni/overlay-cni/pkg/part"
+	"github.com/overlay-cni/overlay-cni/pkg/pods"
+	"github.com/overlay-cni/overlay-cni/pkg/vxlan"
+)
+
+// The names of parts that others need.
+const (
+	partBridge    = "bridge"
+	partTunnel    = "tunnel"
+	partSysctls   = "sysctls"
+	partFirewall  = "firewall"
+	partIPTables  = "iptables"
+	partPublished = "published state"
+)
+
+// The rounds in which the daemon syncs the parts.
+const (
+	// RoundNetwork follows the registry and the configuration.
+	RoundNetwork = "network"
+	// RoundPods follows the published state and the pods' own files alone, so that
+	// it needs no registry. Of the desired state it uses the bridge.
+	RoundPods = "pods"
+)
+
+// Host is a network namespace and a run directory.
+type Host struct {
+	runDir   string
+	bridge   *bridge.Kernel
+	vxlan    *vxlan.Kernel
+	firewall *firewall.Kernel
+	iptables *iptables.Kernel
+	pods     *pods.Host
+	store    *attachment.Store
+}
+
+// Open opens the network namespace of the calling thread.
+func Open(runDir string) (*Host, error) {
+	h := &Host{
+		runDir: runDir, store: attachment.Open(runDir, network.Default),
+		firewall: firewall.New(), iptables: iptables.New(),
+	}
+	if err := h.open(); err != nil {
+		h.Close()
+		return nil, err
+	}
+	return h, nil
+}
+
+func (h *Host) open() (err error) {
+	if h.bridge, err = bridge.Open(); err != nil {
+		return err
+	}
+	if h.vxlan, err = vxlan.Open(); err != nil {
+		return err
+	}
+	h.pods, err = pods.Open(h.runDir)
+	return err
+}
+
+// Close closes what is open.
+func (h *Host) Close() {
+	if h.pods != nil {
+		h.pods.Close()
+	}
+	if h.vxlan != nil {
+		_ = h.vxlan.Close()
+	}
+	if h.bridge != nil {
+		h.bridge.Close()
+	}
+}
+
+// Parts returns everything that a host has, in the order in which it is made.
+//
+// The bridge comes before the tunnel: where this host gave its subnet to another
+// host, the kernel refuses the route to that one as long as the bridge has the
+// addresses. The network configuration is the last: without it, the runtime gives
+// the host no pods.
+func (h *Host) Parts() []part.Part[Desired] {
+	return append(h.networkParts(), h.podsPart(), conflistPart())
+}
+
+func (h *Host) networkParts() []part.Part[Desired] {
+	return []part.Part[Desired]{{
+		Name: "run directory", Round: RoundNetwork,
+		Remove: func(Desired) ([]string, error) { return h.removeRunDir() },
+	}, {
+		Name: partBridge, Round: RoundNetwork,
+		Sync:   func(want Desired) ([]string, error) { return h.bridge.Sync(want.Bridge) },
+		Remove: func(was Desired) ([]string, error) { return h.removeBridge(was.Bridge.Name) },
+	}, {
+		Name: partTunnel, Round: RoundNetwork,
+		// An incomplete peer is no reason to keep this host's pods out.
+		Minor:       func(err error) bool { return errors.Is(err, vxlan.ErrPeers) },
+		Sync:        func(want Desired) ([]string, error) { return h.vxlan.Sync(want.Tunnel) },
+		Remove:      func(was Desired) ([]string, error) { return h.removeTunnel(was.Tunnel.Device.Name) },
+		ForceResync: h.vxlan.ForceResync,
+		Watch:       h.vxlan.Watch,
+	}, {
+		Name: partSysctls, Round: RoundNetwork,
+		// A device that could not be synced may be somebody else's.
+		Needs: []string{partBridge, partTunnel},
+		Sync:  func(want Desired) ([]string, error) { return want.Sysctls.sync() },
+	}, {
+		Name: partFirewall, Round: RoundNetwork,
+		Sync:   func(want Desired) ([]string, error) { return h.firewall.Sync(want.Firewall) },
+		Remove: func(Desired) ([]string, error) { return h.removeFirewall() },
+	}, {
+		Name: partIPTables, Round: RoundNetwork,
+		Sync:        func(want Desired) ([]string, error) { return h.iptables.Sync(want.IPTables) },
+		Remove:      func(Desired) ([]string, error) { return h.removeIPTables() },
+		ForceResync: h.iptables.ForceResync,
+		Watch:       h.iptables.Watch,
+	}, {
+		Name: partPublished, Round: RoundNetwork,
+		Needs: []string{partBridge, partTunnel, partSysctls, partFirewall, partIPTables},
+		Sync:  func(want Desired) ([]string, error) { return h.publish(want.Published) },
+		// Withdrawn, and not removed: an uninstall that is run again reads the names
+		// of the devices there.
+		Remove: func(Desired) ([]string, error) { return nil, nodestate.Withdraw(h.runDir) },
+	}}
+}
+
+func (h *Host) podsPart() part.Part[Desired] {
+	return part.Part[Desired]{
+		Name: "pods", Round: RoundPods,
+		// What is wrong with one pod keeps no other pod out.
+		Minor:  func(error) bool { return true },
+		Sync:   func(want Desired) ([]string, error) { return h.pods.Sync(want.Bridge) },
+		Remove: func(was Desired) ([]string, error) { return h.removePods(was.Bridge.Name) },
+	}
+}
+
+func conflistPart() part.Part[Desired] {
+	return part.Part[Desired]{
+		Name: "network configuration", Round: RoundNetwork,
+		Needs: []string{partPublished},
+		// The runtime takes another configuration, but this host's network is in order.
+		Minor:  func(err error) bool { return errors.Is(err, cnifiles.ErrShadowed) },
+		Sync:   func(want Desired) ([]string, error) { return want.Conflist.Sync() },
+		Remove: func(was Desired) ([]string, error) { return was.Conflist.Remove() },
+	}
+}
+
+// removeTunnel leaves a device of that name alone that is somebody else's.
+func (h *Host) removeTunnel(name string) ([]string, error) {
+	had, err := h.bridge.Exists(name)
+	if err != nil {
+		return nil, err
+	}
+	_, err = h.vxlan.Remove(name)
+	switch {
+	case errors.Is(err, vxlan.ErrNotOurs):
+		return nil, nil
+	case err != nil || !had:
+		return nil, err
+	}
+	return []string{"device " + name}, nil
+}
+
+func (h *Host) removeFirewall() ([]string, error) {
+	changes, err := h.firewall.Remove()
+	if len(changes) == 0 {
+		return nil, err
+	}
+	return []string{"table inet " + firewall.TableName}, err
+}
+
+func (h *Host) removeIPTables() ([]string, error) {
+	changes, err := h.iptables.Remove()
+	if len(changes) == 0 {
+		return nil, err
+	}
+	return []string{"the rules in iptables"}, err
+}
+
+// removeBridge leaves a bridge alone on which another program has ports.
+func (h *Host) removeBridge(name string) ([]string, error) {
+	there, err := h.bridge.Exists(name)
+	if err != nil || !there {
+		return nil, err
+	}
+	ports, err := h.bridge.Ports(name)
+	switch {
+	case errors.Is(err, bridge.ErrUnmanaged):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	case len(ports) > 0:
+		return nil, fmt.Errorf("%s has ports of other programs, and was left: remove them first: %s", name, strings.Join(ports, ", "))
+	}
+	if err := h.bridge.Remove(name); err != nil {
+		return nil, err
+	}
+	return []string{"bridge " + name}, nil
+}
+
+func (h *Host) publish(want nodestate.State) ([]string, error) {
+	published, err := nodestate.Write(h.runDir, want)
+	if err != nil || !published {
+		return nil, err
+	}
+	return []string{fmt.Sprintf("published this node for the plugin: subnets %v, MTU %d", want.Subnets, want.MTU)}, nil
+}
+
+// removeRunDir removes what is ours, and the directory if nothing else is in it.
+func (h *Host) removeRunDir() ([]string, error) {
+	errs := []error{h.store.RemoveAll(), nodestate.Remove(h.runDir)}
+	halves, _ := filepath.Glob(filepath.Join(h.runDir, ".*.next")) // what a crash left
+	for _, half := range halves {
+		errs = append(errs, os.Remove(half))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	err := os.Remove(h.runDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return []string{h.runDir}, nil
+}
