@@ -232,8 +232,8 @@ e2e-down: ## Remove that cluster.
 	$(CLUSTER) down
 
 .PHONY: e2e
-# E2E_MODES: ipv4,dual,ipv6 or some of them. E2E_PODS: how many pods are made and
-# deleted in turn (1000 with IPv4, else 200).
+# E2E_MODES: dual,ipv4,ipv6 or some of them. E2E_PODS: how many pods are made and
+# deleted in turn (600).
 e2e: packages-e2e e2e-tools e2e-image ## Our tests and Kubernetes' own on clusters of three nodes: IPv4, IPv6, both. Takes the nodes' packages.
 	$(CLUSTER) --modes '$(E2E_MODES)' test
 

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -21,11 +20,8 @@ func runOwn(ctx context.Context, o options, m mode) (outcome, error) {
 	events := filepath.Join(o.dir, "events.json")
 	tests := exec.CommandContext(ctx, o.e2eBin("gotestsum"), "--format=standard-quiet", "--jsonfile="+events, "--raw-command", "--",
 		"go", "tool", "test2json", "-t", "-p", "test/e2e/network",
-		o.e2eBin("network.test"), "-test.v=test2json", "-test.timeout=40m", fmt.Sprintf("-test.parallel=%d", o.procs))
+		o.e2eBin("network.test"), "-test.v=test2json", "-test.timeout=40m", "-test.run="+m.own, fmt.Sprintf("-test.parallel=%d", o.procs))
 	tests.Env = append(os.Environ(), "E2E_DIR="+o.dir, "E2E_BIN="+o.e2eBin(""), "E2E_MANIFEST="+o.manifest)
-	if os.Getenv("E2E_PODS") == "" {
-		tests.Env = append(tests.Env, "E2E_PODS="+strconv.Itoa(m.pods))
-	}
 	tests.Stdout, tests.Stderr = os.Stdout, os.Stderr
 	endTogether(tests)
 	err := tests.Run()

@@ -19,16 +19,17 @@ import (
 	"github.com/overlay-cni/overlay-cni/test/e2e/internal/images"
 )
 
-// podsEnv is how many pods are made and deleted.
+// podsEnv is how many pods are made and deleted. The default is more than two
+// nodes have addresses, so that a leaked address is missed.
 const podsEnv = "E2E_PODS"
 
 // atOnce is how many of them there are at one time: many more than there are cores,
 // and few enough that a machine of two is not out of breath.
 const atOnce = 40
 
-func TestThousandPodsLeaveNothing(t *testing.T) {
+func TestManyPodsLeaveNothing(t *testing.T) {
 	w := newWorld(t)
-	total, err := strconv.Atoi(env(podsEnv, "1000"))
+	total, err := strconv.Atoi(env(podsEnv, "600"))
 	w.must(err)
 	for made := 0; made < total; made += atOnce {
 		for i := range min(atOnce, total-made) {
