@@ -71,12 +71,13 @@ packages-%:
 test: packages-test build $(ETCD) ## All tests of the product: as root, or where users may make namespaces. Takes iptables.
 	$(GOTEST) $(TEST) $(PACKAGES)
 
-# The packages that share memory between goroutines, and what shows the daemon's.
-RACE_PACKAGES ?= ./cmd/overlayd/... ./internal/... ./pkg/...
-RACE_HOSTS    ?= TestDaemon|TestSoak|TestRounds
+# The packages that start goroutines or share memory between them, and tests of
+# hosts that lead through all of the daemon's.
+RACE_PACKAGES ?= $(shell grep -rlE '^\s*go |\bsync\.|\.Go[^a-zA-Z]' cmd internal pkg --include='*.go' --exclude='*_test.go' | xargs -n1 dirname | sort -u | sed 's,^,./,')
+RACE_HOSTS    ?= Soak|Heals|Follows|Edits|Etcd|Kubernetes|Running
 
 .PHONY: test-race
-test-race: packages-test packages-test-race $(ETCD) ## The same with the race detector, where goroutines share memory. Takes gcc.
+test-race: packages-test packages-test-race $(ETCD) ## With the race detector, what has goroutines. Takes gcc.
 	$(COUNT) env CGO_ENABLED=1 go test -race $(TEST) $(RACE_PACKAGES)
 	$(COUNT) env CGO_ENABLED=1 go test -race $(TEST) -run '$(RACE_HOSTS)' ./test/hosts
 
