@@ -11,8 +11,8 @@ import (
 	"github.com/overlay-cni/overlay-cni/internal/nl"
 )
 
-// AddAddr adds an address to an interface. It is usable at once: duplicate
-// address detection is left out, which IPv6 would wait a second for.
+// AddAddr adds an address to an interface. An IPv6 address is usable at once,
+// because the kernel skips duplicate address detection, which takes a second.
 func (b *Batch) AddAddr(index int, p netip.Prefix) *nl.Request {
 	return b.addr(index, p, unix.RTM_NEWADDR)
 }
@@ -42,16 +42,16 @@ type Route struct {
 	Via   netip.Addr // next hop; the zero value: Dst is on the link itself
 	Index int        // interface
 	MTU   int        // 0: the interface's
-	// Onlink says that Via is reached through the interface even though no
-	// route says so.
+	// Onlink tells the kernel that Via is on the interface's link, although no
+	// route leads to it.
 	Onlink bool
-	// Protocol says who made the route; 0 stands for RTPROT_STATIC. DelRoute
-	// does not look at it.
+	// Protocol (RTPROT_*) names the maker of the route; 0 stands for
+	// RTPROT_STATIC. DelRoute ignores it.
 	Protocol uint8
 }
 
-// AddRoute adds a route. The error is unix.EEXIST if there is one to the same
-// destination with the same metric, on whatever interface.
+// AddRoute adds a route. The error is unix.EEXIST if any interface has a route to
+// the same destination with the same metric.
 func (b *Batch) AddRoute(r Route) *nl.Request {
 	return b.route(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, r)
 }
@@ -85,7 +85,7 @@ func (r Route) header(typ uint16) nl.Attrs {
 		scope = unix.RT_SCOPE_LINK
 	}
 	if typ == unix.RTM_DELROUTE {
-		// A deletion matches on what it names: here neither.
+		// A deletion matches only the fields that are set: here neither.
 		scope, protocol = unix.RT_SCOPE_NOWHERE, unix.RTPROT_UNSPEC
 	}
 	var flags uint32
@@ -114,8 +114,8 @@ func verb(typ uint16) string {
 	return "delete"
 }
 
-// Neighbor is a permanent entry that says which MAC address an address on a
-// link has.
+// Neighbor is a permanent entry of a neighbour table, or of the forwarding table
+// of a VXLAN device.
 type Neighbor struct {
 	Index int
 	IP    netip.Addr

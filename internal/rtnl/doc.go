@@ -1,13 +1,12 @@
-// Package rtnl sends route netlink messages in batches: one sendmsg for many
-// operations, one answer for each.
+// Package rtnl encodes and decodes messages of route netlink (rtnetlink) and
+// exchanges them by internal/nl.
 //
-// The netlink library of the field makes one system call round trip an
-// operation and looks created links up again. On the way of ADD, and for the
-// three entries of each of thousands of peers, these are most of the cost, so
-// the few operations that are needed there are encoded here. Everything else
-// (dumps, addresses and links that are touched once) uses the library.
+// A Batch sends many operations in one system call, each with a result of its
+// own. ADD needs that, and so do the three entries of each of thousands of
+// peers: a library that makes a round trip for each operation, and looks up each
+// link that it made, would take most of their time.
 //
-// Byte order is the host's for netlink headers and integers, and the network's
-// where the attribute holds an address, port or protocol, as linux/rtnetlink.h
-// has it.
+// Netlink headers and integers are in the host's byte order. Attributes that
+// hold an address, port or protocol are in network byte order. Source:
+// linux/rtnetlink.h and linux/if_link.h of the kernel.
 package rtnl

@@ -27,22 +27,22 @@ func (c *Conn) list(op string, typ uint16, body nl.Attrs, each func(body []byte)
 	})
 }
 
-// Each of the functions below asks the kernel to filter by interface, which it
-// does where it checks requests strictly (since 4.20, see Open), and filters
-// again for older ones. The index 0 stands for all interfaces.
+// The functions below that take an index ask the kernel to list one interface's
+// entries. Kernels before 4.20 list all (see nl.Dial), so the functions filter,
+// too. The index 0 stands for all interfaces.
 
-// LinkEntry is an interface as the kernel lists it, without counters.
+// LinkEntry is an interface in a list of the kernel, without counters.
 type LinkEntry struct {
 	netlink.Link
-	// AutoAddress says that the kernel gives the interface a link-local IPv6
-	// address by itself (see Batch.SetNoAutoAddress).
+	// AutoAddress says that the kernel adds a link-local IPv6 address when the
+	// interface goes up (see Batch.SetNoAutoAddress).
 	AutoAddress bool
-	// data is what the interface has as one of its kind (IFLA_INFO_DATA).
+	// data holds the options that only this kind of interface has (IFLA_INFO_DATA).
 	data nl.Attrs
 }
 
-// EachLink lists the interfaces of a kind such as "vxlan"; of all kinds if it
-// is empty.
+// EachLink lists the interfaces of a kind, such as "vxlan", or all if kind is
+// empty.
 func (c *Conn) EachLink(kind string, each func(LinkEntry)) error {
 	body := ifInfo(0, 0).Uint32(unix.IFLA_EXT_MASK, extFilterSkipStats)
 	if kind != "" {
@@ -64,8 +64,8 @@ func (c *Conn) EachLink(kind string, each func(LinkEntry)) error {
 	return errors.Join(err, failed)
 }
 
-// autoAddress reads IFLA_INET6_ADDR_GEN_MODE, which is absent where the
-// interface or the kernel is without IPv6.
+// autoAddress reads IFLA_INET6_ADDR_GEN_MODE. It is absent if the interface or
+// the kernel has no IPv6.
 func autoAddress(attrs nl.Attrs) bool {
 	mode := attrs.Get(unix.IFLA_AF_SPEC, unix.AF_INET6, inet6AddrGenMode)
 	return len(mode) == 1 && mode.Uint8() != noAddress
@@ -75,11 +75,12 @@ func autoAddress(attrs nl.Attrs) bool {
 type AddrEntry struct {
 	Index  int
 	Prefix netip.Prefix // the host's own address, and the length of its network
-	// Peer is the other end's address where the interface was given one.
+	// Peer is the address of the other end of a point-to-point link. It is usually
+	// unset.
 	Peer  netip.Addr
 	Scope uint8  // RT_SCOPE_UNIVERSE, ...
 	Flags uint32 // IFA_F_*
-	Raw   []byte
+	Raw   []byte // the message's body, for DelDumped
 }
 
 // EachAddr lists addresses: IPv4 before IPv6.
@@ -121,27 +122,25 @@ func parseAddr(payload []byte) AddrEntry {
 	return a
 }
 
-// RouteEntry is a route as the kernel lists it. MTU is not read.
+// RouteEntry is a route in a list of the kernel. MTU is unset.
 type RouteEntry struct {
 	Route
 	Table    uint32
 	Metric   uint32
 	Type     uint8 // RTN_UNICAST, ...
 	Protocol uint8 // RTPROT_STATIC, ...
-	// More says in words what the route has beyond the fields above, such as
-	// several next hops; empty if nothing.
+	// More names the attributes of the route that no field holds, such as
+	// " metrics". It is empty for a plain route.
 	More string
-	// Apart says that the kernel would keep a plain route to the same
-	// destination beside this one, or could not put one in its place: it has a
-	// TOS or source, several next hops or a nexthop object.
+	// Apart says that ReplaceRoute with the same destination would not replace
+	// this route: it has a TOS or source, several next hops or a nexthop object.
 	Apart bool
 	// Indexes are the interfaces of a route with several next hops.
 	Indexes []int
-	Raw     []byte
+	Raw     []byte // the message's body, for DelDumped
 }
 
-// EachRoute lists the routes of one family in all tables
-// that use an interface.
+// EachRoute lists the routes of one family, in all tables, that use an interface.
 func (c *Conn) EachRoute(f family.Family, index int, each func(RouteEntry)) error {
 	body := routeHeader(f, 0)
 	if index != 0 {
@@ -157,7 +156,7 @@ func (c *Conn) EachRoute(f family.Family, index int, each func(RouteEntry)) erro
 	})
 }
 
-// RouteTo returns the route that the kernel would send to an address by.
+// RouteTo returns the route that the kernel would use to an address.
 func (c *Conn) RouteTo(dst netip.Addr) (RouteEntry, error) {
 	m, err := c.nl.Get(nl.Request{
 		Type: unix.RTM_GETROUTE, Op: "look up the route to " + dst.String(),
@@ -175,8 +174,7 @@ func routeHeader(f family.Family, bits int) nl.Attrs {
 	return append(nl.Attrs{byte(f), byte(bits)}, make([]byte, unix.SizeofRtMsg-2)...)
 }
 
-// Uses says that the route leads over an interface, be it by one of several
-// next hops.
+// Uses reports whether one of the route's next hops uses the interface.
 func (r *RouteEntry) Uses(index int) bool {
 	return r.Index == index || slices.Contains(r.Indexes, index)
 }
@@ -245,15 +243,14 @@ func nextHops(value []byte) []int {
 	return indexes
 }
 
-// NeighborEntry is an entry of the neighbour tables, or of the forwarding
-// table of a bridge or VXLAN device.
+// NeighborEntry is an entry in a list of the kernel: of the neighbour tables, or
+// of the forwarding table of a bridge or VXLAN device.
 type NeighborEntry struct {
 	Neighbor
-	Family uint8 // AF_INET, AF_INET6; AF_BRIDGE for a FDB entry
-	State  uint16
-	// More is as in RouteEntry.
-	More string
-	Raw  []byte
+	Family uint8  // AF_INET, AF_INET6; AF_BRIDGE for an FDB entry
+	State  uint16 // NUD_*
+	More   string // as in RouteEntry
+	Raw    []byte // the message's body, for DelDumped
 }
 
 // EachNeighbor lists the neighbours (family AF_UNSPEC, AF_INET, AF_INET6) or

@@ -8,33 +8,33 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What follows is asked by ioctl, which every socket takes, this one too. So it
-// is about the same network namespace, and there is no second socket. The
-// ethtool family of netlink could do it only since kernel 5.6.
+// The functions of this file use ioctls, which any socket of the namespace
+// accepts, so no second socket is needed. Generic netlink has ethtool's commands
+// only since kernel 5.6.
 
-// Driver names the driver of an interface, such as "vmxnet3"; for one that is
-// software its kind, such as "veth".
+// Driver returns the name of an interface's driver, such as "vmxnet3". That of a
+// virtual interface is its kind, such as "veth".
 func (c *Conn) Driver(name string) (string, error) {
 	info, err := unix.IoctlGetEthtoolDrvinfo(c.nl.FD(), name)
 	if err != nil {
-		return "", fmt.Errorf("ask for the driver of %s: %w", name, err)
+		return "", fmt.Errorf("get the driver of %s: %w", name, err)
 	}
 	return unix.ByteSliceToString(info.Driver[:]), nil
 }
 
-// TxChecksum says whether the kernel leaves checksums of what is sent over an
-// interface to the interface. On a VXLAN device that is what ethtool calls
-// tx-checksum-ip-generic, since it has no other.
+// TxChecksum reports whether the interface computes the checksums of the packets
+// that it sends. A VXLAN device has one such feature, which ethtool calls
+// tx-checksum-ip-generic.
 func (c *Conn) TxChecksum(name string) (bool, error) {
 	value, err := c.ethtool(name, unix.ETHTOOL_GTXCSUM, 0)
 	if err != nil {
-		return false, fmt.Errorf("ask for the transmit checksum offload of %s: %w", name, err)
+		return false, fmt.Errorf("get the transmit checksum offload of %s: %w", name, err)
 	}
 	return value != 0, nil
 }
 
-// SetTxChecksum turns that on or off. The kernel answers nothing if it is so
-// already, and tells of a change as of one of the link (NETDEV_FEAT_CHANGE).
+// SetTxChecksum turns TxChecksum on or off. A change is notified as one of the
+// link (NETDEV_FEAT_CHANGE).
 func (c *Conn) SetTxChecksum(name string, on bool) error {
 	if _, err := c.ethtool(name, unix.ETHTOOL_STXCSUM, uint32(boolByte(on))); err != nil {
 		return fmt.Errorf("set the transmit checksum offload of %s to %t: %w", name, on, err)

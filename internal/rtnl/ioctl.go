@@ -10,12 +10,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What follows is asked by socket options and ioctls since these don't wait for
-// the lock which is held while others configure interfaces, in whatever namespace,
-// as netlink does.
+// The functions of this file use socket options and ioctls because these don't
+// wait for the RTNL lock, as netlink does. Whoever configures an interface of any
+// namespace holds that lock.
 
-// Index looks up the index of an interface. If there is none of that name the
-// error is unix.ENODEV; for a name that is too long, unix.EINVAL.
+// Index returns the index of an interface. The error is unix.ENODEV if there is
+// none of that name, and unix.EINVAL if the name is too long.
 func (c *Conn) Index(name string) (int, error) {
 	errno := c.absent(name)
 	var answer [24]byte
@@ -29,10 +29,10 @@ func (c *Conn) Index(name string) (int, error) {
 }
 
 // absent returns unix.ENODEV if there is no interface of that name. An ioctl
-// would have the kernel look for a module of the name first, by a process for
-// which it waits (dev_load in net/core/dev_ioctl.c). To bind a socket to an
-// interface it just looks. Any other answer, such as that this isn't allowed, says
-// nothing. Binding means nothing to a netlink socket, and is undone.
+// would first have the kernel start modprobe for a module of that name, and wait
+// for it (dev_load in net/core/dev_ioctl.c). Binding a socket to an interface
+// looks the name up and does no more. Another error, such as EPERM, says nothing
+// about the interface. Binding has no effect on a netlink socket, and is undone.
 func (c *Conn) absent(name string) unix.Errno {
 	if len(name) >= unix.IFNAMSIZ {
 		return unix.EINVAL // else a part of the name would be looked up
@@ -47,8 +47,8 @@ func (c *Conn) absent(name string) unix.Errno {
 	return 0
 }
 
-// LinkByIoctl is Link without master and kind, and with the flags that there were
-// first, the lower 16. Errors are those of Index.
+// LinkByIoctl is Link without Master and Kind, and with the lower 16 bits of
+// Flags. It fails as Index does.
 func (c *Conn) LinkByIoctl(name string) (Link, error) {
 	link := Link{Name: name}
 	if errno := c.absent(name); errno != 0 {
@@ -72,16 +72,16 @@ func (c *Conn) LinkByIoctl(name string) (Link, error) {
 	return link, nil
 }
 
-// question is struct ifreq (linux/if.h).
-type question struct {
+// ifreq is struct ifreq (linux/if.h).
+type ifreq struct {
 	name   [unix.IFNAMSIZ]byte
 	answer [24]byte
 }
 
-// ask returns the union of struct ifreq, in host order.
+// ask sends an ioctl and returns the union of struct ifreq, in host byte order.
 func (c *Conn) ask(name string, cmd uintptr) ([24]byte, unix.Errno) {
-	var q question
-	copy(q.name[:], name)
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(c.nl.FD()), cmd, uintptr(unsafe.Pointer(&q)))
-	return q.answer, errno
+	var request ifreq
+	copy(request.name[:], name)
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(c.nl.FD()), cmd, uintptr(unsafe.Pointer(&request)))
+	return request.answer, errno
 }

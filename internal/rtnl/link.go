@@ -2,6 +2,7 @@ package rtnl
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"slices"
 	"strconv"
@@ -11,11 +12,11 @@ import (
 	"github.com/overlay-cni/overlay-cni/internal/nl"
 )
 
-// Veth is a pair of which one end is born in another network namespace.
+// Veth is a pair whose peer is in another network namespace.
 type Veth struct {
 	Name   string
 	MAC    net.HardwareAddr
-	Master int // interface index of the bridge that gets the host's end
+	Master int // index of the bridge that the host's end becomes a port of
 	MTU    int // of both ends
 	Peer   VethPeer
 }
@@ -27,12 +28,13 @@ type VethPeer struct {
 	Netns int // file descriptor of the network namespace
 }
 
-// Port is what can be set on a link only after it was born.
+// Port holds the settings of a bridge's port, which a link can get only once it
+// exists.
 type Port struct {
 	Name     string
-	Alias    string // shown by ip link; at most 255 bytes; empty leaves it as it is
-	Isolated bool   // reaches no other isolated port of the bridge
-	Hairpin  bool   // gets back what it sent, if that is where it goes
+	Alias    string // shown by ip link; at most 255 bytes; empty for no change
+	Isolated bool   // the bridge forwards nothing to other isolated ports
+	Hairpin  bool   // the bridge may send a frame back to this port
 }
 
 const (
@@ -110,7 +112,34 @@ func (b *Batch) DelLink(name string) *nl.Request {
 	return b.add("delete link "+name, unix.RTM_DELLINK, 0, named(name, 0))
 }
 
-// Link is what is needed to know of an interface where microseconds count.
+// SetMTU changes a link's MTU, in bytes.
+func (b *Batch) SetMTU(name string, mtu int) *nl.Request {
+	return b.setLink(fmt.Sprintf("set MTU %d of %s", mtu, name), name, nl.Attrs(nil).Uint32(unix.IFLA_MTU, uint32(mtu)))
+}
+
+// SetMAC changes a link's MAC address.
+func (b *Batch) SetMAC(name string, mac net.HardwareAddr) *nl.Request {
+	return b.setLink(fmt.Sprintf("set MAC address %s of %s", mac, name), name, nl.Attrs(nil).Bytes(unix.IFLA_ADDRESS, mac))
+}
+
+// SetAlias changes a link's alias.
+func (b *Batch) SetAlias(name, alias string) *nl.Request {
+	return b.setLink(fmt.Sprintf("set alias %q of %s", alias, name), name, nl.Attrs(nil).Text(unix.IFLA_IFALIAS, alias))
+}
+
+// SetNoAutoAddress keeps the kernel from giving a link a link-local IPv6
+// address when it goes up. It fails where the link has no IPv6.
+func (b *Batch) SetNoAutoAddress(name string) *nl.Request {
+	mode := nl.Attrs(nil).Uint8(inet6AddrGenMode, noAddress)
+	return b.setLink("keep "+name+" from getting a link-local IPv6 address", name,
+		nl.Attrs(nil).Nest(unix.IFLA_AF_SPEC, nl.Attrs(nil).Nest(unix.AF_INET6, mode)))
+}
+
+func (b *Batch) setLink(op, name string, attrs nl.Attrs) *nl.Request {
+	return b.add(op, unix.RTM_NEWLINK, 0, append(named(name, 0), attrs...))
+}
+
+// Link is an interface, as far as ADD needs to know it.
 type Link struct {
 	Name   string
 	Index  int
@@ -121,11 +150,11 @@ type Link struct {
 	Kind   string // "bridge", "veth"; empty for hardware and lo
 }
 
-// Up tells whether the interface was set up.
+// Up reports whether the interface is set up (IFF_UP).
 func (l Link) Up() bool { return l.Flags&unix.IFF_UP != 0 }
 
-// Link looks an interface up by name. If there is none the error is
-// unix.ENODEV.
+// Link returns the interface of that name. The error is unix.ENODEV if there is
+// none.
 func (c *Conn) Link(name string) (Link, error) {
 	op := "look up link " + name
 	m, err := c.nl.Get(nl.Request{

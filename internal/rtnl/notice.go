@@ -30,7 +30,7 @@ type Notice struct {
 type Notices struct{ *nl.Subscription }
 
 // Subscribe works in the network namespace of the calling thread. It joins
-// further groups on request: RTNLGRP_NEIGH for neighbours and forwarding
+// further groups on request: RTNLGRP_NEIGH for neighbours and FDB
 // entries, RTNLGRP_IPV4_NETCONF and RTNLGRP_IPV6_NETCONF for sysctls.
 func Subscribe(groups ...int) (*Notices, error) {
 	s, err := nl.Subscribe(unix.NETLINK_ROUTE, append(groups,

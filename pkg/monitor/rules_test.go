@@ -5,10 +5,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
 	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox/sandboxtest"
+	"github.com/overlay-cni/overlay-cni/internal/nft"
 )
 
 func TestChangesOfRulesAreToldOf(t *testing.T) {
@@ -33,46 +33,35 @@ func TestChangesOfRulesAreToldOf(t *testing.T) {
 		}
 	}
 	is("that it watches", Network|Pods)
-	conn, err := nftables.New(nftables.WithNetNSFd(ns.FD()))
-	h.must(err)
-	table := func(family nftables.TableFamily, name string) *nftables.Table {
-		return &nftables.Table{Family: family, Name: name}
-	}
-	flush := func() {
+	var conn *nft.Conn
+	h.must(ns.Do(func() (err error) { conn, err = nft.Dial(); return err }))
+	t.Cleanup(conn.Close)
+	set := func(f nft.Family, name string, want *nft.Table) {
 		t.Helper()
-		h.must(conn.Flush())
+		_, err := conn.Sync(nft.ID{Family: f, Name: name}, func(*nft.Table) (*nft.Table, error) { return want, nil })
+		h.must(err)
 	}
-	// Neither another program's table nor one of another family is told of, or
-	// what is told of next would be something else.
-	conn.AddTable(table(nftables.TableFamilyINet, "kube-proxy"))
-	conn.AddTable(table(nftables.TableFamilyIPv4, "mine"))
-	flush()
-	mine := conn.AddTable(table(nftables.TableFamilyINet, "mine"))
-	flush()
-	is("a table comes", Network)
-	chain := conn.AddChain(&nftables.Chain{Name: "c", Table: mine})
-	flush()
-	is("a chain comes", Network)
-	rule := conn.AddRule(&nftables.Rule{Table: mine, Chain: chain})
-	flush()
-	is("a rule comes", Network)
-	rules, err := conn.GetRules(mine, chain)
-	h.must(err)
-	rule.Handle = rules[0].Handle
-	h.must(conn.DelRule(rule))
-	flush()
-	is("a rule goes", Network)
-	ports := conn.AddTable(table(nftables.TableFamilyINet, "ports"))
-	flush()
-	is("the ports' table comes", Pods)
-	set := &nftables.Set{Table: ports, Name: "s", KeyType: nftables.TypeInetService}
-	h.must(conn.AddSet(set, nil))
-	flush()
-	is("a set comes", Pods)
-	h.must(conn.SetAddElements(set, []nftables.SetElement{{Key: []byte{0, 80}}}))
-	flush()
-	is("an element comes", Pods)
-	conn.DelTable(mine)
-	flush()
-	is("a table goes", Network)
+	// Another program's table and one of another family are no change, or the next
+	// change would be another one than expected.
+	set(nft.Inet, "kube-proxy", &nft.Table{})
+	set(unix.NFPROTO_IPV4, "mine", &nft.Table{})
+	chain, rule := nft.Chain{Name: "c"}, nft.Chain{Name: "c", Rules: []nft.Rule{nft.NewRule("", nft.Counter())}}
+	sets := []nft.Set{nft.NewSet("s", nft.Port)}
+	for _, step := range []struct {
+		what, table string
+		want        *nft.Table
+		change      Change
+	}{
+		{"a table comes", "mine", &nft.Table{}, Network},
+		{"a chain comes", "mine", &nft.Table{Chains: []nft.Chain{chain}}, Network},
+		{"a rule comes", "mine", &nft.Table{Chains: []nft.Chain{rule}}, Network},
+		{"a rule goes", "mine", &nft.Table{Chains: []nft.Chain{chain}}, Network},
+		{"the ports' table comes", "ports", &nft.Table{}, Pods},
+		{"a set comes", "ports", &nft.Table{Sets: sets}, Pods},
+		{"an element comes", "ports", &nft.Table{Sets: sets, Elements: []nft.Element{{Set: "s", Key: "\x00\x50"}}}, Pods},
+		{"a table goes", "mine", nil, Network},
+	} {
+		set(nft.Inet, step.table, step.want)
+		is(step.what, step.change)
+	}
 }
