@@ -18,8 +18,8 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/veth"
 )
 
-// check compares prevResult, the record and the kernel, and reports all that
-// differs at once.
+// check compares prevResult, the record and the kernel, and reports all differences
+// at once.
 func (p Plugin) check(in *invocation) error {
 	c, err := newCall(in)
 	if err != nil {
@@ -59,8 +59,8 @@ func (p Plugin) check(in *invocation) error {
 	return nil
 }
 
-// expected is the port that prevResult describes, and the configured routes as
-// far as they are in it.
+// expected returns the port that prevResult describes, with those of the configured
+// routes that prevResult has.
 func (c *call) expected(configured []veth.Route) (veth.Port, error) {
 	p := veth.Port{HostName: c.key.HostName(), IfName: c.ifName}
 	prev, err := c.conf.prevResult()
@@ -83,7 +83,7 @@ func (c *call) expected(configured []veth.Route) (veth.Port, error) {
 	for _, ip := range prev.IPs {
 		addr, ok := netip.AddrFromSlice(ip.Address.IP)
 		gateway, _ := netip.AddrFromSlice(ip.Gateway)
-		// One of no interface is another plugin's: ADD names the interface.
+		// An address without an interface is another plugin's.
 		if ok && ip.Interface != nil && *ip.Interface == own {
 			p.Addresses = append(p.Addresses, veth.Address{Addr: addr.Unmap(), Gateway: gateway.Unmap()})
 		}
@@ -93,7 +93,7 @@ func (c *call) expected(configured []veth.Route) (veth.Port, error) {
 		dst, ok := netip.AddrFromSlice(r.Dst.IP)
 		bits, _ := r.Dst.Mask.Size()
 		route := veth.Route{Dst: netip.PrefixFrom(dst.Unmap(), bits), Via: via.Unmap()}
-		// Others in the list may have routes of theirs in the result.
+		// Other plugins of the list may have added routes to the result.
 		ours := slices.Contains(configured, route) ||
 			slices.ContainsFunc(p.Addresses, func(a veth.Address) bool { return a.Gateway == route.Via })
 		if ok && ours {
@@ -117,7 +117,8 @@ func (c *conf) prevResult() (*types100.Result, error) {
 	return types100.NewResultFromResult(r)
 }
 
-// wellFormed refuses what the library would panic at, or write as no address.
+// wellFormed refuses a result at which the library would panic, or that the library
+// would write without an address.
 func wellFormed(raw json.RawMessage) error {
 	var r struct {
 		Interfaces []*struct{}
@@ -145,7 +146,7 @@ func wellFormed(raw json.RawMessage) error {
 	return nil
 }
 
-// checkRecord compares our own record with what prevResult says.
+// checkRecord compares the attachment's record with prevResult.
 func (c *call) checkRecord(want veth.Port) ([]string, error) {
 	a, err := c.store.LockExisting(c.key)
 	if errors.Is(err, fs.ErrNotExist) {

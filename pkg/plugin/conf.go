@@ -27,16 +27,16 @@ const Type = "overlay-cni"
 const (
 	defaultBridge = "cni0"
 	defaultMTU    = 1500 // of Ethernet, where no daemon says otherwise
-	// minIPv6MTU is what every link of IPv6 carries (RFC 8200, 5). With less the
-	// kernel takes IPv6 off an interface.
+	// minIPv6MTU is the least MTU of an IPv6 link (RFC 8200, 5). With less the kernel
+	// disables IPv6 on an interface.
 	minIPv6MTU  = 1280
 	defaultWait = 10 * time.Second
-	// maxWait stays below the two minutes that a kubelet gives a pod.
+	// maxWait is below the two minutes after which a kubelet gives an ADD up.
 	maxWait = time.Minute
 )
 
-// conf is the CNI configuration. Keys that it doesn't have are left to others:
-// the specification lets a runtime add any.
+// conf is the CNI configuration. Other keys are ignored: the specification lets a
+// runtime add any.
 type conf struct {
 	CNIVersion string   `json:"cniVersion"`
 	Name       string   `json:"name"`
@@ -46,8 +46,7 @@ type conf struct {
 	MTU        int      `json:"mtu"`
 	Wait       *int     `json:"waitSeconds"`
 	IPAM       ipamConf `json:"ipam"`
-	// The rest is read by those who need it: types that are not looked at cost
-	// an ADD nothing.
+	// The keys below are decoded by the commands that need them.
 	DNS        json.RawMessage `json:"dns"`
 	PrevResult json.RawMessage `json:"prevResult"`
 	Runtime    json.RawMessage `json:"runtimeConfig"`
@@ -59,7 +58,8 @@ type ipamConf struct {
 	Type   string        `json:"type"`
 	Ranges [][]rangeConf `json:"ranges"`
 	Routes []routeConf   `json:"routes"`
-	// Subnet is an older form of host-local, known here to say what to write.
+	// Subnet is an older form of host-local's. It is here for an error that says what
+	// to write instead.
 	Subnet string `json:"subnet"`
 }
 
@@ -74,7 +74,7 @@ type rangeConf struct {
 type routeConf struct {
 	Dst string `json:"dst"`
 	GW  string `json:"gw"`
-	// What the specification knows beside, which this plugin doesn't set.
+	// Keys of the specification that this plugin refuses, because it can't set them.
 	MTU      json.RawMessage `json:"mtu"`
 	AdvMSS   json.RawMessage `json:"advmss"`
 	Priority json.RawMessage `json:"priority"`
@@ -93,8 +93,7 @@ func parseConf(data []byte) (*conf, error) {
 }
 
 // parseForRemoval is parseConf for DEL and GC, which have to work with a
-// configuration that an ADD would refuse: a value of the wrong type counts as
-// absent.
+// configuration that ADD refuses: a value of the wrong type counts as absent.
 func parseForRemoval(data []byte) (*conf, error) {
 	c := &conf{}
 	var wrong *json.UnmarshalTypeError
@@ -121,8 +120,8 @@ func (c *conf) stateDir() string { return network.Default.StateDir(c.RunDir) }
 // store holds the network's attachments.
 func (c *conf) store() *attachment.Store { return attachment.Open(c.RunDir, network.Default) }
 
-// decodePart reads a part of the configuration that may be left out, of which
-// key is the name.
+// decodePart decodes a part of the configuration, which may be absent. Key is its
+// name.
 func decodePart(key string, data json.RawMessage, to any) error {
 	if len(data) == 0 {
 		return nil
@@ -143,7 +142,7 @@ func decode(key string, data []byte, to any) error {
 	return types.NewError(types.ErrDecodingFailure, "the CNI configuration can't be read: "+err.Error(), "")
 }
 
-// jsonKind is what the wrong value should have been, in JSON's words.
+// jsonKind returns what the wrong value should have been, in JSON's words.
 func jsonKind(e *json.UnmarshalTypeError) string {
 	switch kind := e.Type.Kind().String(); {
 	case strings.HasPrefix(kind, "int"):
@@ -161,16 +160,15 @@ func invalid(format string, args ...any) error {
 	return types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf(format, args...), "")
 }
 
-// settings are what pods get, wherever it was said: in the CNI configuration, or
-// by the daemon.
+// settings are what pods get, from the CNI configuration or from the daemon.
 type settings struct {
 	bridge bridge.Spec
 	sets   []ipam.RangeSet
 	routes []veth.Route
 }
 
-// settings resolves the configuration. If the daemon has to tell, it waits for
-// it for limit at most.
+// settings resolves the configuration. If the settings come from the daemon,
+// settings waits up to limit for the daemon to publish them.
 func (c *conf) settings(limit time.Duration) (settings, error) {
 	if err := c.check(); err != nil {
 		return settings{}, err
@@ -216,8 +214,7 @@ func (c *conf) limit() time.Duration {
 	return time.Duration(*c.Wait) * time.Second
 }
 
-// bridgeName is the bridge's name as far as it is known without a complete
-// configuration.
+// bridgeName returns the bridge's name, also of a configuration that ADD refuses.
 func (c *conf) bridgeName() string {
 	if c.Bridge != "" {
 		return c.Bridge

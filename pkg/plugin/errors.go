@@ -39,7 +39,7 @@ var codes = []struct {
 	{attachment.ErrBusy, types.ErrTryAgainLater},
 }
 
-// toCNI is an error as the specification wants it, with its code.
+// toCNI returns an error in the specification's form, with its code.
 func toCNI(err error) *types.Error {
 	var done *types.Error
 	if errors.As(err, &done) {

@@ -10,8 +10,8 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/pods"
 )
 
-// gc removes every attachment of this network that the runtime doesn't know,
-// and whatever is left of attachments that nobody can know any more.
+// gc removes the attachments of this network that the runtime doesn't know, and
+// what is left of attachments whose record is lost.
 func (p Plugin) gc(in *invocation) error {
 	conf := in.conf
 	valid, err := parseValidAttachments(conf.Valid)
@@ -39,10 +39,10 @@ type sweep struct {
 	keep    map[attachment.Key]bool
 }
 
-// run goes through everything even if something can't be removed.
+// run goes on after something that can't be removed.
 func (s sweep) run() error {
-	// The ports come before the attachments: every pair's file is older than
-	// the pair, so a port without a file is lost, and not just new.
+	// Ports are listed before attachments. ADD makes the attachment's file before the
+	// veth pair, so a port without a file is lost and not new.
 	ports, err := s.kernel.Ports(s.bridge)
 	if err != nil {
 		return err
@@ -71,9 +71,9 @@ func (s sweep) run() error {
 	return errors.Join(append(errs, err)...)
 }
 
-// remove removes an attachment if it is of this network, or if no record tells
-// of which it is and no pod has it: its ADD was killed before it touched the
-// kernel, or its pod is gone.
+// remove removes an attachment of this network. An attachment without a usable
+// record may be any network's: remove removes it only if no pod has it, because its
+// ADD was killed before it touched the kernel, or its pod is gone.
 func (s sweep) remove(k attachment.Key) error {
 	a, err := s.store.TryLock(k)
 	if errors.Is(err, attachment.ErrBusy) || errors.Is(err, fs.ErrNotExist) {
@@ -88,7 +88,7 @@ func (s sweep) remove(k attachment.Key) error {
 		return nil
 	}
 	if !found || err != nil {
-		// Of an unknown network: if it is in use a DEL, which knows, removes it.
+		// The network is unknown. If a pod uses the attachment, its DEL will come.
 		if there, err := s.kernel.Exists(k.HostName()); there || err != nil {
 			return err
 		}

@@ -42,7 +42,7 @@ func (p Plugin) add(in *invocation) error {
 		return err
 	}
 	defer c.kernel.Close()
-	// Before the wait for the daemon: without a namespace there is no use in it.
+	// First: without a namespace it makes no sense to wait for the daemon.
 	netns, err := openNetns(veth.On(c.kernel), c.netns)
 	if err != nil {
 		return err
@@ -65,7 +65,7 @@ func (p Plugin) add(in *invocation) error {
 	}
 	err = c.attach(a, netns, net, p.Out)
 	if errors.Is(err, errLeftover) || errors.Is(err, veth.ErrPortTaken) {
-		// There was an attachment, and its record is lost.
+		// An earlier ADD of this attachment left something, and its record is lost.
 		if err = a.ForgetRecord(); err == nil {
 			err = c.clear(a)
 		}
@@ -79,8 +79,8 @@ func (p Plugin) add(in *invocation) error {
 	return nil
 }
 
-// clear makes an attachment a new one. Its addresses are free only when nothing
-// leads to them any more.
+// clear makes an attachment Fresh again: it removes what an earlier ADD made, and
+// then frees the addresses.
 func (c *call) clear(a *attachment.Attachment) error {
 	if err := pods.Dismantle(c.kernel, c.key, a); err != nil {
 		return err
@@ -88,8 +88,9 @@ func (c *call) clear(a *attachment.Attachment) error {
 	return a.Reset()
 }
 
-// attach reserves, records, connects and prints, in this order: see package
-// attachment for why a crash at any point is mended.
+// attach reserves addresses, records the attachment, connects the pod, and prints
+// the result. The order lets a DEL mend a crash at any point: see package
+// attachment.
 func (c *call) attach(a *attachment.Attachment, netns *os.File, net settings, out io.Writer) error {
 	req, err := c.conf.request(c.args)
 	if err != nil {
@@ -134,7 +135,7 @@ func (c *call) attach(a *attachment.Attachment, netns *os.File, net settings, ou
 	return result.PrintTo(out)
 }
 
-// remove undoes all that an ADD does.
+// remove undoes an ADD.
 func (c *call) remove(a *attachment.Attachment) error { return pods.Remove(c.kernel, c.key, a) }
 
 func (p Plugin) del(in *invocation) error {
@@ -154,13 +155,13 @@ func (p Plugin) del(in *invocation) error {
 	return c.remove(a)
 }
 
-// openNetns opens a pod's network namespace, of which the one of k can't be
-// one. The file's name is the path.
+// openNetns opens a pod's network namespace, which can't be the host's. The name of
+// the file is the path.
 func openNetns(k *veth.Kernel, path string) (*os.File, error) {
 	refuse := func(why string) (*os.File, error) {
 		return nil, types.NewError(types.ErrInvalidNetNS, fmt.Sprintf("CNI_NETNS %q %s", path, why), "")
 	}
-	// Not os.Open, which would also ask the poller about it.
+	// os.Open would offer the file to the poller first, which costs system calls.
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

@@ -9,10 +9,10 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/hostport"
 )
 
-// errLeftover is for what an attachment has that its record doesn't tell of.
+// errLeftover is for a host port that this attachment has without a record of it.
 var errLeftover = errors.New("left by an earlier ADD of the same attachment, whose record is lost")
 
-// openPorts leads ports of the host to a pod that is connected.
+// openPorts forwards ports of the host to the pod.
 func (c *call) openPorts(n settings, addrs []netip.Addr, mappings []hostport.Mapping) error {
 	if len(mappings) == 0 {
 		return nil
@@ -34,9 +34,9 @@ func (c *call) openPorts(n settings, addrs []netip.Addr, mappings []hostport.Map
 	}
 }
 
-// isSiblings tells whether an address is the same container's, by another
-// network. A runtime asks each of a container's networks for the same ports: the
-// first one has them.
+// isSiblings tells whether an address belongs to the same container, by another
+// network. A runtime asks each of a container's networks for the same ports, and the
+// first one gets them.
 func (c *call) isSiblings(addr netip.Addr) bool {
 	return c.store.IsSiblings(attachment.Owner{ContainerID: c.containerID, IfName: c.ifName}, addr)
 }

@@ -10,23 +10,23 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 )
 
-// Plugin is one run of the program, seen from inside. It speaks the protocol of
-// the specification (section 2) as the library's skeleton does, and leaves out
-// what an ADD would pay for and has no use of: reading the configuration three
-// times, comparing network namespaces once more by /proc, and compiling regular
-// expressions at every start.
+// Plugin is one run of the program. It speaks the protocol of the specification
+// (section 2) as the library's skeleton does, but faster: the skeleton reads the
+// configuration three times, compares network namespaces by /proc, and compiles
+// regular expressions at every start.
 type Plugin struct {
 	Getenv   func(key string) string
 	In       io.Reader
 	Out, Err io.Writer
-	// About is what somebody reads who runs the program by hand.
+	// About is printed for people who run the program by hand.
 	About string
 }
 
-// versions are those of the specification that the plugin speaks, oldest first.
+// versions are the versions of the specification that the plugin speaks, oldest
+// first.
 var versions = []string{"0.3.1", "0.4.0", "1.0.0", "1.1.0"}
 
-// command is one of the specification.
+// command is a command of the specification.
 type command struct {
 	run func(Plugin, *invocation) error
 	// parse reads the configuration; see accept for what it returns.
@@ -58,8 +58,8 @@ func commandOf(name string) (command, bool) {
 	return command{}, false
 }
 
-// Run does what the environment asks for and returns the exit status. Out gets
-// the result, or the error as the specification wants it.
+// Run carries out the command in the environment and returns the exit status. It
+// writes the result, or the error in the specification's form, to Out.
 func (p Plugin) Run() int {
 	err := p.run()
 	if err == nil {
@@ -90,7 +90,7 @@ func (p Plugin) run() error {
 	return c.run(p, in)
 }
 
-// version prints what the plugin speaks.
+// version prints the versions that the plugin speaks.
 func (p Plugin) version() error {
 	return json.NewEncoder(p.Out).Encode(struct {
 		CNIVersion string   `json:"cniVersion"`
@@ -125,9 +125,9 @@ func (p Plugin) invocation(c command) (*invocation, error) {
 	return in, err
 }
 
-// accept checks what a parse function returned: the configuration, which isn't
-// nil, and what is wrong with it. A version that isn't spoken comes before other
-// errors, of which it may be the reason.
+// accept checks what a parse function returned: a configuration that is never nil,
+// and an error. An unknown version is reported before the error, because it may be
+// the reason.
 func (c command) accept(conf *conf, err error) (*conf, error) {
 	if err != nil && (conf.Name == "" || conf.CNIVersion == "") {
 		return nil, err // may be about these

@@ -64,7 +64,7 @@ func (c rangeConf) parse() (ipam.Range, error) {
 	return r, nil
 }
 
-// parseExclude reads a prefix, or an address, which stands for itself.
+// parseExclude reads a prefix or a single address.
 func parseExclude(text string) (netip.Prefix, error) {
 	if a, err := netip.ParseAddr(text); err == nil {
 		return netip.PrefixFrom(a, a.BitLen()), nil
@@ -73,7 +73,7 @@ func parseExclude(text string) (netip.Prefix, error) {
 	return p.Masked(), err
 }
 
-// supported refuses a route that would be made without a part of it.
+// supported refuses a route with keys that the plugin can't set.
 func (c routeConf) supported() error {
 	for _, k := range []struct {
 		key   string
@@ -86,8 +86,8 @@ func (c routeConf) supported() error {
 	return nil
 }
 
-// routes reads ipam.routes. Where a route names no gateway it goes by the
-// pod's, which is the one of its family.
+// routes reads ipam.routes. A route without a gateway uses the pod's gateway of the
+// route's family.
 func (c ipamConf) routes(gateways map[family.Family]netip.Addr) ([]veth.Route, error) {
 	var routes []veth.Route
 	for _, r := range c.Routes {

@@ -15,7 +15,7 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/shaper"
 )
 
-// request is what the runtime asks for one pod beside the configuration.
+// request is what the runtime asks for one pod, beyond the configuration.
 type request struct {
 	pod       string // namespace/name, or empty
 	addresses []netip.Addr
@@ -41,8 +41,8 @@ type runtimeConfig struct {
 	} `json:"bandwidth"`
 }
 
-// limits reads the bandwidth capability, which the reference plugin defines: a
-// rate needs a burst, and a burst that the kernel can count.
+// limits reads the bandwidth capability, which the reference plugin defines. A rate
+// needs a burst, and the kernel counts a burst in 32 bits.
 func (c runtimeConfig) limits() (shaper.Limits, error) {
 	b := c.Bandwidth
 	l := shaper.Limits{
@@ -72,8 +72,8 @@ type argsConf struct {
 	} `json:"cni"`
 }
 
-// request reads CNI_ARGS and the capability arguments. The latter win, being
-// the newer way to say the same.
+// request reads CNI_ARGS and the capability arguments. The capability arguments win:
+// they are the newer way to say the same.
 func (c *conf) request(cniArgs string) (request, error) {
 	pairs, err := parseArgs(cniArgs)
 	if err != nil {
@@ -120,8 +120,8 @@ func (c *conf) request(cniArgs string) (request, error) {
 	return r, err
 }
 
-// parseArgs splits CNI_ARGS. Keys that are meant for others are left alone,
-// with or without IgnoreUnknown.
+// parseArgs splits CNI_ARGS. Unknown keys are ignored, with or without
+// IgnoreUnknown.
 func parseArgs(cniArgs string) (map[string]string, error) {
 	pairs := map[string]string{}
 	for pair := range strings.SplitSeq(cniArgs, ";") {
@@ -135,8 +135,8 @@ func parseArgs(cniArgs string) (map[string]string, error) {
 	return pairs, nil
 }
 
-// parseFixed reads an address that was asked for, with or without a prefix
-// length, which says nothing here: pods have their address alone.
+// parseFixed reads an address that was asked for. A prefix length is ignored: pods
+// have their address as /32 or /128.
 func parseFixed(text string) (netip.Addr, error) {
 	text = strings.TrimSpace(text)
 	if p, err := netip.ParsePrefix(text); err == nil {
@@ -163,14 +163,14 @@ func parseMAC(text string) (net.HardwareAddr, error) {
 	return mac, nil
 }
 
-// validAttachments are the ones that a GC has to keep.
+// validAttachments are the attachments that a GC has to keep.
 type validAttachments []struct {
 	ContainerID string `json:"containerID"`
 	IfName      string `json:"ifname"`
 }
 
-// parseValidAttachments insists on the list: its absence must not be taken for
-// "none", or a GC would end every pod's network.
+// parseValidAttachments insists on the list. If a missing list counted as empty, a GC
+// would disconnect every pod.
 func parseValidAttachments(raw json.RawMessage) (validAttachments, error) {
 	var list validAttachments
 	if len(raw) == 0 {

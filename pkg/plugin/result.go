@@ -12,10 +12,9 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/veth"
 )
 
-// newPort is the pod's connection. MAC addresses follow from the first
-// address: ones that are set are left alone by the host's udev, and a pod that
-// gets the address next is reached by the ARP entries that its predecessor
-// left.
+// newPort returns the pod's connection. MAC addresses follow from the first address:
+// udev on the host leaves alone a MAC address that is set, and the next pod with the
+// address is reached by the ARP entries of its predecessor.
 func (c *call) newPort(n settings, req request, addrs []netip.Addr) veth.Port {
 	p := veth.Port{
 		HostName: c.key.HostName(), IfName: c.ifName, Alias: alias(req.pod, c.containerID),
@@ -41,8 +40,8 @@ func (c *call) newPort(n settings, req request, addrs []netip.Addr) veth.Port {
 // less the terminating zero).
 const maxAlias = 255
 
-// alias is what an operator sees beside the port's name: the pod, or the
-// container where the runtime doesn't tell the pod.
+// alias is what an operator sees beside the port's name: the pod, or the container
+// if the runtime didn't tell the pod.
 func alias(pod, containerID string) string {
 	text := pod
 	if text == "" {
@@ -51,7 +50,7 @@ func alias(pod, containerID string) string {
 	return text[:min(len(text), maxAlias)]
 }
 
-// gateway is the one of the range that an address is of.
+// gateway returns the gateway of the range that contains an address.
 func (n settings) gateway(set int, a netip.Addr) netip.Addr {
 	r, _ := n.sets[set].Find(a)
 	return r.Gateway
@@ -67,7 +66,7 @@ func interfaces(n settings, p veth.Port, netns string) []types100.Interface {
 	}
 }
 
-// result is what ADD prints, in the version that the configuration asks for:
+// result returns what ADD prints, in the version that the configuration asks for:
 // the result of the plugins before this one in the list, if there are any,
 // followed by the plugin's own interfaces, address and routes. DNS settings of
 // an earlier plugin win.

@@ -6,8 +6,8 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 )
 
-// status tells whether an ADD would find what it needs: the daemon's
-// publication and a free address. The specification has a code for "no".
+// status returns an error, with the specification's code for it, unless an ADD would
+// find what it needs: the state that the daemon publishes, and a free address.
 func (p Plugin) status(in *invocation) error {
 	net, err := in.conf.settings(0)
 	if err != nil {
@@ -16,8 +16,8 @@ func (p Plugin) status(in *invocation) error {
 	return notAvailable(in.conf.store().Addresses().CheckFree(net.sets))
 }
 
-// notAvailable gives errors that may pass by themselves the code for it, and
-// leaves the others, such as a wrong configuration, as they are.
+// notAvailable gives errors that may pass by themselves the code "not available".
+// Other errors, such as a wrong configuration, keep theirs.
 func notAvailable(err error) error {
 	var known *types.Error
 	switch {

@@ -1,7 +1,7 @@
-// Package attachment keeps and removes what a host has of its pods: the ports
-// on the bridge, the ports of the host, and the files in the run directory.
+// Package pods keeps and removes what a host has of its pods: ports on the bridge,
+// host ports, reserved addresses, and records.
 //
-// Invariant: an attachment is removed in one order, by one function, whoever
-// asks: host ports, devices, addresses, file. So an address is free only after
-// nothing has it any more.
+// Invariant: one function removes a pod, in one order, whoever asks: host ports,
+// devices, addresses, record. So an address is free only after nothing uses it any
+// more.
 package pods

@@ -17,8 +17,8 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/veth"
 )
 
-// Host is where attachments are: a run directory and a network namespace. It is
-// for one goroutine at a time.
+// Host is a host with pods: a run directory and a network namespace. It is for one
+// goroutine at a time.
 type Host struct {
 	store  *attachment.Store
 	bridge *bridge.Kernel
@@ -45,10 +45,11 @@ func (h *Host) Close() {
 	h.bridge.Close()
 }
 
-// Sync has all attachments be as ADD made them, and frees what belongs to none:
-// it plugs pods' ports into the bridge again, opens their host ports and closes
-// others, and removes attachments whose pods are gone. It returns what it
-// changed. Attachments that an ADD or DEL works on are left alone.
+// Sync restores what ADD made for each pod, and removes what belongs to no pod: it
+// plugs ports into the bridge again, opens and closes host ports, removes the
+// attachments of pods that are gone, and frees their addresses. It skips
+// attachments that an ADD or DEL works on. It returns what it changed. The error
+// names pods that nothing can reach, too.
 func (h *Host) Sync(s bridge.Spec) ([]string, error) {
 	entries, err := h.store.List()
 	if err != nil {
@@ -61,8 +62,8 @@ func (h *Host) Sync(s bridge.Spec) ([]string, error) {
 	return slices.Concat(plugged, swept, opened), errors.Join(err, sweepErr, portErr, cutOff(entries, s))
 }
 
-// cutOff tells of pods that are older than this node's subnets: nobody, the own
-// host included, has a way to their addresses.
+// cutOff returns an error that names the pods whose addresses are in none of this
+// node's subnets: the subnets changed, and no host has a route to such a pod.
 func cutOff(entries []attachment.Entry, s bridge.Spec) error {
 	var pods []string
 	for _, e := range entries {
@@ -76,7 +77,7 @@ func cutOff(entries []attachment.Entry, s bridge.Spec) error {
 		return nil
 	}
 	const shown = 5
-	return fmt.Errorf("%d addresses of pods are of no subnet that this node has now, so that nothing reaches them: delete these pods, to have them made anew: %s",
+	return fmt.Errorf("%d addresses of pods are in none of this node's subnets, so nothing reaches these pods: delete them, to have them made anew: %s",
 		len(pods), strings.Join(pods[:min(shown, len(pods))], ", "))
 }
 
@@ -84,8 +85,8 @@ func within(s bridge.Spec, a netip.Addr) bool {
 	return slices.ContainsFunc(s.Gateways, func(g netip.Prefix) bool { return g.Contains(a) })
 }
 
-// syncHostPorts asks nothing of a kernel without nf_tables as long as no pod
-// wants a port.
+// syncHostPorts accepts a kernel without nf_tables as long as no pod wants a host
+// port.
 func (h *Host) syncHostPorts(bridge string) ([]string, error) {
 	changes, err := h.ports.Sync(func() (hostport.Want, error) { return h.hostPorts(bridge) })
 	if !errors.Is(err, hostport.ErrUnsupported) {
@@ -98,7 +99,7 @@ func (h *Host) syncHostPorts(bridge string) ([]string, error) {
 	return changes, err
 }
 
-// portsOf are the attachments to a bridge, by the names of their ports.
+// portsOf returns the attachments to a bridge, by the names of their ports.
 func portsOf(entries []attachment.Entry, bridge string) map[string]attachment.Key {
 	ports := map[string]attachment.Key{}
 	for _, e := range entries {
@@ -109,13 +110,13 @@ func portsOf(entries []attachment.Entry, bridge string) map[string]attachment.Ke
 	return ports
 }
 
-// sweep removes attachments that no pod can have any more: their pair is gone,
-// with the pod's network namespace, and the runtime was not there to call DEL.
+// sweep removes the attachments of pods that are gone: the veth pair went with the
+// pod's network namespace, and the runtime didn't call DEL.
 func (h *Host) sweep(entries []attachment.Entry, missing []string, bridge string) ([]string, error) {
 	var changes []string
 	var errs []error
 	for _, e := range entries {
-		seen := e.Err == nil && e.Record.Bridge == bridge // by SyncPorts
+		seen := e.Err == nil && e.Record.Bridge == bridge // by veth.Kernel.Sync
 		if errors.Is(e.Err, attachment.ErrNewer) || (seen && !slices.Contains(missing, e.Key.HostName())) {
 			continue
 		}
@@ -132,7 +133,7 @@ func (h *Host) sweep(entries []attachment.Entry, missing []string, bridge string
 	return changes, errors.Join(append(errs, err)...)
 }
 
-// removeLost removes an attachment that no pod has any more.
+// removeLost removes an attachment if its pod is gone.
 func (h *Host) removeLost(key attachment.Key) (bool, error) {
 	if there, err := h.bridge.Exists(key.HostName()); there || err != nil {
 		return false, err
@@ -155,9 +156,9 @@ func (h *Host) removeLost(key attachment.Key) (bool, error) {
 	return true, nil
 }
 
-// lost tells whether neither end of an attachment's pair is there, which under
-// its lock says that it won't get one any more. The pod's end is looked for
-// because the host's may have another name by now.
+// lost tells whether both ends of an attachment's veth pair are gone. The caller
+// holds the lock, so no ADD will make the pair. lost looks for the pod's end, too,
+// because somebody may have renamed the host's end.
 func (h *Host) lost(key attachment.Key, a *attachment.Attachment) (bool, error) {
 	if there, err := h.bridge.Exists(key.HostName()); there || err != nil {
 		return false, err // an ADD just came to its end
@@ -170,7 +171,7 @@ func (h *Host) lost(key attachment.Key, a *attachment.Attachment) (bool, error) 
 	return !there, err
 }
 
-// hostPorts lists what pods have as host ports, the oldest first.
+// hostPorts lists the pods' host ports, oldest pod first.
 func (h *Host) hostPorts(bridge string) (hostport.Want, error) {
 	entries, err := h.store.List()
 	if err != nil {
@@ -190,9 +191,9 @@ func (h *Host) hostPorts(bridge string) (hostport.Want, error) {
 	return want, nil
 }
 
-// hostPortsOf are the host ports of one attachment. Where the record can't be read,
-// by damage or loss or because a newer version wrote it, they stay as they are, as
-// those of an attachment that somebody works on do.
+// hostPortsOf returns the host ports of one attachment. They are marked Busy, and
+// so stay as they are, while an ADD or DEL works on the attachment, or if the
+// record can't be read: damaged, empty, or of a newer version.
 func (h *Host) hostPortsOf(e attachment.Entry) (hostport.Pod, error) {
 	mappings, err := hostport.Parse(e.Record.HostPorts)
 	if e.Err != nil || err != nil {
@@ -204,7 +205,8 @@ func (h *Host) hostPortsOf(e attachment.Entry) (hostport.Pod, error) {
 	}, nil
 }
 
-// busy tells whether an ADD or DEL works on an attachment, or ended just now.
+// busy tells whether an ADD or DEL works on an attachment. A DEL that just ended
+// counts.
 func (h *Host) busy(key attachment.Key) bool {
 	a, err := h.store.TryLock(key)
 	if err != nil {

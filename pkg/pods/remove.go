@@ -9,8 +9,8 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/hostport"
 )
 
-// Remove undoes all that an ADD does, however far it came. The attachment is
-// locked by the caller.
+// Remove undoes an ADD, however far the ADD came. The caller holds the
+// attachment's lock.
 func Remove(k *bridge.Kernel, key attachment.Key, a *attachment.Attachment) error {
 	if err := Dismantle(k, key, a); err != nil {
 		return err
@@ -18,22 +18,22 @@ func Remove(k *bridge.Kernel, key attachment.Key, a *attachment.Attachment) erro
 	return a.Release()
 }
 
-// Dismantle removes what the kernel has of an attachment, and leaves its
-// addresses and its file.
+// Dismantle removes what the kernel has of an attachment. Addresses and record
+// stay.
 func Dismantle(k *bridge.Kernel, key attachment.Key, a *attachment.Attachment) error {
 	ports, err := closePorts(a)
 	if ports != nil {
-		// Last: after a deletion the kernel lets the socket's closing wait for
-		// what the deletion of the devices waits for too.
+		// Last: to close this socket after a deletion waits for the same thing in the
+		// kernel as the deletion of the devices does. So there is one wait, not two.
 		defer ports.Close()
 	}
 	return errors.Join(err, k.Remove(key.Devices()...))
 }
 
-// closePorts closes the host ports that the attachment's record tells. Where
-// that can't be read, or is lost, all ports that lead to its addresses are
-// closed. The Kernel is nil where there was nothing to do; else the caller
-// closes it.
+// closePorts closes the host ports in the attachment's record. If the record can't
+// be read, closePorts closes all host ports that lead to the attachment's
+// addresses. The caller closes the Kernel, which is nil if there was nothing to
+// do.
 func closePorts(a *attachment.Attachment) (*hostport.Kernel, error) {
 	r, found, err := a.Record()
 	if !found && err == nil && a.Fresh() {
@@ -58,9 +58,9 @@ func closePorts(a *attachment.Attachment) (*hostport.Kernel, error) {
 	return withPorts(func(k *hostport.Kernel) error { return k.DeleteAddresses(held) })
 }
 
-// Disuse closes all host ports that lead to an address whose attachment is lost,
-// and tells whether it did: one that a pod has still is left alone (see
-// attachment.Store.FreeLost).
+// Disuse closes all host ports that lead to an address whose record is lost, so
+// that the address can be freed (attachment.Store.FreeLost). It returns false, and
+// does nothing, if a pod still has the address.
 func Disuse(b *bridge.Kernel, key attachment.Key, addr netip.Addr) (bool, error) {
 	if there, err := b.Exists(key.HostName()); there || err != nil {
 		return false, err
@@ -72,7 +72,7 @@ func Disuse(b *bridge.Kernel, key attachment.Key, addr netip.Addr) (bool, error)
 	return err == nil, err
 }
 
-// withPorts does nothing on a kernel that has no host ports.
+// withPorts does nothing on a kernel without nf_tables, which has no host ports.
 func withPorts(do func(*hostport.Kernel) error) (*hostport.Kernel, error) {
 	k, err := hostport.Open()
 	if errors.Is(err, hostport.ErrUnsupported) {

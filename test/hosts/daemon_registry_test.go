@@ -114,7 +114,7 @@ func (f *fleet) noErrorsButLeaving() {
 	f.t.Helper()
 	for _, h := range f.hosts {
 		for line := range strings.Lines(h.Daemon().Log.String()) {
-			expected := strings.Contains(line, "is not in the registry") || strings.Contains(line, "are of no subnet that this node has now")
+			expected := strings.Contains(line, "is not in the registry") || strings.Contains(line, "are in none of this node's subnets")
 			if strings.Contains(line, "level=ERROR") && !expected {
 				f.t.Errorf("%s logs %s", h.Name, line)
 			}
@@ -240,7 +240,7 @@ func TestDaemonTellsOfPodsThatAreCutOff(t *testing.T) {
 		nodes := entries(f.hosts...)
 		nodes[0].subnets = m.prefixes("10.244.102.0/24", "fd44:0:0:102::/64")
 		f.register(nodes)
-		f.must(f.hosts[0].Daemon().Log.Wait(ctx, fmt.Sprintf("%d addresses of pods are of no subnet that this node has now", len(m.subnets))))
+		f.must(f.hosts[0].Daemon().Log.Wait(ctx, fmt.Sprintf("%d addresses of pods are in none of this node's subnets", len(m.subnets))))
 		f.must(f.pods[0].Delete(ctx))
 		f.must(f.hosts[0].Daemon().Log.Wait(ctx, "all is well again"))
 	})
