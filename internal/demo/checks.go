@@ -88,7 +88,7 @@ func (t trip) measure(ctx context.Context) (string, error) {
 	return "RTT " + strings.Join(details, ", "), nil
 }
 
-// medianPing takes no lost answer once there was a first one.
+// medianPing fails on any lost answer after the first one.
 func medianPing(ctx context.Context, from *sandbox.Netns, to netip.Addr) (time.Duration, error) {
 	if err := firstPing(ctx, from, to); err != nil {
 		return 0, err
@@ -105,8 +105,7 @@ func medianPing(ctx context.Context, from *sandbox.Netns, to netip.Addr) (time.D
 	return rtts[len(rtts)/2], nil
 }
 
-// firstPing waits for an answer: an overlayd may just be about to learn of the
-// others.
+// firstPing waits for an answer: an overlayd may not know the others yet.
 func firstPing(ctx context.Context, from *sandbox.Netns, to netip.Addr) error {
 	return probe.Eventually(ctx, func(ctx context.Context) error {
 		_, err := probe.Ping(ctx, from, to)
@@ -114,15 +113,15 @@ func firstPing(ctx context.Context, from *sandbox.Netns, to netip.Addr) error {
 	})
 }
 
-// ping calls an answer lost after a time that is long on one machine.
+// ping gives up after a second, which is long on one machine.
 func ping(ctx context.Context, from *sandbox.Netns, to netip.Addr) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	return probe.Ping(ctx, from, to)
 }
 
-// outside checks that the world sees a pod under its host's address. It has no
-// other way to answer: there is no route to the pods out there.
+// outside checks that the outside sees a pod under its host's address. It could
+// not answer the pod's own address: it has no route to pods.
 func (s *show) outside(ctx context.Context) (string, error) {
 	host := s.hosts[0]
 	pod := host.Pods()[0]
@@ -140,7 +139,7 @@ func (s *show) outside(ctx context.Context) (string, error) {
 	return strings.Join(details, ", "), nil
 }
 
-// seenBy asks the world's server which address a pod comes from.
+// seenBy asks a server outside which source address a pod has.
 func (s *show) seenBy(ctx context.Context, world netip.Addr, pod *lab.Pod) (netip.Addr, error) {
 	mirror, err := probe.ServeMirror(s.lab.Switch(), netip.AddrPortFrom(world, 0))
 	if err != nil {

@@ -96,7 +96,7 @@ func (s *show) play(ctx context.Context) error {
 	return err
 }
 
-// acts returns an error only where the show can't go on.
+// acts returns an error only if the show can't continue.
 func (s *show) acts(ctx context.Context) error {
 	if err := s.setUp(ctx); err != nil {
 		return err
@@ -111,8 +111,7 @@ func (s *show) acts(ctx context.Context) error {
 	return nil
 }
 
-// setUp brings three hosts up at once, as they would in real life: none waits
-// for another one.
+// setUp starts three hosts. None waits for another one.
 func (s *show) setUp(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()

@@ -4,5 +4,5 @@
 //
 // Invariant: the lab only stages. Whatever makes pods reach each other was done
 // by the programs under test; the lab sets no route, address or rule beyond
-// what a host has when it is bought. It works in a sandbox only.
+// what any new machine has. It works in a sandbox only.
 package lab

@@ -12,7 +12,7 @@ import (
 	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox"
 )
 
-// stack is a namespace with an open door to its network stack.
+// stack is a namespace and netlink in it.
 type stack struct {
 	*netlink.Handle
 	ns *sandbox.Netns

@@ -62,7 +62,7 @@ func (h *Host) invoke(ctx context.Context, c call) ([]byte, error) {
 	return stdout.Bytes(), nil
 }
 
-// pluginError finds the plugin's own words.
+// pluginError returns the error that the plugin printed.
 func pluginError(err error, stdout, stderr []byte) error {
 	var reported types.Error
 	if json.Unmarshal(stdout, &reported) == nil && (reported.Msg != "" || reported.Code != 0) {
@@ -84,7 +84,7 @@ func withPrevResult(config, result []byte) ([]byte, error) {
 	return json.Marshal(fields)
 }
 
-// parseResult reads the output of ADD in any version.
+// parseResult reads the output of ADD in any version of the specification.
 func parseResult(out []byte) (*types100.Result, error) {
 	var v types.PluginConf
 	if err := json.Unmarshal(out, &v); err != nil {

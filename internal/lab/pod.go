@@ -107,8 +107,8 @@ func (p *Pod) call(command string, config []byte) call {
 	}
 }
 
-// addresses are the result's; what is no address is left out, which those who
-// look for it notice.
+// addresses returns the result's addresses. It drops what does not parse: whoever
+// needs that address notices.
 func addresses(r *types100.Result) []netip.Addr {
 	var as []netip.Addr
 	for _, ip := range r.IPs {

@@ -14,8 +14,8 @@ import (
 	"github.com/overlay-cni/overlay-cni/internal/lab/probe"
 )
 
-// The settings of all hosts are changed while they run. Nobody is restarted,
-// and nothing of the old settings is left.
+// The settings of all hosts change while the daemons run. No daemon restarts,
+// and nothing of the old settings stays.
 func TestDaemonFollowsItsConfiguration(t *testing.T) {
 	t.Parallel()
 	eachMode(t, func(t *testing.T, m mode) {
@@ -74,7 +74,7 @@ func TestDaemonFollowsItsConfiguration(t *testing.T) {
 	})
 }
 
-// tunnels looks at the VXLAN device.
+// tunnels checks the VXLAN device.
 func (f *fleet) tunnels(h *lab.Host, name string, right func(*netlink.Vxlan) bool) error {
 	l, err := h.Handle().LinkByName(name)
 	if err != nil {

@@ -34,7 +34,7 @@ func TestDaemonKeepsTheNetworkConfiguration(t *testing.T) {
 		}
 	}
 	absent("is not in the registry")
-	// With a device of somebody else in the bridge's place.
+	// An unmanaged device has the bridge's name.
 	inTheWay := f.installation(h).foreign("cni0", "peer")
 	f.register(entries(f.hosts...))
 	absent("the name belongs to another device")
@@ -63,8 +63,8 @@ func TestDaemonKeepsTheNetworkConfiguration(t *testing.T) {
 	f.must(right(ctx))
 }
 
-// Another network's file that sorts before ours takes all pods: the host is
-// ready, as nothing of ours is wrong, and says so.
+// Another network's file that sorts before ours gets all pods. The host is ready,
+// because nothing of ours is wrong, and its health report names the file.
 func TestDaemonReportsAnEarlierNetworkConfiguration(t *testing.T) {
 	t.Parallel()
 	f, ctx := newIdleFleet(t, 1), withPatience(t)

@@ -23,7 +23,7 @@ func damagesIn(m mode) []damage {
 	return slices.Concat(tunnelDamages(), entryDamages(m), podDamages())
 }
 
-// families are a mode's, by the kernel's number of them.
+// families returns the mode's address families, as the kernel's numbers.
 func (m mode) families() map[int]string {
 	all := map[int]string{}
 	if m.hasIPv4() {
@@ -65,7 +65,7 @@ func tunnelDamages() []damage {
 	}
 }
 
-// entryDamages are done to what is on the tunnel: to one entry, or to all.
+// entryDamages change routes, neighbours and FDB entries on the tunnel: one or all.
 func entryDamages(m mode) []damage {
 	first := func(h *netlink.Handle, l netlink.Link, family int, change func(n *netlink.Neigh) error) error {
 		neighs, err := h.NeighList(l.Attrs().Index, family)
@@ -148,7 +148,7 @@ func (m mode) stranger() net.IP {
 
 func strangeMAC() net.HardwareAddr { return net.HardwareAddr{2, 0, 0, 0, 0, 9} }
 
-// onRoute does it to one of the routes to peers.
+// onRoute changes one of the routes to peers.
 func onRoute(family int, do func(*netlink.Handle, *netlink.Route) error) func(*netlink.Handle) error {
 	return onLink(tunnel, func(h *netlink.Handle, l netlink.Link) error {
 		routes, err := h.RouteList(l, family)
@@ -164,7 +164,7 @@ func onRoute(family int, do func(*netlink.Handle, *netlink.Route) error) func(*n
 	})
 }
 
-// podDamages are done to the bridge and to pods' ports.
+// podDamages change the bridge and pods' ports.
 func podDamages() []damage {
 	return []damage{
 		{"the bridge's addresses are deleted", onLink("cni0", deleteAddresses)},
@@ -186,10 +186,10 @@ func podDamages() []damage {
 	}
 }
 
-// errNext says that it was not done, and should be to another one.
+// errNext says that the change does not fit this entry: try the next one.
 var errNext = errors.New("not this one")
 
-// onPort does it to the port of one of the pods.
+// onPort changes the port of one of the pods.
 func onPort(do func(*netlink.Handle, netlink.Link) error) func(*netlink.Handle) error {
 	return func(h *netlink.Handle) error {
 		links, err := h.LinkList()
@@ -208,7 +208,7 @@ func onPort(do func(*netlink.Handle, netlink.Link) error) func(*netlink.Handle) 
 	}
 }
 
-// ruleDamages are done to the firewall.
+// ruleDamages change the firewall.
 func ruleDamages() map[string]func(*nftables.Conn) error {
 	ours := func(c *nftables.Conn) (*nftables.Table, error) {
 		return c.ListTableOfFamily(firewall.TableName, nftables.TableFamilyINet)

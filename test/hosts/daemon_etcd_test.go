@@ -27,7 +27,7 @@ func etcdURL(segments []netip.Prefix) string {
 	return "http://" + netip.AddrPortFrom(segments[0].Addr(), 2379).String()
 }
 
-// byEtcd has hosts know nothing but where etcd is.
+// byEtcd starts daemons that are told only where etcd is.
 func byEtcd(c *lab.Config) {
 	c.DaemonArgs = append(c.DaemonArgs, "--registry-type", "etcd", "--registry-etcd-endpoints", etcdURL(c.Segments))
 }
@@ -72,7 +72,7 @@ func (e *etcdServer) stop() {
 	_ = e.cmd.Wait()
 }
 
-// ask has etcd's JSON gateway answer, once it does.
+// ask sends a request to etcd's JSON gateway, until etcd answers.
 func (e *etcdServer) ask(ctx context.Context, method string, request map[string][]byte, answer any) {
 	e.t.Helper()
 	body, err := json.Marshal(request)
@@ -95,7 +95,7 @@ func (e *etcdServer) put(ctx context.Context, key, value string) {
 	e.ask(ctx, "put", map[string][]byte{"key": []byte(key), "value": []byte(value)}, &struct{}{})
 }
 
-// keyValue is an answer's, which JSON has in base64.
+// keyValue is a key and its value in an answer, where JSON has both in base64.
 type keyValue struct {
 	Key   []byte `json:"key"`
 	Value []byte `json:"value"`
@@ -134,8 +134,8 @@ func (e *etcdServer) announced(ctx context.Context, h *lab.Host) []netip.Addr {
 	return record.Addresses
 }
 
-// Hosts that know nothing but where etcd is find subnets and each other, and go
-// on while it is away.
+// Hosts that know only where etcd is get subnets and find each other. They keep
+// working while etcd is down.
 func TestDaemonWithEtcd(t *testing.T) {
 	t.Parallel()
 	eachMode(t, func(t *testing.T, m mode) {
@@ -167,7 +167,7 @@ func TestDaemonWithEtcd(t *testing.T) {
 		etcd.stop()
 		late := f.addPod(ctx, f.hosts[0], "late")
 		f.ping(ctx, late, f.pods[1])
-		// A daemon that starts while etcd is away lets pods in as before.
+		// A daemon that starts while etcd is down admits pods as before.
 		f.must(f.hosts[0].Daemon().Kill())
 		f.launch(f.hosts[0], "--registry-etcd-host-id", f.hosts[0].Name)
 		f.must(f.hosts[0].Daemon().Log.Wait(ctx, "waits for the registry"))

@@ -145,7 +145,7 @@ func TestDaemonPodSubnetsInsideTheUnderlaysNetwork(t *testing.T) {
 	})
 }
 
-// reachWithin is for what is not expected to be answered.
+// reachWithin is for packets that nobody should answer.
 func reachWithin(ctx context.Context, from *sandbox.Netns, to netip.Addr) error {
 	const soon = 200 * time.Millisecond
 	ctx, cancel := context.WithTimeout(ctx, soon)

@@ -18,8 +18,8 @@ import (
 )
 
 const (
-	// healing is how long a daemon may take to mend what it was notified of:
-	// far less than the resync of any test that waits for notifications.
+	// healing is how long a daemon may take to repair a change that the kernel
+	// reported: far less than the resync of any test that waits for notifications.
 	healing = 5 * time.Second
 	// settled is how many answers a stream gets before and after an event, so
 	// that the event lies within the stream.
@@ -39,7 +39,7 @@ type fleet struct {
 	pods  []*lab.Pod
 }
 
-// newFleet is dual stack. What the changes set is different.
+// newFleet makes dual-stack hosts. The changes override that.
 func newFleet(t *testing.T, size int, changes ...func(*lab.Config)) *fleet {
 	t.Helper()
 	f := newIdleFleet(t, size, changes...)
@@ -50,14 +50,14 @@ func newFleet(t *testing.T, size int, changes ...func(*lab.Config)) *fleet {
 	for _, h := range f.hosts {
 		f.pods = append(f.pods, f.addPod(ctx, h, "pod"))
 	}
-	// As long as the bridge has no link-local address that is beyond doubt, the
-	// kernel does not look for IPv6 neighbours on it and drops packets.
+	// Until duplicate address detection of the bridge's link-local address has ended,
+	// the kernel resolves no IPv6 neighbours on the bridge and drops packets.
 	f.quietOn(ctx, func(link string) bool { return link == "cni0" })
 	return f
 }
 
-// newFleetWithConfig is of two hosts that follow one configuration file, in which
-// nothing is yet.
+// newFleetWithConfig makes two hosts that follow one configuration file, which is
+// empty at first.
 func newFleetWithConfig(t *testing.T, set func(*lab.Config)) *fleet {
 	t.Helper()
 	f := newIdleFleet(t, 2, set, readConfig, noResync)
@@ -66,12 +66,12 @@ func newFleetWithConfig(t *testing.T, set func(*lab.Config)) *fleet {
 	return f
 }
 
-// newIdleFleet is registered but runs nothing.
+// newIdleFleet registers hosts and starts nothing on them.
 func newIdleFleet(t *testing.T, size int, changes ...func(*lab.Config)) *fleet {
 	t.Helper()
 	f := &fleet{t: t, lab: newLab(t, func(c *lab.Config) {
 		c.PodNetworks = []netip.Prefix{netip.MustParsePrefix(podNet4), netip.MustParsePrefix(podNet6)}
-		// The log tells when a daemon has found nothing to do.
+		// The log says when a round has changed nothing.
 		c.DaemonArgs = []string{"--log-level", "debug"}
 		for _, change := range changes {
 			change(c)
@@ -104,14 +104,14 @@ func (f *fleet) must(err error) {
 	}
 }
 
-// sub is the fleet in a subtest.
+// sub returns the fleet for a subtest.
 func (f *fleet) sub(t *testing.T) *fleet {
 	s := *f
 	s.t = t
 	return &s
 }
 
-// start returns when the daemon has looked at everything once without error.
+// start returns after the daemon's first round without an error.
 func (f *fleet) start(ctx context.Context, h *lab.Host, args ...string) *lab.Daemon {
 	f.t.Helper()
 	d, err := h.StartDaemon(ctx, args...)
@@ -130,7 +130,7 @@ func (f *fleet) startInTurn() {
 	}
 }
 
-// launch starts a daemon that is not expected to get anywhere.
+// launch starts a daemon that is expected to fail.
 func (f *fleet) launch(h *lab.Host, args ...string) *lab.Daemon {
 	f.t.Helper()
 	d, err := h.LaunchDaemon(args...)
@@ -155,7 +155,7 @@ func (f *fleet) ping(ctx context.Context, from, to *lab.Pod) {
 	f.must(ping(ctx, from, to))
 }
 
-// ping tries all of the addresses.
+// ping sends to all of the addresses.
 func ping(ctx context.Context, from, to *lab.Pod) error {
 	var errs []error
 	for _, a := range to.Addresses {
@@ -165,7 +165,7 @@ func ping(ctx context.Context, from, to *lab.Pod) error {
 	return errors.Join(errs...)
 }
 
-// eventually is for changes that a daemon makes after it was notified.
+// eventually waits for changes that a daemon makes after a notification.
 func (f *fleet) eventually(ctx context.Context, attempt func(context.Context) error) {
 	f.t.Helper()
 	ctx, cancel := context.WithTimeout(ctx, healing)
@@ -173,7 +173,7 @@ func (f *fleet) eventually(ctx context.Context, attempt func(context.Context) er
 	f.must(probe.Eventually(ctx, attempt))
 }
 
-// talk is a stream each way and of each family between two pods.
+// talk starts a stream in each direction and family between two pods.
 type talk []*probe.Stream
 
 func (f *fleet) talk(ctx context.Context, a, b *lab.Pod) talk {
@@ -241,7 +241,7 @@ func (f *fleet) notPublished(h *lab.Host) {
 // configFile is the name of the configuration file of all hosts.
 const configFile = "overlayd.yaml"
 
-// readConfig gives the daemons that file, which has to be there when they start.
+// readConfig passes that file to the daemons. It must exist when they start.
 func readConfig(c *lab.Config) {
 	c.DaemonArgs = append(c.DaemonArgs, "--config", filepath.Join(c.Dir, configFile))
 }

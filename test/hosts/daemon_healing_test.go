@@ -24,7 +24,7 @@ import (
 // noResync leaves healing to the kernel's notifications.
 func noResync(c *lab.Config) { c.DaemonArgs = append(c.DaemonArgs, "--resync", "1h") }
 
-// damage is done by somebody else's hand.
+// damage is a change that another program makes to the host.
 type damage struct {
 	name string
 	do   func(*netlink.Handle) error
@@ -40,7 +40,7 @@ func onLink(name string, do func(*netlink.Handle, netlink.Link) error) func(*net
 	}
 }
 
-// deleteRoutes leaves the kernel's own.
+// deleteRoutes deletes all routes but the kernel's own.
 func deleteRoutes(h *netlink.Handle, l netlink.Link) error {
 	routes, err := h.RouteList(l, netlink.FAMILY_ALL)
 	errs := []error{err}
@@ -113,7 +113,7 @@ func TestDaemonHeals(t *testing.T) {
 	})
 }
 
-// switches are those that nobody's traffic passes without.
+// switches are the sysctls without which no traffic passes.
 func (m mode) switches() []string {
 	var paths []string
 	if m.hasIPv4() {
@@ -125,8 +125,9 @@ func (m mode) switches() []string {
 	return paths
 }
 
-// A strict host drops what comes in another way than it would be answered:
-// what another host's programs send to pods with their host's own address.
+// With a strict rp_filter the host drops packets that arrive on another interface
+// than the reply would leave by. Such are those that programs of another host
+// send to pods from the host's own address.
 func TestDaemonKeepsItsDevicesLoose(t *testing.T) {
 	t.Parallel()
 	eachMode(t, func(t *testing.T, m mode) {
@@ -170,7 +171,7 @@ func (f *fleet) setSysctl(h *lab.Host, path, value string) {
 	f.on(h.Netns(), func() error { return os.WriteFile(filepath.Join("/proc/sys", path), []byte(value), 0) })
 }
 
-// healed waits until the first host is as it was and its pod is heard again.
+// healed waits until the first host is as before and its pod can be reached.
 func (f *fleet) healed(ctx context.Context, want []string) {
 	f.t.Helper()
 	start := time.Now()
@@ -185,7 +186,7 @@ func (f *fleet) healed(ctx context.Context, want []string) {
 	}
 }
 
-// The host forwards already, but what is made new on it does not.
+// The host forwards, but new devices on it do not.
 func TestDaemonForwardsOnNewDevices(t *testing.T) {
 	t.Parallel()
 	eachMode(t, func(t *testing.T, m mode) {
@@ -202,7 +203,7 @@ func TestDaemonForwardsOnNewDevices(t *testing.T) {
 	})
 }
 
-// What nobody is notified of is found by the resync.
+// The resync repairs changes that the kernel does not report.
 func TestDaemonResyncHeals(t *testing.T) {
 	t.Parallel()
 	eachMode(t, func(t *testing.T, m mode) {
@@ -289,7 +290,7 @@ func (f *fleet) configureUplink() {
 	})(f.hosts[0].Handle()))
 }
 
-// plugInAnew gives the first host an interface as it had before.
+// plugInAnew gives the first host a new interface with the old settings.
 func (f *fleet) plugInAnew() {
 	f.t.Helper()
 	h := f.hosts[0]

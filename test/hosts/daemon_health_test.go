@@ -24,7 +24,8 @@ import (
 // namespace of its host.
 const healthAddress = "127.0.0.1:9479"
 
-// withHealth has healing and readiness follow from notifications alone.
+// withHealth serves health and turns the resync off, so that only notifications
+// start rounds.
 func withHealth(c *lab.Config) {
 	noResync(c)
 	c.DaemonArgs = append(c.DaemonArgs, "--health-address", healthAddress)
@@ -42,7 +43,7 @@ func httpIn(ns *sandbox.Netns) *http.Client {
 	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: dial}}
 }
 
-// says is nil if the daemon of a host answers a probe with this status and all
+// says returns nil if the host's daemon answers a probe with this status and all
 // of these words.
 func says(ctx context.Context, h *lab.Host, path string, status int, words ...string) error {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+healthAddress+path, nil)
@@ -69,15 +70,15 @@ func says(ctx context.Context, h *lab.Host, path string, status int, words ...st
 	return nil
 }
 
-// alive is for at any time: a daemon that waits for others is not to be
-// restarted by those who ask /healthz.
+// alive holds at any time: a daemon that waits for others must not be restarted
+// by whoever asks /healthz.
 func (f *fleet) alive(ctx context.Context, h *lab.Host) {
 	f.t.Helper()
 	f.must(says(ctx, h, "/healthz", http.StatusOK, "ok\n"))
 }
 
-// eventuallyReady waits for a 200 of which all parts are well. That of the pods
-// is among them since there was something to look at.
+// eventuallyReady waits for a 200 in which all parts are well. The part of pods
+// appears with the first pod.
 func (f *fleet) eventuallyReady(ctx context.Context, h *lab.Host) {
 	f.t.Helper()
 	f.must(probe.Eventually(ctx, func(ctx context.Context) error {
@@ -88,7 +89,7 @@ func (f *fleet) eventuallyReady(ctx context.Context, h *lab.Host) {
 	}))
 }
 
-// eventuallyDown waits for a 503 that gives this reason.
+// eventuallyDown waits for a 503 with this reason.
 func (f *fleet) eventuallyDown(ctx context.Context, h *lab.Host, why ...string) {
 	f.t.Helper()
 	words := append([]string{"network: down since "}, why...)
@@ -98,8 +99,8 @@ func (f *fleet) eventuallyDown(ctx context.Context, h *lab.Host, why ...string) 
 	f.alive(ctx, h)
 }
 
-// Whatever goes on failing, /readyz names it: with 503 where this host's pods
-// can't be connected or reach nobody, with 200 where the rest goes on.
+// /readyz names whatever keeps failing: with 503 if this host's pods can't be
+// connected or reach nobody, else with 200.
 func TestDaemonReadiness(t *testing.T) {
 	t.Parallel()
 	eachMode(t, func(t *testing.T, m mode) {
@@ -132,7 +133,7 @@ func TestDaemonReadiness(t *testing.T) {
 	})
 }
 
-// trouble begins, is told of, and ends.
+// trouble is a fault that begins, is reported, and ends.
 type trouble struct {
 	name       string
 	begin, end func(*fleet)
@@ -140,7 +141,7 @@ type trouble struct {
 	words      []string
 }
 
-// unreadiness is what befalls the first host of two.
+// unreadiness lists faults of the first of two hosts.
 func unreadiness(m mode) []trouble {
 	const down, degraded = http.StatusServiceUnavailable, http.StatusOK
 	register := func(f *fleet) { f.must(f.lab.Register(f.hosts...)) }
@@ -174,7 +175,7 @@ func (m mode) downText() string {
 	return "no interface has an address by which the registry knows this host (fd77::1)"
 }
 
-// takenSubnet is a peer whose subnet the host reaches in another way.
+// takenSubnet adds a peer whose subnet the host already reaches by another route.
 func takenSubnet(subnet netip.Prefix) trouble {
 	route := func(change func(*netlink.Handle, *netlink.Route) error) func(*fleet) {
 		return func(f *fleet) {
@@ -223,8 +224,8 @@ func setUnderlayUp(f *fleet) {
 	f.configureUplink()
 }
 
-// takeBridge has the other device come with the name: a bridge that is missing
-// for a moment would be made anew.
+// takeBridge renames the other device in one step: the daemon would replace a
+// bridge that is missing for a moment.
 func takeBridge(f *fleet) {
 	h := f.hosts[0].Handle()
 	f.must(onLink("cni0", func(h *netlink.Handle, l netlink.Link) error {
@@ -247,8 +248,8 @@ func giveBridgeBack(f *fleet) {
 	}
 }
 
-// What goes on failing is tried ever more slowly, also while much changes on
-// the host, costs next to nothing, and is in the log once.
+// The daemon retries a lasting failure ever more slowly, even while much changes
+// on the host. The retries cost next to nothing, and the log has the error once.
 func TestDaemonFailureBacksOff(t *testing.T) {
 	t.Parallel()
 	dual(t, func(t *testing.T, m mode) {

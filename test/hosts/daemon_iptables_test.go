@@ -36,7 +36,7 @@ func (m mode) programs() []string {
 	return all
 }
 
-// restore replaces the tables filter as firewalls do when they start: at once.
+// restore replaces the filter tables at once, as firewalls do when they start.
 func (f *fleet) restore(h *lab.Host, kind, rules string) {
 	f.t.Helper()
 	for _, program := range []string{"iptables", "ip6tables"} {
@@ -47,8 +47,8 @@ func (f *fleet) restore(h *lab.Host, kind, rules string) {
 	}
 }
 
-// Docker's daemon, firewalls and people set iptables' FORWARD to DROP, and flush
-// what others put there.
+// Docker's daemon, firewalls and administrators set iptables' FORWARD to DROP and
+// flush the rules of others.
 func TestDaemonPassesIPTables(t *testing.T) {
 	t.Parallel()
 	eachModeAndKind(t, func(t *testing.T, m mode, kind string) {
@@ -90,7 +90,7 @@ func TestDaemonPassesIPTables(t *testing.T) {
 	})
 }
 
-// eachModeAndKind goes by the two kinds of iptables.
+// eachModeAndKind runs the test with both kinds of iptables.
 func eachModeAndKind(t *testing.T, test func(t *testing.T, m mode, kind string)) {
 	t.Helper()
 	eachMode(t, func(t *testing.T, m mode) {
@@ -100,7 +100,7 @@ func eachModeAndKind(t *testing.T, test func(t *testing.T, m mode, kind string))
 	})
 }
 
-// getsOut tries all of the world's addresses.
+// getsOut connects to all of the outside's addresses.
 func (f *fleet) getsOut(ctx context.Context, pod *lab.Pod) error {
 	var errs []error
 	for _, outside := range f.lab.Outside() {

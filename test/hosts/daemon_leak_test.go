@@ -30,8 +30,8 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/registry/kube"
 )
 
-// inProcess is a daemon in the process of the test, and so in the sandbox's own
-// network namespace, as every thread of the process is.
+// inProcess is a daemon in the test's process. It runs in the sandbox's own
+// network namespace, as every thread of the process does.
 type inProcess struct {
 	t    *testing.T
 	ns   *sandbox.Netns
@@ -39,7 +39,7 @@ type inProcess struct {
 	dir  string
 }
 
-// newInProcess gives the sandbox an underlay, which is where etcd is, too.
+// newInProcess gives the sandbox an underlay. etcd listens there too.
 func newInProcess(t *testing.T) *inProcess {
 	t.Helper()
 	ns, err := sandbox.OpenNetns("/proc/thread-self/ns/net")
@@ -70,13 +70,13 @@ func newInProcess(t *testing.T) *inProcess {
 	return p
 }
 
-// opened is a registry and what has to be closed after it.
+// opened is a registry and what must be closed after it.
 type opened interface {
 	registry.Registry
 	io.Closer
 }
 
-// run runs a daemon until it has done its work, or could not begin.
+// run runs a daemon until its first round, or until its start failed.
 func (p *inProcess) run(open func(config.Config, *slog.Logger) (opened, error), args ...string) (err error) {
 	flags := pflag.NewFlagSet("overlayd", pflag.ContinueOnError)
 	loader, dir := config.AddFlags(flags), p.t.TempDir()
@@ -145,8 +145,8 @@ func (l *lockedText) String() string {
 	return l.text.String()
 }
 
-// A daemon that ends leaves no goroutine and no open file behind: what would be
-// left at every end would be left at every reconnection, too.
+// A daemon that ends leaves no goroutine and no open file behind. A leak at its
+// end would be a leak at each reconnection.
 func TestDaemonLeavesNothingRunning(t *testing.T) {
 	p := newInProcess(t)
 	f := &fleet{t: t}
@@ -191,8 +191,8 @@ func TestDaemonLeavesNothingRunning(t *testing.T) {
 	}
 }
 
-// leavesNothing runs it some times. What the runtime opens once stays after the
-// first.
+// leavesNothing runs the daemon several times. Files that Go's runtime opens once
+// stay after the first run, and do not count.
 func (p *inProcess) leavesNothing(run func()) {
 	p.t.Helper()
 	const times = 3

@@ -20,21 +20,20 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/firewall"
 )
 
-// change is made while pods talk, and taken back.
+// change is made while pods talk, and then undone.
 type change struct {
 	name     string
 	do, undo func(*fleet)
-	// done tells whether the daemons have made it so.
+	// done reports whether the daemons have applied the change.
 	done func(*fleet) bool
-	// cuts: whoever is concerned can't send meanwhile.
+	// cuts says that the hosts concerned can't send meanwhile.
 	cuts bool
 }
 
-// The configuration of running hosts is changed, or the interface that carries
-// the tunnel. Streams that it need not concern lose no packet: those of other
-// hosts and, where the tunnel itself goes on, those of the host, too. Where the
-// tunnel has to be made anew or loses its way, the host's own streams have a gap,
-// which ends in the time that mending takes.
+// The configuration of running hosts changes, or the interface that carries the
+// tunnel. Streams of other hosts lose no packet. Nor do the host's own, if the
+// tunnel stays. If the daemon replaces the tunnel or the underlay goes away, the
+// host's own streams have a gap, which ends within the time for repairs.
 func TestDaemonStreamsOutliveChanges(t *testing.T) {
 	t.Parallel()
 	eachMode(t, func(t *testing.T, m mode) {
@@ -64,7 +63,7 @@ func newConfiguredFleet(t *testing.T, size int, m mode) *fleet {
 
 func ownConfig(h *lab.Host) string { return filepath.Join(h.RunDir(), configFile) }
 
-// set gives a host settings.
+// set changes a host's settings.
 func (f *fleet) set(h *lab.Host, settings string) {
 	f.t.Helper()
 	f.must(os.WriteFile(ownConfig(h), []byte(settings+"\n"), 0o644))
@@ -102,8 +101,8 @@ func (c change) isDone(f *fleet, want bool) func(context.Context) error {
 	}
 }
 
-// endWithin allows a gap. All streams end together, as each waits for what is
-// late.
+// endWithin allows a gap. All streams end together, because each waits for late
+// answers.
 func (f *fleet) endWithin(ctx context.Context, streams talk, limit time.Duration) {
 	f.t.Helper()
 	f.goesOn(ctx, streams)
@@ -120,12 +119,12 @@ func (f *fleet) endWithin(ctx context.Context, streams talk, limit time.Duration
 	}
 }
 
-// all are the hosts that have a configuration; third is the one that the others
-// are not concerned by.
+// all are the hosts with a configuration. Changes on third do not concern the
+// others.
 func (f *fleet) all() []*lab.Host   { return f.hosts }
 func (f *fleet) third() []*lab.Host { return f.hosts[2:3] }
 
-// setTo is a change of settings of some hosts, which is done when it is on each.
+// setTo changes settings of some hosts. It is done once each host has them.
 func setTo(settings string, on func(*fleet) []*lab.Host, done func(*fleet, *lab.Host) bool) change {
 	set := func(text string) func(*fleet) {
 		return func(f *fleet) {
@@ -139,7 +138,7 @@ func setTo(settings string, on func(*fleet) []*lab.Host, done func(*fleet, *lab.
 	}}
 }
 
-// settingChanges leave the tunnel as it is, or are about the third host alone.
+// settingChanges keep the tunnel, or change the third host alone.
 func settingChanges() []change {
 	lower := func(f *fleet, h *lab.Host) bool {
 		return mtuOf(f, h.Handle(), tunnel) == 1400 && mtuOf(f, h.Handle(), "cni0") == 1400
@@ -162,7 +161,7 @@ func settingChanges() []change {
 	}
 }
 
-// otherTunnel is what the kernel can't do to a living device.
+// otherTunnel changes settings for which the kernel needs a new device.
 func otherTunnel(on func(*fleet) []*lab.Host) change {
 	c := setTo("vxlan: {vni: 77, port: 8472}", on, func(f *fleet, h *lab.Host) bool {
 		return f.tunnels(h, tunnel, func(v *netlink.Vxlan) bool { return v.VxlanId == 77 && v.Port == 8472 }) == nil
@@ -171,7 +170,7 @@ func otherTunnel(on func(*fleet) []*lab.Host) change {
 	return c
 }
 
-// underlayChanges befall the third host.
+// underlayChanges happen to the third host.
 func underlayChanges(h *lab.Host) []change {
 	other := netip.MustParsePrefix("192.168.77.103/24")
 	if h.Addresses()[0].Is6() {

@@ -31,7 +31,7 @@ func (f *fleet) webPod(ctx context.Context, h *lab.Host, name string) *lab.Pod {
 	return p
 }
 
-// attached is all that a host has of its pods.
+// attached returns everything that a host keeps for its pods.
 func (f *fleet) attached(h *lab.Host) []string {
 	f.t.Helper()
 	lines := (&pluginHost{host: h}).portLines(f.t)
@@ -163,8 +163,8 @@ func TestDaemonHealsHostPorts(t *testing.T) {
 	})
 }
 
-// What can't be understood is left as it is: the record may be of a newer
-// version, and the port's name may be somebody's choice.
+// The daemon leaves alone what it can't understand: a newer version may have
+// written the record, and another program may have named the port.
 func TestDaemonLeavesPodsThatItDoesNotUnderstand(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 1, noResync)
@@ -205,7 +205,7 @@ func TestDaemonLeavesPodsThatItDoesNotUnderstand(t *testing.T) {
 	})
 }
 
-// looked returns when a round for pods has begun and ended after this call.
+// looked returns after a whole round for pods that began after this call.
 func (f *fleet) looked(ctx context.Context, h *lab.Host) {
 	f.t.Helper()
 	const round = "reconciled pods"

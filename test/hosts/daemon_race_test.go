@@ -17,8 +17,8 @@ import (
 	"github.com/overlay-cni/overlay-cni/internal/lab/probe"
 )
 
-// After a boot the runtime may be faster than the daemon. The pod then waits,
-// and no longer than it has to.
+// After a boot the runtime may be faster than the daemon. The pod then waits for
+// the daemon, and no longer.
 func TestDaemonComesAfterThePlugin(t *testing.T) {
 	t.Parallel()
 	f, ctx := newIdleFleet(t, 1), withPatience(t)

@@ -52,7 +52,7 @@ func (f *fleet) pingAll(ctx context.Context, from *sandbox.Netns, to []netip.Add
 	}
 }
 
-// reach tries every protocol, and looks at the source address.
+// reach tries every protocol, and checks the source address.
 func (f *fleet) reach(ctx context.Context, from, to *lab.Pod) {
 	f.t.Helper()
 	f.pingAll(ctx, from.Netns(), to.Addresses)
@@ -74,7 +74,7 @@ func (f *fleet) udp(ctx context.Context, from *lab.Pod, to netip.Addr, server *s
 	}
 }
 
-// seenBy asks a TCP server at an address where the pod comes from.
+// seenBy asks a TCP server which source address the pod has.
 func (f *fleet) seenBy(ctx context.Context, server *sandbox.Netns, at netip.Addr, pod *lab.Pod) netip.Addr {
 	f.t.Helper()
 	mirror, err := probe.ServeMirror(server, netip.AddrPortFrom(at, 0))
@@ -131,8 +131,8 @@ func ipNetOf(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
-// The packet that just fits has to go through whole, and the pod has to learn
-// at home, from its own interface, that a larger one does not.
+// The largest packet that fits must pass whole. The pod's own interface must
+// refuse a larger one.
 func TestDaemonMTU(t *testing.T) {
 	t.Parallel()
 	four, six, both := modes[0], modes[1], modes[2]
@@ -178,7 +178,7 @@ func (f *fleet) checkMTU(ctx context.Context, want int) {
 		if err := f.whole(ctx, address, want+1); !errors.Is(err, unix.EMSGSIZE) {
 			f.t.Errorf("address %d: one byte more: %v", i, err)
 		}
-		// The outer packets may be fragmented, so that they arrived is not enough.
+		// Arrival alone proves nothing: the outer packets may have been fragmented.
 		if after := f.fragments(); after != before {
 			f.t.Errorf("the hosts fragmented: %s, before %s", after, before)
 		}
@@ -192,9 +192,9 @@ func mtuOf(f *fleet, h *netlink.Handle, name string) int {
 	return l.Attrs().MTU
 }
 
-// whole sends a packet of a size between the first two pods, and waits for it to
-// come back. The pod that answers doesn't fragment either: the kernel doesn't
-// where a packet fits.
+// whole sends a packet of the size between the first two pods and waits for the
+// reply. The kernel does not fragment a packet that fits, so neither does the pod
+// that answers.
 func (f *fleet) whole(ctx context.Context, to netip.Addr, size int) error {
 	f.t.Helper()
 	echo, err := probe.ServeEcho(f.pods[1].Netns(), netip.AddrPortFrom(to, 0))
@@ -203,7 +203,7 @@ func (f *fleet) whole(ctx context.Context, to netip.Addr, size int) error {
 	return probe.Whole(ctx, f.pods[0].Netns(), echo.Addr, size)
 }
 
-// fragments is how many pieces each host has made of packets, as text.
+// fragments returns how many fragments each host has made, as text.
 func (f *fleet) fragments() string {
 	f.t.Helper()
 	text := ""

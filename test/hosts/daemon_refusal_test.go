@@ -68,7 +68,7 @@ func TestDaemonRefusesToStart(t *testing.T) {
 	f.sameState(before, f.kernelState(h))
 }
 
-// kernelState is the state of a host that publishes nothing.
+// kernelState returns the state of a host without its published file.
 func (f *fleet) kernelState(h *lab.Host) []string {
 	f.t.Helper()
 	s := stateReader{fleet: f, handle: h.Handle(), names: map[int]string{}}
@@ -92,8 +92,8 @@ func overlap(nodes []entry) {
 
 func sameAddress(nodes []entry) { nodes[1].addresses = nodes[0].addresses }
 
-// A mistaken edit is an error in the log and nothing else: the daemons go on
-// with what they had, mend what breaks meanwhile, and take the next edit.
+// A wrong edit has no effect but an error in the log. The daemons keep the last
+// good content, repair what breaks meanwhile, and take the next edit.
 func TestDaemonKeepsTheLastGoodRegistry(t *testing.T) {
 	t.Parallel()
 	eachMode(t, func(t *testing.T, m mode) {
@@ -143,8 +143,8 @@ func (f *fleet) writes(text string) func(*fleet) error {
 	return func(f *fleet) error { return f.lab.WriteRegistry([]byte(text)) }
 }
 
-// Somebody else's device is named in the log, with what differs and what to
-// do, and left alone; without it the daemon goes on by itself.
+// The daemon leaves an unmanaged device alone. The log names the device, what
+// differs, and what to do. Once the device is gone, the daemon continues by itself.
 func TestDaemonForeignDevice(t *testing.T) {
 	t.Parallel()
 	f := newIdleFleet(t, 1, noResync)
@@ -204,7 +204,7 @@ func (f *fleet) linkText(h *lab.Host, like netlink.Link) string {
 	return "nothing"
 }
 
-// reset makes a host as if it had never run a daemon.
+// reset removes everything that a daemon made on a host.
 func (f *fleet) reset(h *lab.Host) {
 	f.t.Helper()
 	for _, name := range []string{tunnel, "cni0"} {

@@ -20,8 +20,7 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/subnet"
 )
 
-// While the registry is edited and edited again, the pods of hosts that have
-// no part in it lose nothing.
+// Edits of the registry cost pods of uninvolved hosts no packet.
 func TestDaemonRegistryEdits(t *testing.T) {
 	t.Parallel()
 	eachMode(t, func(t *testing.T, m mode) {
@@ -55,7 +54,7 @@ func TestDaemonRegistryEdits(t *testing.T) {
 	})
 }
 
-// peerEntries is all that is on a host's tunnel for its peers.
+// peerEntries returns everything on a host's tunnel that is for peers.
 func peerEntries(h *lab.Host) ([]string, error) {
 	var found []string
 	link, err := h.Handle().LinkByName(tunnel)
@@ -86,8 +85,8 @@ func peerEntries(h *lab.Host) ([]string, error) {
 	return found, nil
 }
 
-// knows is nil if the entries for peers on a host's tunnel are exactly those
-// that these nodes need.
+// knows returns nil if the entries for peers on a host's tunnel are exactly the
+// ones that these nodes need.
 func knows(h *lab.Host, peers []entry) error {
 	have, err := peerEntries(h)
 	if err != nil {
@@ -108,8 +107,8 @@ func knows(h *lab.Host, peers []entry) error {
 	return nil
 }
 
-// noErrorsButLeaving looks for edits that took a second attempt. Whose subnet
-// was taken away is told so, and what that means for its pods.
+// noErrorsButLeaving fails if an edit took a second attempt. Only a host that
+// lost its subnet may log an error, about its pods.
 func (f *fleet) noErrorsButLeaving() {
 	f.t.Helper()
 	for _, h := range f.hosts {
@@ -162,7 +161,7 @@ func (f *fleet) moveAddress(ctx context.Context) {
 	f.ping(ctx, f.pods[1], f.pods[0])
 }
 
-// sendsFrom looks at the tunnel's source address.
+// sendsFrom checks the tunnel's source address.
 func sendsFrom(h *lab.Host, want netip.Addr) error {
 	link, err := h.Handle().LinkByName(tunnel)
 	if err != nil {
@@ -184,7 +183,7 @@ func (f *fleet) moveSubnet(ctx context.Context) {
 	f.moveTo(ctx, nodes)
 }
 
-// likeOf is the one of two constants that is of the same family.
+// likeOf returns the constant of the same family.
 func likeOf(p netip.Prefix, ipv4, ipv6 string) netip.Prefix {
 	if p.Addr().Is4() {
 		return netip.MustParsePrefix(ipv4)
@@ -231,8 +230,8 @@ func (f *fleet) moveTo(ctx context.Context, nodes []entry) {
 	}
 }
 
-// Pods outlive their node's subnet in Kubernetes, when the Node was deleted and
-// came back at once.
+// In Kubernetes, pods outlive their node's subnet if the Node is deleted and
+// comes back at once.
 func TestDaemonTellsOfPodsThatAreCutOff(t *testing.T) {
 	t.Parallel()
 	eachMode(t, func(t *testing.T, m mode) {
@@ -264,9 +263,8 @@ func (f *fleet) join(ctx context.Context) {
 	f.must(e.Remove())
 }
 
-// What is done to the tunnel while the registry doesn't list the host is mended
-// when it does again, also after a restart: the device's name is still known for
-// our own.
+// The daemon repairs the tunnel once the registry lists the host again, even
+// after a restart: it still knows that the device's name is its own.
 func TestDaemonKnowsItsTunnelAfterLeaving(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 2)

@@ -21,8 +21,8 @@ import (
 	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox"
 )
 
-// apiServer stands in for Kubernetes' one: it has Nodes that never change but
-// for one condition. The real one is in test/e2e.
+// apiServer stands in for Kubernetes' API server. Its Nodes never change but for
+// one condition. test/e2e has the real server.
 type apiServer struct {
 	t       *testing.T
 	ns      *sandbox.Netns
@@ -38,7 +38,7 @@ type apiServer struct {
 
 type condition struct{ Type, Status, Reason, Message string }
 
-// newAPIServer is not up yet.
+// newAPIServer makes a server that does not listen yet.
 func newAPIServer(t *testing.T, ns *sandbox.Netns, address string, nodes []entry) *apiServer {
 	s := &apiServer{t: t, ns: ns, address: address, nodes: nodes, unavailable: map[string]condition{}}
 	t.Cleanup(s.stop)
@@ -55,7 +55,7 @@ func (s *apiServer) start(context.Context) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	// Watches end with the server, and not only when it has nobody left.
+	// Watches end together with the server.
 	ctx, end := context.WithCancel(context.Background())
 	server := &http.Server{Handler: s, BaseContext: func(net.Listener) context.Context { return ctx }}
 	server.RegisterOnShutdown(end)
@@ -185,8 +185,8 @@ func (r remoteEtcd) start(ctx context.Context) {
 	r.put(ctx, "/overlay-cni/config", "networks: ["+quoted(r.networks)+"]\n")
 }
 
-// A host may be up before its registry is: at its first time it says what it
-// waits for, and after a restart it lets pods in as it did before.
+// A host may be up before its registry. A new host says what it waits for. After
+// a restart, a host admits pods as before.
 func TestDaemonIsUpBeforeKubernetes(t *testing.T) {
 	t.Parallel()
 	dual(t, func(t *testing.T, m mode) {
@@ -239,7 +239,7 @@ func (f *fleet) upBefore(server remote, args func(*lab.Host) []string) {
 	late := f.addPod(ctx, a, "late")
 	f.ping(ctx, late, f.pods[1])
 	f.must(says(ctx, a, "/readyz", http.StatusServiceUnavailable, waits))
-	// The other one was there when it had nodes, and has them still.
+	// The other host was up while the registry had nodes, and still has them.
 	f.alive(ctx, f.hosts[1])
 	f.ping(ctx, f.pods[1], late)
 	ctx = withPatience(f.t)

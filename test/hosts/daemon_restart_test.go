@@ -8,9 +8,8 @@ import (
 	"github.com/overlay-cni/overlay-cni/internal/lab"
 )
 
-// A daemon that ends changes nothing, and one that starts changes nothing that
-// is right: neither in the kernel's tables nor for anybody who watches them,
-// and no packet is lost.
+// A daemon that ends changes nothing. A daemon that starts changes nothing that
+// is right: the kernel reports no change, and no packet is lost.
 func TestDaemonRestartChangesNothing(t *testing.T) {
 	t.Parallel()
 	eachMode(t, func(t *testing.T, m mode) {
@@ -48,7 +47,7 @@ func TestDaemonRestartChangesNothing(t *testing.T) {
 	})
 }
 
-// The plugin goes on without a daemon, from what the last one published.
+// The plugin works without a daemon, by what the last one published.
 func TestDaemonDownPodsComeAndGo(t *testing.T) {
 	t.Parallel()
 	eachMode(t, func(t *testing.T, m mode) {

@@ -39,9 +39,9 @@ func (f *fleet) state(h *lab.Host) []string {
 	return s.lines
 }
 
-// asNew is a state without what differs between an object and one that was
-// made in its place: indexes, times of writing, and the link-local address that
-// the kernel gives the bridge by itself and tries for a second or two.
+// asNew removes from a state what differs between an object and its replacement:
+// indexes, times of writing, and the bridge's link-local address, which is
+// tentative for a second or two.
 func asNew(state []string) []string {
 	different := regexp.MustCompile(` (index|written) \S+`)
 	kernels := regexp.MustCompile(`^(address|route) fe80::.* on cni0`)
@@ -54,14 +54,14 @@ func asNew(state []string) []string {
 	return lines
 }
 
-// quiet returns when the kernel has done what it does late by itself: it looks
-// for duplicates of its own link-local addresses for a second or two.
+// quiet returns once the kernel changes nothing more by itself: duplicate address
+// detection of link-local addresses takes a second or two.
 func (f *fleet) quiet(ctx context.Context) {
 	f.t.Helper()
 	f.quietOn(ctx, func(string) bool { return true })
 }
 
-// quietOn looks at some of the links, by name.
+// quietOn is quiet for some links, by name.
 func (f *fleet) quietOn(ctx context.Context, concerns func(string) bool) {
 	f.t.Helper()
 	f.eventually(ctx, func(context.Context) error {
@@ -201,14 +201,14 @@ func listed[T any](f *fleet, list func() ([]T, error)) []T {
 	return nil
 }
 
-// recorder collects what the kernel tells about changes in a namespace.
+// recorder collects the kernel's notifications in a namespace.
 type recorder struct {
 	f       *fleet
 	names   map[int]string
 	sockets []int
 }
 
-// record begins to listen.
+// record subscribes.
 func (f *fleet) record(h *lab.Host) *recorder {
 	f.t.Helper()
 	r := &recorder{f: f, names: map[int]string{}}
@@ -239,9 +239,9 @@ func (r *recorder) listen(h *lab.Host, protocol int, groups ...int) {
 	r.sockets = append(r.sockets, fd)
 }
 
-// messages are those that came until now: the kernel delivers each before the
-// change that it is about is answered. The resolving of neighbours by traffic
-// is left out.
+// messages returns the notifications so far. The kernel queues each before it
+// answers the request that caused it. Neighbours that traffic resolves are left
+// out.
 func (r *recorder) messages() []string {
 	r.f.t.Helper()
 	var all []string

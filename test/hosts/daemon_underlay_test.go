@@ -26,8 +26,8 @@ func (f *fleet) second(h *lab.Host, name string, prefixes ...string) {
 	})(h.Handle()))
 }
 
-// carries is nil if the tunnel runs from an address of an interface, and the
-// MTU of all follows from that.
+// carries returns nil if the tunnel uses an address of the interface, and all
+// MTUs follow from the interface's.
 func (f *fleet) carries(h *lab.Host, want carrier) error {
 	link, err := h.Handle().LinkByName(tunnel)
 	if err != nil {
@@ -120,8 +120,8 @@ func TestDaemonFollowsTheUnderlaysMTU(t *testing.T) {
 	})
 }
 
-// A daemon that can't find its underlay says which one and what to do, lets no
-// pod in, and waits: interfaces appear late in a boot.
+// A daemon that can't find its underlay names it, says what to do, admits no pod,
+// and waits: interfaces appear late in a boot.
 func TestDaemonWrongUnderlay(t *testing.T) {
 	t.Parallel()
 	f := newIdleFleet(t, 1, noResync)

@@ -14,7 +14,7 @@ import (
 )
 
 // killed runs the plugin and kills it after a step. It returns false if the
-// plugin came to its end before, and did what it was asked for.
+// plugin ended before, with success.
 func (p *pluginHost) killed(t *testing.T, r invocation, step int) bool {
 	t.Helper()
 	cmd := p.command(t, r)
@@ -27,7 +27,7 @@ func (p *pluginHost) killed(t *testing.T, r invocation, step int) bool {
 	return err != nil
 }
 
-// recoveries are the ways in which a killed ADD or DEL is cleaned up after.
+// recoveries are the ways to clean up after a killed ADD or DEL.
 var recoveries = []struct {
 	name string
 	do   func(t *testing.T, p *pluginHost, netns string)
@@ -55,7 +55,7 @@ var recoveries = []struct {
 	}},
 }
 
-// sweep does what the daemon does for pods at its rounds.
+// sweep does what a daemon's round for pods does.
 func (p *pluginHost) sweep(t *testing.T) {
 	t.Helper()
 	sandboxtest.Do(t, p.host.Netns(), func() error {
@@ -175,8 +175,8 @@ func TestKilledWithTheFirstPod(t *testing.T) {
 	})
 }
 
-// withoutBridge makes the host what it was before its first pod, when the last
-// one is gone, and looks that the bridge's own MTU outlived that.
+// withoutBridge restores the host to its state before the first pod, once the
+// last pod is gone. It checks that the bridge kept its own MTU until then.
 func (p *pluginHost) withoutBridge(t *testing.T, mtu, step int) {
 	t.Helper()
 	h := p.host.Handle()

@@ -17,8 +17,8 @@ type mode struct {
 
 const onlyIPv4, onlyIPv6, dualStack = "IPv4", "IPv6", "dual stack"
 
-// modes are the address families that everything is tested with. Hosts with
-// pods of IPv6 alone have no other address themselves.
+// modes are the address families of the tests. Hosts with IPv6-only pods have
+// only IPv6 addresses themselves.
 var modes = []mode{
 	{onlyIPv4, []string{"10.244.1.0/24"}},
 	{onlyIPv6, []string{"fd00:244:1::/64"}},
@@ -48,14 +48,14 @@ func (m mode) has(a netip.Addr) bool { return len(inMode(m, []netip.Addr{a})) > 
 func (m mode) hasIPv4() bool { return m.has(netip.IPv4Unspecified()) }
 func (m mode) hasIPv6() bool { return m.has(netip.IPv6Unspecified()) }
 
-// set makes a lab so.
+// set gives a lab the mode's families.
 func (m mode) set(c *lab.Config) {
 	c.PodNetworks = inMode(m, prefixesOf(podNet4, podNet6))
 	c.Segments = inMode(m, prefixesOf("192.168.77.254/24", "fd77::ffff/64"))
 	c.Outside = inMode(m, []netip.Addr{netip.MustParseAddr("203.0.113.1"), netip.MustParseAddr("2001:db8::1")})
 }
 
-// prefixes are those of constants that are of the mode's families.
+// prefixes parses constants and keeps those of the mode's families.
 func (m mode) prefixes(texts ...string) []netip.Prefix { return inMode(m, prefixesOf(texts...)) }
 
 func prefixesOf(texts ...string) []netip.Prefix {
@@ -66,7 +66,7 @@ func prefixesOf(texts ...string) []netip.Prefix {
 	return all
 }
 
-// inMode leaves out what is of another family.
+// inMode keeps what is of the mode's families.
 func inMode[T netip.Addr | netip.Prefix](m mode, all []T) []T {
 	var some []T
 	for _, v := range all {
@@ -84,8 +84,8 @@ func inMode[T netip.Addr | netip.Prefix](m mode, all []T) []T {
 	return some
 }
 
-// overhead is what the tunnel takes of the underlay's MTU: its packets are of
-// the family that a host has first.
+// overhead is the size of the tunnel's headers, in bytes. The tunnel uses the
+// first family of a host.
 func (m mode) overhead() int {
 	if m.name == onlyIPv6 {
 		return 70

@@ -17,8 +17,8 @@ func (p *pluginHost) bandwidth(values map[string]uint64) []byte {
 	return p.with(map[string]any{"runtimeConfig": map[string]any{"bandwidth": values}})
 }
 
-// bucket is a token bucket filter as the kernel has it. The reference plugin
-// "bandwidth" sets the same for the same numbers.
+// bucket is a token bucket filter, read from the kernel. The reference plugin
+// "bandwidth" sets the same values.
 type bucket struct {
 	rate   uint64 // bytes a second
 	limit  uint32 // bytes that may wait: the burst, and what goes within 25 ms

@@ -96,8 +96,8 @@ func TestReadOnlyRunDirectory(t *testing.T) {
 	}
 }
 
-// TestRecordThatCannotBeUsed puts something else in the place of a pod's
-// record, and then has the runtime do what it does.
+// TestRecordThatCannotBeUsed replaces a pod's record by something else before the
+// runtime's next call.
 func TestRecordThatCannotBeUsed(t *testing.T) {
 	t.Parallel()
 	for name, content := range map[string]string{

@@ -76,9 +76,9 @@ func tentative(t *testing.T, ns *sandbox.Netns) []netip.Addr {
 	return found
 }
 
-// A pod's addresses can be used when ADD returns: nobody looks for duplicates
-// of them, which would take a second for each, and lose what is sent meanwhile.
-// The first packets pass: to the gateway, and to pods as new as itself.
+// A pod's addresses can be used when ADD returns: there is no duplicate address
+// detection, which would take a second for each and lose packets meanwhile. The
+// first packets pass: to the gateway, and to other new pods.
 func TestPodsAddressesAreUsableAtOnce(t *testing.T) {
 	t.Parallel()
 	for _, m := range modes {
@@ -104,8 +104,8 @@ func TestPodsAddressesAreUsableAtOnce(t *testing.T) {
 	}
 }
 
-// soon is the first answer: a port forwards a moment after its carrier is there,
-// of which the kernel tells the bridge in a work queue.
+// soon waits for the first answer: a port forwards a moment after its carrier is
+// up, because the kernel informs the bridge through a work queue.
 func soon(ctx context.Context, from *sandbox.Netns, to netip.Addr) error {
 	return probe.Eventually(ctx, func(ctx context.Context) error {
 		_, err := probe.Ping(ctx, from, to)
@@ -232,10 +232,10 @@ func configured(t *testing.T, ns *sandbox.Netns) []string {
 	return lines
 }
 
-// A pod that poses as a router gets no traffic: not the host's, which it can
-// send to, nor that of other pods. Nor does the host's own router advertise
-// anything to pods. So it is where pods have IPv4 alone: a host that takes an
-// IPv6 address from a pod prefers it to IPv4 (CVE-2020-10749).
+// A pod that poses as a router gets no traffic, neither the host's nor that of
+// other pods. The host's own router advertises nothing to pods. The same holds
+// where pods have IPv4 alone: a host that took an IPv6 address from a pod would
+// prefer IPv6 to IPv4 (CVE-2020-10749).
 func TestRouterAdvertisementsAreIgnored(t *testing.T) {
 	t.Parallel()
 	eachModeAndNetfilter(t, func(t *testing.T, m mode, n netfilter) {
@@ -277,9 +277,9 @@ func TestRouterAdvertisementsAreIgnored(t *testing.T) {
 	})
 }
 
-// Runtimes turn IPv6 off in namespaces of which they don't know whether the
-// network has any; and so do hosts. Who asks for IPv6 addresses gets them, on
-// the interfaces that are ours, and nowhere else.
+// Runtimes turn IPv6 off in namespaces when they don't know whether the network
+// has IPv6, and so do hosts. A pod with IPv6 addresses gets IPv6 turned on, for
+// our interfaces only.
 func TestIPv6IsTurnedOnWherePodsHaveIt(t *testing.T) {
 	t.Parallel()
 	for _, m := range modes {
@@ -309,8 +309,8 @@ func TestIPv6IsTurnedOnWherePodsHaveIt(t *testing.T) {
 	}
 }
 
-// What is switched in a pod concerns its own interface: another network's, which
-// may well have a router, and those to come stay as they are.
+// The plugin's sysctls in a pod concern our interface only. Another network's
+// interface, which may have a router, and later ones stay as they are.
 func TestOtherInterfacesOfAPodStayAsTheyAre(t *testing.T) {
 	t.Parallel()
 	p := newPlugin(t, "10.244.1.0/24", "fd00:244:1::/64")
@@ -335,8 +335,8 @@ func TestOtherInterfacesOfAPodStayAsTheyAre(t *testing.T) {
 	}
 }
 
-// A host that begins to forward goes on hearing the routers that it heard
-// before, and nothing else of its interfaces changes.
+// A host that begins to forward keeps accepting advertisements of the routers it
+// had, and nothing else of its interfaces changes.
 func TestHostGoesOnHearingItsRouters(t *testing.T) {
 	t.Parallel()
 	p := newPlugin(t, "fd00:244:1::/64")

@@ -27,8 +27,8 @@ func (p *pluginHost) unplug(t *testing.T, id string) {
 	}
 }
 
-// TestHostPortsOfALostRecord: the reservations tell which addresses the pod had,
-// and what leads to those goes before they are free.
+// TestHostPortsOfALostRecord: the reservations name the pod's addresses. Host
+// ports to those addresses go before the addresses are free.
 func TestHostPortsOfALostRecord(t *testing.T) {
 	t.Parallel()
 	empty := func(path string) error { return os.Truncate(path, 0) }
@@ -98,8 +98,8 @@ func TestHostPortsOfALostRecord(t *testing.T) {
 	}
 }
 
-// TestGCLeavesOtherNetworksPodsWithoutARecordAlone: what tells no network may be
-// any one's, and is removed only when no pod can have it any more.
+// TestGCLeavesOtherNetworksPodsWithoutARecordAlone: an attachment without a
+// network's name may be any network's. GC removes it only once no pod can use it.
 func TestGCLeavesOtherNetworksPodsWithoutARecordAlone(t *testing.T) {
 	t.Parallel()
 	for name, lose := range losses() {
@@ -133,7 +133,7 @@ func TestGCLeavesOtherNetworksPodsWithoutARecordAlone(t *testing.T) {
 	}
 }
 
-// losses are what may happen to the record of a pod that lives.
+// losses are what may happen to the record of a running pod.
 func losses() map[string]func(path string) error {
 	content := func(text string) func(string) error {
 		return func(path string) error { return os.WriteFile(path, []byte(text), 0o644) }
@@ -145,9 +145,9 @@ func losses() map[string]func(path string) error {
 	}
 }
 
-// The daemon leaves a pod alone of which nothing is known but that it is there:
-// its host ports, and its addresses, until it is gone. Without a file there is no
-// attachment that could have ports; the addresses stay then, too.
+// The daemon leaves the host ports and addresses of a pod without a usable record
+// alone until the pod is gone. Without a file there is no attachment that could
+// have ports. The addresses stay even then.
 func TestSweepLeavesPodsWithoutARecordAlone(t *testing.T) {
 	t.Parallel()
 	for name, lose := range losses() {

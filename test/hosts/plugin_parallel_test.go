@@ -32,8 +32,8 @@ func addressOf(t *testing.T, out string) netip.Addr {
 }
 
 // TestManyAtOnce has 64 runtimes add and delete pods at the same time. Each pod
-// lives until the next one of its runtime is there, so that two which were given
-// one address meet.
+// lives until its runtime's next one is up, so that two pods with one address
+// would meet.
 func TestManyAtOnce(t *testing.T) {
 	t.Parallel()
 	p := newPlugin(t, "10.244.1.0/24")
@@ -87,9 +87,8 @@ func (p *pluginHost) hold(t *testing.T, pod invocation, holders *sync.Map) (end 
 	}, nil
 }
 
-// TestEveryAddressCanBeUsed fills a /24, many at once, with more pods than it
-// has addresses: as many as there are get one, and the others, and whoever comes
-// later, are told why they don't.
+// TestEveryAddressCanBeUsed adds more pods at once than a /24 has addresses. Every
+// address is given. The other pods, and later ones, get an error that says why.
 func TestEveryAddressCanBeUsed(t *testing.T) {
 	t.Parallel()
 	const addresses, pods = 253, 256 // all but network, gateway and broadcast
@@ -125,7 +124,7 @@ func TestEveryAddressCanBeUsed(t *testing.T) {
 	}
 }
 
-// full is what a pod is told for which a subnet has no address.
+// full is the error of an ADD for which a subnet has no address.
 func (p *pluginHost) full(subnet string, addresses int) string {
 	return fmt.Sprintf("no address left in %s: %d of %d are in use, %s/addresses lists by whom; delete pods, or give the node a larger subnet",
 		subnet, addresses, addresses, p.host.RunDir())

@@ -21,8 +21,8 @@ func ranges(keyValues ...string) map[string]any {
 	return map[string]any{"ipam": map[string]any{"ranges": [][]map[string]any{{r}}}}
 }
 
-// TestBadInputIsRefused runs ADD with what is wrong. Each gets an error that
-// names the thing and what would be right, and leaves nothing behind.
+// TestBadInputIsRefused runs ADD with wrong input. Each ADD returns an error that
+// names the input and what would be right, and leaves nothing behind.
 func TestBadInputIsRefused(t *testing.T) {
 	t.Parallel()
 	p := newPlugin(t, "10.244.1.0/24")

@@ -14,7 +14,8 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/veth"
 )
 
-// TestConfiguredDefaultRoute takes the place of our own, of its family alone.
+// TestConfiguredDefaultRoute: a configured default route replaces our own, for its
+// family only.
 func TestConfiguredDefaultRoute(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {

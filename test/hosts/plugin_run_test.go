@@ -145,9 +145,9 @@ func or(a, b string) string {
 	return a
 }
 
-// snapshot is all that ADD may change on a host: interfaces with their
-// addresses, host ports, and the files of the run directory. The bridge, which
-// stays, and the cursors, which are hints, are left out.
+// snapshot returns everything that ADD may change on a host: interfaces with their
+// addresses, host ports, and the files of the run directory. It leaves out the
+// bridge, which stays, and the cursors, which are hints.
 func (p *pluginHost) snapshot(t *testing.T) string {
 	t.Helper()
 	var lines []string

@@ -162,8 +162,8 @@ func TestVersion(t *testing.T) {
 	}
 }
 
-// TestDelOfWhateverIsLeft takes things away before DEL, which must remove the
-// rest, succeed, and print nothing.
+// TestDelOfWhateverIsLeft removes parts of an attachment before DEL. DEL must
+// remove the rest, succeed, and print nothing.
 func TestDelOfWhateverIsLeft(t *testing.T) {
 	t.Parallel()
 	deletePort := func(t *testing.T, p *pluginHost) {
@@ -345,8 +345,8 @@ func TestCheckSaysWhatDiffers(t *testing.T) {
 	}
 }
 
-// TestCheckOfOthersAddresses: those of a chain that belong to no interface are
-// not ours to judge.
+// TestCheckOfOthersAddresses: CHECK ignores addresses of a chain's result that
+// belong to no interface.
 func TestCheckOfOthersAddresses(t *testing.T) {
 	t.Parallel()
 	u := newPodUnderTest(t)

@@ -20,9 +20,9 @@ import (
 	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox"
 )
 
-// vanished runs ADD and removes the pod's network namespace after a step. The
-// plugin may have opened it by then: it goes when the plugin ends. It returns
-// whether it came to that, and the error that the plugin reported.
+// vanished runs ADD and removes the pod's network namespace after a step. If the
+// plugin has opened the namespace by then, it goes when the plugin ends. vanished
+// returns whether ADD came to that step, and the plugin's error.
 func (p *pluginHost) vanished(t *testing.T, step int, remove func(*sandbox.Netns) error) (bool, *types.Error) {
 	t.Helper()
 	ns, err := sandbox.CreateNetns(fmt.Sprint("vanishing-", step))
@@ -97,8 +97,8 @@ func TestNetnsVanishesAtEveryStep(t *testing.T) {
 	}
 }
 
-// nextHasItsOwn adds and deletes a pod that must get no other's addresses. The
-// one that ended may have its own as long as no DEL came.
+// nextHasItsOwn adds and deletes a pod, which must not get another pod's
+// addresses. A pod that ended keeps its addresses until its DEL.
 func (p *pluginHost) nextHasItsOwn(t *testing.T, step int) {
 	t.Helper()
 	before := reservations(p.snapshot(t))
@@ -129,8 +129,7 @@ func reservations(snapshot string) map[string]bool {
 	return taken
 }
 
-// TestClockJumps gives the files of pods times far away: what is done to them
-// is the same.
+// TestClockJumps sets the times of pods' files far off: nothing depends on them.
 func TestClockJumps(t *testing.T) {
 	t.Parallel()
 	past, future := time.Unix(1, 0), time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -173,8 +172,9 @@ func TestClockJumps(t *testing.T) {
 	}
 }
 
-// TestClockJumpsWithAContestedPort is two pods with one host port, which takes
-// somebody who flushes the firewall: whatever the files' times, one has it.
+// TestClockJumpsWithAContestedPort has two pods with one host port, which is
+// possible after a flush of the firewall. One pod gets the port, whatever the
+// files' times.
 func TestClockJumpsWithAContestedPort(t *testing.T) {
 	t.Parallel()
 	for name, old := range map[string]time.Time{"before": time.Unix(1, 0), "after": time.Unix(1<<32, 0)} {

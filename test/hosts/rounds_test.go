@@ -18,14 +18,14 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
 )
 
-// observer tells of the daemon's rounds from outside: each reads what is
-// published, of which the kernel tells.
+// observer counts the daemon's rounds from outside: each round reads the published
+// file, which inotify reports.
 type observer struct {
 	file *os.File
 	buf  []byte
 }
 
-// watchRounds is for a host that has published.
+// watchRounds observes a host that has published its state.
 func (f *fleet) watchRounds(h *lab.Host) *observer {
 	f.t.Helper()
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
@@ -86,8 +86,8 @@ func (f *fleet) ticks(pid int) int {
 	return user + system
 }
 
-// disturb has a route come and go, all the time, until the function that it
-// returns is called, which says how often.
+// disturb adds and deletes a route all the time. The function that it returns
+// ends that and returns the number of changes.
 func (f *fleet) disturb(h *lab.Host) (stop func() (changes int)) {
 	f.t.Helper()
 	const every = 5 * time.Millisecond

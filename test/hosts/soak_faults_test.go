@@ -19,7 +19,7 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/hostport"
 )
 
-// breakRules is done to nftables, to the daemon's table or that of host ports.
+// breakRules damages the daemon's nftables table or that of host ports.
 func (s *soak) breakRules(h *lab.Host) {
 	all := ruleDamages()
 	maps.Copy(all, portDamages())
@@ -93,8 +93,8 @@ type wire struct {
 	broken  bool
 }
 
-// breakUnderlay takes the way to the other hosts away or changes it. What is
-// broken is mended by the next one.
+// breakUnderlay removes or changes the way to the other hosts. Its next call
+// repairs that.
 func (s *soak) breakUnderlay(h *lab.Host) {
 	w := s.wires[h]
 	deed := s.rng.IntN(6)

@@ -15,7 +15,7 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
 )
 
-// soakRegistry is where the hosts of the soak test know of each other from.
+// soakRegistry is the registry of the soak test's hosts.
 type soakRegistry interface {
 	begin(context.Context, *soak)
 	// args are those of a host's daemon.
@@ -34,7 +34,8 @@ type soakRegistry interface {
 	awaitNodes(context.Context, *soak, *lab.Host)
 }
 
-// soakFile is the nodes file. Hosts are in it or not, with a subnet more or not.
+// soakFile is the nodes file. It lists some of the hosts, some with a second
+// subnet.
 type soakFile struct {
 	absent, larger map[*lab.Host]bool
 }
@@ -117,7 +118,7 @@ func (r *soakEtcd) change(ctx context.Context, s *soak) {
 	}
 }
 
-// rubbish is the key of a node that is none.
+// rubbish is the key of an invalid node.
 const rubbish = "/overlay-cni/nodes/rubbish"
 
 // remove deletes a key by etcd's JSON gateway.

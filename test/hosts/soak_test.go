@@ -93,7 +93,7 @@ func (s *soak) run(long time.Duration) {
 	}
 }
 
-// step does one thing.
+// step makes one random change.
 func (s *soak) step(ctx context.Context) {
 	h := s.hosts[s.rng.IntN(len(s.hosts))]
 	switch s.rng.IntN(16) {
@@ -118,14 +118,14 @@ func (s *soak) step(ctx context.Context) {
 	case 14, 15:
 		s.breakUnderlay(h)
 	}
-	// Some of the next things meet the daemons at work, some at rest.
+	// Some of the next changes meet the daemons at work, some at rest.
 	pause := time.NewTimer(time.Duration(s.rng.IntN(200)) * time.Millisecond)
 	defer pause.Stop()
 	<-pause.C
 }
 
-// tolerate is for damage to what an earlier damage has taken away, which isn't
-// back yet.
+// tolerate logs the error of a damage to something that an earlier damage has
+// removed and that is not back yet.
 func (s *soak) tolerate(what string, err error) {
 	if err != nil {
 		s.t.Logf("%s: %v", what, err)
@@ -165,8 +165,8 @@ func (s *soak) add(ctx context.Context, h *lab.Host, name string) error {
 	return err
 }
 
-// breakEntries does nothing but to single entries, so that no other fault has the
-// daemons look at all of them.
+// breakEntries damages single entries only, so that no other fault makes the
+// daemons read all entries.
 func (s *soak) breakEntries() {
 	s.t.Helper()
 	const each = 5
@@ -179,8 +179,8 @@ func (s *soak) breakEntries() {
 	}
 }
 
-// settle ends the accidents, and adds a last pod to each host, with a port. The
-// last that befalls a host is another address.
+// settle ends the damage and adds a last pod with a host port to each host. The
+// last change of a host is another address.
 func (s *soak) settle(ctx context.Context) {
 	s.configure("")
 	for _, h := range s.hosts {
@@ -216,8 +216,8 @@ func (s *soak) awaitPeers() {
 	}
 }
 
-// compare looks at each host: at what is there of pods, at all ways between them,
-// and at the rules.
+// compare checks each host: what it keeps for pods, all paths between pods, and
+// the rules.
 func (s *soak) compare(ctx context.Context) {
 	for _, h := range s.hosts {
 		s.eventually(ctx, func(context.Context) error { return s.exactly(h) })
@@ -248,7 +248,7 @@ func (s *soak) knock(ctx context.Context, from *lab.Host, to *lab.Pod) {
 	s.must(err)
 }
 
-// unmasked looks at the address that one pod sees of another.
+// unmasked checks which address one pod sees of another.
 func (s *soak) unmasked(ctx context.Context, from, to *lab.Pod) {
 	s.t.Helper()
 	for i, a := range to.Addresses {
@@ -258,7 +258,7 @@ func (s *soak) unmasked(ctx context.Context, from, to *lab.Pod) {
 	}
 }
 
-// exactly compares the pods of a host with what is there of pods.
+// exactly compares the pods of a host with what the host keeps for pods.
 func (s *soak) exactly(h *lab.Host) error {
 	var want, have []string
 	for _, p := range h.Pods() {
@@ -303,8 +303,7 @@ func portOf(line string) (string, bool) {
 	return fmt.Sprint(fields[1], " ", port), err == nil
 }
 
-// nothingToDo starts all daemons anew: those that find anything to change would
-// say so.
+// nothingToDo restarts all daemons. A daemon that changes anything logs it.
 func (s *soak) nothingToDo(ctx context.Context) {
 	for _, h := range s.hosts {
 		s.stop(ctx, h)

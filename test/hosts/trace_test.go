@@ -20,12 +20,12 @@ var changing = []uint64{
 	unix.SYS_WRITE, unix.SYS_PWRITE64, unix.SYS_FTRUNCATE, unix.SYS_SENDTO, unix.SYS_SENDMSG,
 }
 
-// errKilled says that a program was killed as planned.
+// errKilled says that the program was killed as planned.
 var errKilled = errors.New("killed")
 
-// killAfter runs a program in ns and kills it (SIGKILL) when it has come back
-// from the step-th of its system calls that change something. If it makes fewer
-// it ends by itself, and the error is nil, or errStatus if the program failed.
+// killAfter runs a program in ns and kills it (SIGKILL) after the step-th of its
+// system calls that change something. A program that makes fewer ends by itself:
+// the error is then nil, or errStatus if the program failed.
 func killAfter(ns *sandbox.Netns, cmd *exec.Cmd, step int) error {
 	tr := &tracer{left: step, act: func(pid int) error { return unix.Kill(pid, unix.SIGKILL) }}
 	if err := tr.follow(ns, cmd); err != nil {
@@ -40,9 +40,9 @@ func killAfter(ns *sandbox.Netns, cmd *exec.Cmd, step int) error {
 // errStatus says that a program ended with another status than 0.
 var errStatus = errors.New("ended with an error")
 
-// pauseAfter runs a program in ns and calls pause when it has come back from
-// the step-th of its system calls that change something. It returns whether it
-// came to that, and errStatus if the program failed.
+// pauseAfter runs a program in ns and calls pause after the step-th of its system
+// calls that change something. It returns whether the program came to that step,
+// and errStatus if the program failed.
 func pauseAfter(ns *sandbox.Netns, cmd *exec.Cmd, step int, pause func() error) (bool, error) {
 	tr := &tracer{left: step, act: func(int) error { return pause() }}
 	if err := tr.follow(ns, cmd); err != nil {
@@ -51,8 +51,8 @@ func pauseAfter(ns *sandbox.Netns, cmd *exec.Cmd, step int, pause func() error) 
 	return tr.acted(), tr.failure()
 }
 
-// tracer follows all threads of a process (ptrace(2)), and does something while
-// the thread that made a certain step stands still.
+// tracer follows all threads of a process (ptrace(2)). It acts while the thread
+// that made a certain step is stopped.
 type tracer struct {
 	left   int                 // system calls that change something, up to that step
 	act    func(pid int) error // is given the process

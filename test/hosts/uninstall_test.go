@@ -18,7 +18,7 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/cnifiles"
 )
 
-// installation is where a host's runtime would look.
+// installation holds the directories of a host's runtime.
 type installation struct {
 	f   *fleet
 	h   *lab.Host
@@ -82,8 +82,8 @@ func (i installation) left() []string {
 	})
 }
 
-// prepare gives the host what isn't ours: forwarding, which stays on, and a
-// table of iptables-nft, in which the daemon puts a chain.
+// prepare sets up what isn't ours: forwarding, which stays on, and a table of
+// iptables-nft, in which the daemon puts a chain.
 func (i installation) prepare() {
 	i.f.t.Helper()
 	i.f.on(i.h.Netns(), func() error {
@@ -108,7 +108,7 @@ func (i installation) prepare() {
 	i.f.must(os.WriteFile(i.file("net.d/99-loopback.conf"), nil, 0o644))
 }
 
-// Everything that daemon and plugin made is gone, and nothing else.
+// uninstall removes everything that daemon and plugin made, and nothing else.
 func TestUninstallLeavesTheHostAsItWas(t *testing.T) {
 	t.Parallel()
 	f, ctx := newIdleFleet(t, 2, func(c *lab.Config) {
@@ -169,8 +169,8 @@ func (i installation) refuses(ctx context.Context, why string, args ...string) {
 	}
 }
 
-// A host that leaves for good need not be missed for as long as its lease: told
-// where etcd is, as the daemon was, uninstall takes it out, and nobody else.
+// A host that leaves for good need not stay in etcd until its lease ends: told
+// where etcd is, uninstall removes that host's keys, and no other's.
 func TestUninstallFreesSubnetsInEtcd(t *testing.T) {
 	t.Parallel()
 	f, ctx := newIdleFleet(t, 2, byEtcd, noResync), withPatience(t)
@@ -214,9 +214,9 @@ func TestUninstallFreesSubnetsInEtcd(t *testing.T) {
 	}
 }
 
-// The configuration alone says where pods are to be looked for, and what to
-// remove; a run directory that is away for a while hides no pod. As long as
-// there is one, nobody else may get the host's subnets.
+// The configuration alone says where to look for pods and what to remove. A run
+// directory that is missing for a while hides no pod. As long as there is a pod,
+// no other host may get this host's subnets.
 func TestUninstallGoesByTheConfiguration(t *testing.T) {
 	t.Parallel()
 	f, ctx := newIdleFleet(t, 1, byEtcd, noResync), withPatience(t)
@@ -267,8 +267,8 @@ registry: {type: etcd, etcd: {endpoints: [%q], hostId: %s}}
 	}
 }
 
-// What the daemon had last is better than its configuration, beside which it may
-// have been given flags; and uninstall's own flags are better than either.
+// The daemon's last published state overrides its configuration, because the
+// daemon may have had flags. uninstall's own flags override both.
 func TestUninstallKnowsTheLastNames(t *testing.T) {
 	t.Parallel()
 	f, ctx := newIdleFleet(t, 1), withPatience(t)
@@ -299,7 +299,7 @@ func TestUninstallFindsPodsWithoutRecords(t *testing.T) {
 	}
 }
 
-// foreign makes two devices that are somebody else's.
+// foreign makes two unmanaged devices.
 func (i installation) foreign(name, peer string) netlink.Link {
 	i.f.t.Helper()
 	link := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: peer}
@@ -307,7 +307,7 @@ func (i installation) foreign(name, peer string) netlink.Link {
 	return link
 }
 
-// Names that ours would have, on things that are somebody else's.
+// uninstall leaves unmanaged objects alone, even under names of ours.
 func TestUninstallLeavesOthersAlone(t *testing.T) {
 	t.Parallel()
 	f, ctx := newIdleFleet(t, 1), withPatience(t)
@@ -321,7 +321,7 @@ func TestUninstallLeavesOthersAlone(t *testing.T) {
 	f.sameState(before, i.left())
 }
 
-// Of a bridge that another program uses too, only our ports go.
+// uninstall removes only our ports from a bridge that another program uses too.
 func TestUninstallKeepsASharedBridge(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, 1)

@@ -1,7 +1,6 @@
-// Package probe tries a network out from inside its namespaces with sockets of
-// its own: it needs no ping, no nc, no iperf3.
+// Package probe tests a network from inside its namespaces with sockets of its
+// own. It needs no ping, nc or iperf3.
 //
-// Invariant: a probe says only what it has seen. An answer counts when it is
-// the answer to this probe's own question, and every wait ends with the
-// context. The address family follows from the addresses given.
+// Invariant: an answer counts only if it answers this probe's own question, and
+// every wait ends with the context. The address family follows from the addresses.
 package probe

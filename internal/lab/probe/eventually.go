@@ -11,8 +11,7 @@ const (
 	// attemptTime bounds one attempt: an answer that is lost must not use up
 	// the time for the following attempts.
 	attemptTime = 200 * time.Millisecond
-	// attemptEvery keeps what is waited for visible within some milliseconds
-	// without filling a core.
+	// attemptEvery finds a change within milliseconds without filling a core.
 	attemptEvery = 20 * time.Millisecond
 )
 

@@ -65,8 +65,8 @@ func StartStream(ns *sandbox.Netns, dst netip.AddrPort) (*Stream, error) {
 	return s, nil
 }
 
-// send numbers the packets from 0. What can't be sent counts as lost: that the
-// route was away for a moment is just what a stream is there to notice.
+// send numbers the packets from 0. A packet that can't be sent counts as lost: a
+// stream exists to notice that the route was missing for a moment.
 func (s *Stream) send() {
 	defer close(s.sent)
 	ticker := time.NewTicker(streamEvery)

@@ -2,7 +2,7 @@ package probe
 
 import "time"
 
-// tally keeps the books of a stream.
+// tally counts the packets of a stream.
 type tally struct {
 	answers    []uint32 // by the packet's number
 	unique     int
