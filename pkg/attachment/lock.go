@@ -14,16 +14,16 @@ import (
 // ErrBusy says that another process works on an attachment.
 var ErrBusy = errors.New("another process works on the attachment")
 
-// lockPatience is how long an ADD or DEL waits for another one of the same
-// attachment. Nobody works that long: the other one is stopped, or waits for
-// the kernel. Container runtimes try a DEL again.
+// lockPatience is how long an ADD or DEL waits for another process that works on the
+// same attachment. A process that takes longer is stopped, or waits for the kernel.
+// Container runtimes repeat a DEL that failed.
 const lockPatience = 30 * time.Second
 
-// errGone says that the file was removed while its lock was waited for.
+// errGone says that another process removed the file during the wait for its lock.
 var errGone = errors.New("the attachment was removed")
 
-// lock locks f, and then looks whether it is still there: whoever had the lock
-// before may have removed it.
+// lock locks f. The previous holder of the lock may have removed the file: then the
+// error is errGone.
 func (s *Store) lock(f *os.File, wait time.Duration) error {
 	err := flock(f, unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
@@ -42,8 +42,8 @@ func (s *Store) lock(f *os.File, wait time.Duration) error {
 	return nil
 }
 
-// await waits for the lock. flock(2) has no timeout of its own, so a second
-// descriptor of the same open file asks for it, and the lock is both's.
+// await waits for the lock. flock(2) has no timeout, so a goroutine asks by a second
+// descriptor of the same open file, which shares the lock.
 func await(f *os.File, wait time.Duration) error {
 	if wait == 0 {
 		return ErrBusy
@@ -77,8 +77,8 @@ func flock(f *os.File, how int) error {
 	}
 }
 
-// holder says which process has the lock, as far as that can be told: the
-// kernel's list (proc_locks(5)) leaves out those of other PID namespaces.
+// holder says which process has the lock, or nothing if that is unknown: the
+// kernel's list (proc_locks(5)) leaves out processes of other PID namespaces.
 func holder(f *os.File) string {
 	list, err := os.Open("/proc/locks")
 	if err != nil {

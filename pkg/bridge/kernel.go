@@ -16,8 +16,7 @@ import (
 // ErrUnmanaged is for a device that has the bridge's name and is no bridge.
 var ErrUnmanaged = errors.New("the name belongs to another device")
 
-// Kernel is the network namespace in which the bridge is. It is for one
-// goroutine at a time.
+// Kernel is the bridge's network namespace. It is for one goroutine at a time.
 type Kernel struct {
 	conn   *rtnl.Conn
 	handle *netlink.Handle // opened when first needed, see lib
@@ -87,9 +86,9 @@ func (k *Kernel) Complete(s Spec) (int, error) {
 }
 
 // Remove removes links by their names: the bridge, or the host's end of a veth
-// pair, whose peer goes along. Missing links are fine. Remove doesn't ask the
-// kernel to remove them: each such message would wait its turn among all others
-// that remove devices, some milliseconds each.
+// pair, whose peer goes along. Missing links are fine. Remove sends
+// no message for them: each would wait for all other processes that remove devices,
+// some milliseconds each.
 func (k *Kernel) Remove(links ...string) error {
 	var b rtnl.Batch
 	for _, name := range links {
@@ -149,14 +148,14 @@ func (k *Kernel) Sync(s Spec) ([]string, error) {
 	return changes, err
 }
 
-// additions are those of the changes to a bridge that take nothing away.
+// additions returns the changes that neither change nor remove what is there.
 func additions(ops []op, have Bridge) []op {
 	return slices.DeleteFunc(ops, func(o op) bool {
 		return o.verb == delAddress || o.verb == setMAC || (o.verb == setMTU && !have.unfinished())
 	})
 }
 
-// policy is what to do with what wasn't asked for.
+// policy says what to do with settings that differ from the desired state.
 type policy int
 
 const (
@@ -164,8 +163,8 @@ const (
 	addOnly
 )
 
-// attempts bounds how often sync looks again when another process changed the
-// bridge at the same time: two first pods of a host both make it.
+// attempts bounds how often sync reads again after another process changed the
+// bridge at the same time: a host's first two pods may both make the bridge.
 const attempts = 5
 
 func (k *Kernel) sync(want Bridge, p policy) (int, []string, error) {
@@ -185,7 +184,7 @@ func (k *Kernel) sync(want Bridge, p policy) (int, []string, error) {
 		for _, o := range ops {
 			err := k.apply(o)
 			if errors.Is(err, unix.EEXIST) || errors.Is(err, unix.ENODEV) {
-				break // somebody else was faster: look again
+				break // another process was faster: read again
 			}
 			if err != nil {
 				return 0, changes, fmt.Errorf("%s: %w", o, err)
@@ -196,7 +195,7 @@ func (k *Kernel) sync(want Bridge, p policy) (int, []string, error) {
 	return 0, changes, fmt.Errorf("bridge %s does not stay as it is set: another program changes it at the same time", want.Name)
 }
 
-// read returns the bridge, with as much as want says, or nil if there is none.
+// read returns the bridge, with the sysctls that want has, or nil if there is none.
 func (k *Kernel) read(want Bridge) (int, *Bridge, error) {
 	link, err := k.find(want.Name)
 	if err != nil || link.Index == 0 {
@@ -219,7 +218,7 @@ func (k *Kernel) read(want Bridge) (int, *Bridge, error) {
 	return link.Index, &b, nil
 }
 
-// find looks the bridge up; if there is none it has no index.
+// find looks the bridge up. If there is none, the index is 0.
 func (k *Kernel) find(name string) (rtnl.Link, error) {
 	link, err := k.conn.Link(name)
 	if errors.Is(err, unix.ENODEV) {
@@ -239,7 +238,7 @@ func stateOf(link rtnl.Link) Bridge {
 	return Bridge{Name: link.Name, MTU: link.MTU, MAC: link.MAC, Up: link.Up(), Forwards: map[family.Family]bool{}}
 }
 
-// device is an interface for the library, which looks at its index only.
+// device is an interface for functions of the library that use the index only.
 func device(index int) netlink.Link {
 	return &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: index}}
 }

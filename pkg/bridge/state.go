@@ -11,34 +11,33 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/subnet"
 )
 
-// Bridge is the state of the bridge that is wanted, or that is there.
+// Bridge is the bridge's state: the desired or the actual one.
 type Bridge struct {
 	Name string
 	MTU  int // bytes
 	MAC  net.HardwareAddr
 	Up   bool
-	// Forwards says for each address family that is used whether the kernel
-	// forwards what pods send.
+	// Forwards says for each address family in use whether the kernel forwards.
 	Forwards map[family.Family]bool
 	Sysctls  []sysctl.Parameter
 	// Addresses are the pods' gateways, each with the length of its subnet.
 	Addresses []netip.Prefix
 }
 
-// Spec is what a bridge is made from.
+// Spec describes a bridge. Want derives the bridge's desired state from it.
 type Spec struct {
 	Name     string
 	MTU      int
 	Gateways []netip.Prefix // the gateway's address with its subnet's length
 }
 
-// linkLocal is an address that the bridge has beside its IPv6 gateways. The
-// kernel asks for pods' MAC addresses from a link-local one when it forwards,
-// and the one it makes itself can't be used for the first two seconds
-// (duplicate address detection), in which it loses what it forwards.
+// linkLocal is an address that the bridge gets along with its IPv6 gateways. When
+// the kernel forwards, it asks for pods' MAC addresses from a link-local address.
+// It can't use the one that it makes itself for the first two seconds (duplicate
+// address detection), and would lose packets meanwhile.
 var linkLocal = netip.MustParsePrefix("fe80::1/64")
 
-// Want is the state that follows from a specification.
+// Want returns the desired state.
 func (s Spec) Want() Bridge {
 	b := Bridge{Name: s.Name, MTU: s.MTU, Up: true, Forwards: map[family.Family]bool{}, Sysctls: s.sysctls()}
 	for _, g := range s.Gateways {
@@ -98,24 +97,24 @@ func (o op) String() string {
 	}
 }
 
-// bornMTU is what a new bridge has. One that is asked for along with the bridge
-// would be taken for the smallest of its ports', and be gone with the last one;
-// one that is set afterwards stays (br_change_mtu in net/bridge/br_device.c).
-const bornMTU = 1500
+// initialMTU is the MTU of a new bridge. The MTU has to be set afterwards: only then
+// does the bridge keep it (br_change_mtu in net/bridge/br_device.c). Otherwise the
+// bridge has the smallest MTU of its ports, and 1500 without ports.
+const initialMTU = 1500
 
-// unfinished tells that a bridge is as it was born: whoever made it was killed,
-// or is about to set its MTU.
-func (b Bridge) unfinished() bool { return !b.Up && b.MTU == bornMTU }
+// unfinished tells whether a bridge is as the kernel made it: the process that made
+// the bridge was killed, or is about to set its MTU.
+func (b Bridge) unfinished() bool { return !b.Up && b.MTU == initialMTU }
 
-// plan lists the changes that turn have into want; have is nil if there is no
-// such bridge. Their order is such that whoever comes after a process that was
-// killed sees that something is missing by what the way of ADD looks at in any
-// case: that the bridge is down, or has no gateway address.
+// plan lists the changes that turn have into want; have is nil if there is no such
+// bridge. The process may be killed between any two changes. So the changes that
+// every ADD looks at come last: the bridge is set up, and gets its gateways'
+// addresses. As long as one of these is missing, the next ADD completes the bridge.
 func plan(want Bridge, have *Bridge) []op {
 	var ops []op
 	if have == nil {
 		ops = append(ops, op{verb: create, bridge: want.Name, mac: want.MAC})
-		have = &Bridge{MAC: want.MAC, MTU: bornMTU}
+		have = &Bridge{MAC: want.MAC, MTU: initialMTU}
 		for _, p := range want.Sysctls {
 			have.Sysctls = append(have.Sysctls, sysctl.Parameter{Path: p.Path}) // as the host has it for new interfaces
 		}
@@ -139,8 +138,8 @@ func plan(want Bridge, have *Bridge) []op {
 	return append(ops, planAddresses(want, *have)...)
 }
 
-// planAddresses adds before it deletes. But IPv6 has an address only once: one
-// with another prefix length has to go before.
+// planAddresses adds before it deletes. But an interface has an IPv6 address only
+// once: the same address with another prefix length is deleted first.
 func planAddresses(want, have Bridge) []op {
 	var before, add, after []op
 	missing := without(want.Addresses, have.Addresses)
@@ -159,7 +158,7 @@ func planAddresses(want, have Bridge) []op {
 	return slices.Concat(before, add, after)
 }
 
-// without is all of a that isn't in b, in a's order.
+// without returns the elements of a that aren't in b, in a's order.
 func without(a, b []netip.Prefix) []netip.Prefix {
 	return slices.DeleteFunc(slices.Clone(a), func(p netip.Prefix) bool { return slices.Contains(b, p) })
 }

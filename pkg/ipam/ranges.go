@@ -12,8 +12,8 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/subnet"
 )
 
-// Range is a part of a subnet that pods get addresses of. The zero value of a
-// field other than Subnet stands for its default.
+// Range is a part of a subnet from which pods get addresses. Complete replaces zero
+// values by defaults, except for Subnet.
 type Range struct {
 	Subnet  netip.Prefix
 	Start   netip.Addr     // default: the first usable address
@@ -22,12 +22,12 @@ type Range struct {
 	Exclude []netip.Prefix // addresses that are never given
 }
 
-// RangeSet is a list of ranges of one address family. A pod gets one address
-// of each set that the configuration has.
+// RangeSet is a list of ranges of one address family. A pod gets one address from
+// each set of the configuration.
 type RangeSet []Range
 
-// FromSubnets are the range sets of whole subnets: one for each address family,
-// in the order in which the families come first.
+// FromSubnets returns range sets of whole subnets: one set for each address family,
+// in the order of each family's first subnet.
 func FromSubnets(subnets []netip.Prefix) []RangeSet {
 	var sets []RangeSet
 	for _, p := range subnets {
@@ -122,8 +122,8 @@ func (r Range) complete() (Range, error) {
 	return r, nil
 }
 
-// usable is the first and the last address of p that a host can have: not the
-// network's own, and not the broadcast address, which only IPv4 has.
+// usable returns the first and last address of p that a host can have: neither the
+// network's own address, nor the broadcast address, which only IPv4 has.
 func usable(p netip.Prefix) (first, last netip.Addr) {
 	last = subnet.Last(p)
 	if last.Is4() {
@@ -139,7 +139,7 @@ func (r Range) Contains(addr netip.Addr) bool { return addr.IsValid() && r.from(
 
 func (r Range) first() netip.Addr { return r.from(r.Start) }
 
-// from is the lowest address that may be given and is not below addr, or the
+// from returns the lowest address from addr on that may be given to a pod, or the
 // zero Addr if there is none.
 func (r Range) from(addr netip.Addr) netip.Addr {
 	if addr.Compare(r.Start) < 0 {
@@ -163,7 +163,7 @@ func (r Range) from(addr netip.Addr) netip.Addr {
 	return addr
 }
 
-// Find returns the range that addr can be given of.
+// Find returns the range from which addr may be given to a pod.
 func (s RangeSet) Find(addr netip.Addr) (Range, bool) {
 	for _, r := range s {
 		if r.Contains(addr) {
@@ -173,8 +173,8 @@ func (s RangeSet) Find(addr netip.Addr) (Range, bool) {
 	return Range{}, false
 }
 
-// next is the address that follows prev in the set, round its end to its
-// beginning. prev need not be in the set, nor be valid.
+// next returns the address after prev. After the last address of the set comes the
+// first. prev need neither be in the set nor be valid.
 func (s RangeSet) next(prev netip.Addr) netip.Addr {
 	for i, r := range s {
 		if prev.Compare(r.Start) < 0 || prev.Compare(r.End) > 0 || !prev.IsValid() {
@@ -188,7 +188,7 @@ func (s RangeSet) next(prev netip.Addr) netip.Addr {
 	return s[0].first()
 }
 
-// size is how many addresses the set can give, at most math.MaxUint64.
+// size returns how many addresses the set has for pods, at most math.MaxUint64.
 func (s RangeSet) size() uint64 {
 	var n uint64
 	for _, r := range s {
@@ -197,7 +197,7 @@ func (s RangeSet) size() uint64 {
 	return n
 }
 
-// size counts whole gaps, for a range of IPv6 is too large to walk through.
+// size counts whole gaps: a range of IPv6 has too many addresses to visit each.
 func (r Range) size() uint64 {
 	var n uint64
 	for at := r.first(); at.IsValid(); {
@@ -213,7 +213,7 @@ func (r Range) size() uint64 {
 	return n
 }
 
-// distance is b - a for a <= b of one family, at most math.MaxUint64.
+// distance returns b - a for a <= b of one family, at most math.MaxUint64.
 func distance(a, b netip.Addr) uint64 {
 	x, y := a.As16(), b.As16()
 	low, borrow := bits.Sub64(binary.BigEndian.Uint64(y[8:]), binary.BigEndian.Uint64(x[8:]), 0)

@@ -12,38 +12,39 @@ import (
 )
 
 const (
-	// DefaultDir is the run directory where the configuration names no other.
-	// It has to be on a tmpfs, so that a reboot empties it.
+	// DefaultDir is the run directory if the configuration names no other. A run
+	// directory has to be on a tmpfs, so that a reboot empties it.
 	DefaultDir = "/run/overlay-cni"
-	// FileName is the name of the file in the run directory.
+	// FileName is the name of the file in the network's state directory
+	// (network.Name.StateDir), which the functions below take as dir.
 	FileName = "node.json"
-	// withdrawnName is that file's name once it doesn't hold any more.
+	// withdrawnName is the file's name after Withdraw.
 	withdrawnName = "node.withdrawn.json"
-	// version is the format written. A plugin refuses one that is newer.
+	// version is the format that is written. Readers refuse a newer one.
 	version = 1
 )
 
-// ErrNotPublished says that the daemon has not published yet.
+// ErrNotPublished says that the daemon has published nothing yet.
 var ErrNotPublished = errors.New("overlayd has not published this node's subnets yet")
 
 // State is what a plugin needs to know about its node.
 type State struct {
 	Version int    `json:"version"`
 	Node    string `json:"node"`
-	// Subnets are the node's pod subnets; a pod gets one address of each, in
-	// this order.
+	// Subnets are the node's pod subnets, at least one. A pod gets one address of
+	// each address family, in the order of the families' first subnets.
 	Subnets []netip.Prefix `json:"subnets"`
 	MTU     int            `json:"mtu"`    // of pods and bridge, in bytes
 	Bridge  string         `json:"bridge"` // interface name
 	Device  string         `json:"device"` // interface name of the VXLAN device
 }
 
-// Read returns what is published in dir, or an error that is ErrNotPublished.
+// Read returns the published state, or an error that is ErrNotPublished.
 func Read(dir string) (State, error) { return read(filepath.Join(dir, FileName)) }
 
-// Last returns what was published last in dir, though it may have been withdrawn
-// since: it tells which devices are ours. The error is ErrNotPublished if there
-// was nothing.
+// Last returns the state that was published last, also if it was withdrawn since: it
+// tells which devices are the network's. The error is ErrNotPublished if nothing was
+// ever published.
 func Last(dir string) (State, error) {
 	s, err := Read(dir)
 	if errors.Is(err, ErrNotPublished) {
@@ -81,8 +82,8 @@ func parse(data []byte) (State, error) {
 	return s, nil
 }
 
-// Write publishes s in dir, which it makes if needed. It reports whether
-// anything changed: a file that already says the same is left alone.
+// Write publishes a state. It makes dir if needed, and reports whether the file
+// changed.
 func Write(dir string, s State) (bool, error) {
 	s.Version = version
 	data, err := json.MarshalIndent(s, "", "  ")
@@ -97,8 +98,8 @@ func Write(dir string, s State) (bool, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return false, err
 	}
-	// One writer at a time, so the temporary name can be fixed, and what a
-	// crash left of it is overwritten the next time.
+	// There is one writer at a time, so the temporary name can be fixed. The next
+	// Write overwrites what a crash left.
 	next := filepath.Join(dir, "."+FileName+".next")
 	if err := os.WriteFile(next, data, 0o644); err != nil {
 		return false, err
@@ -106,12 +107,13 @@ func Write(dir string, s State) (bool, error) {
 	return true, os.Rename(next, path)
 }
 
-// Withdraw takes the publication back, but for Last; that there is none is fine.
+// Withdraw takes the publication back, for all but Last. Nothing to withdraw is
+// fine.
 func Withdraw(dir string) error {
 	return unlessAbsent(os.Rename(filepath.Join(dir, FileName), filepath.Join(dir, withdrawnName)))
 }
 
-// Remove takes the publication back, for Last too; that there is none is fine.
+// Remove takes the publication back, for Last too. Nothing to remove is fine.
 func Remove(dir string) error {
 	return errors.Join(
 		unlessAbsent(os.Remove(filepath.Join(dir, FileName))),
