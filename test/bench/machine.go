@@ -5,17 +5,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
-	"strings"
 
-	"golang.org/x/sys/unix"
+	"github.com/overlay-cni/overlay-cni/test/internal/figures"
 )
 
 // machine is where the figures come from.
 type machine struct {
-	CPU, Kernel, System, Load string
-	CPUs                      int
-	MemoryMiB                 uint64
+	figures.Machine
 	// Versions are what programs say of themselves.
 	Versions map[string]string
 }
@@ -24,21 +20,7 @@ type machine struct {
 const debianDir = "/usr/lib/cni"
 
 func thisMachine(o options) machine {
-	m := machine{
-		CPU: field("/proc/cpuinfo", "model name", ":"), System: strings.Trim(field("/etc/os-release", "PRETTY_NAME", "="), `"`),
-		CPUs: runtime.NumCPU(), Versions: map[string]string{ourSet: version(o.plugin())},
-	}
-	if load, err := os.ReadFile("/proc/loadavg"); err == nil {
-		m.Load = strings.Join(strings.Fields(string(load))[:3], " ")
-	}
-	var name unix.Utsname
-	if unix.Uname(&name) == nil {
-		m.Kernel = unix.ByteSliceToString(name.Release[:])
-	}
-	var info unix.Sysinfo_t
-	if unix.Sysinfo(&info) == nil {
-		m.MemoryMiB = info.Totalram * uint64(info.Unit) >> 20
-	}
+	m := machine{Machine: figures.ThisMachine(), Versions: map[string]string{ourSet: version(o.plugin())}}
 	for _, plugin := range []string{"bridge", "host-local", "portmap"} {
 		if v := version(filepath.Join(o.cniDir, plugin)); v != "" {
 			m.Versions[plugin] = v
@@ -51,17 +33,6 @@ func thisMachine(o options) machine {
 		m.Versions["iptables"] = v
 	}
 	return m
-}
-
-// field is what follows the key in a file of lines.
-func field(file, key, separator string) string {
-	data, _ := os.ReadFile(file)
-	for line := range strings.Lines(string(data)) {
-		if k, v, _ := strings.Cut(line, separator); strings.TrimSpace(k) == key {
-			return strings.TrimSpace(v)
-		}
-	}
-	return "unknown"
 }
 
 // version asks a CNI plugin, which tells when no command is given.

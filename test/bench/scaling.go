@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/overlay-cni/overlay-cni/test/internal/figures"
 )
 
 // scale is what connecting a pod costs when a host has some already.
@@ -136,13 +138,13 @@ func (r *results) scaling(w io.Writer) {
 	if len(r.Scaling) == 0 {
 		return
 	}
-	t := newTable(w, fmt.Sprintf("Many pods (milliseconds for a pod, median of %d)", len(r.Scaling[0].Add)), "ADDs", "median", "x the first", "floor", "x the first")
+	t := figures.NewTable(w, fmt.Sprintf("Many pods (milliseconds for a pod, median of %d)", 1, len(r.Scaling[0].Add)), "ADDs", "median", "x the first", "floor", "x the first")
 	first := r.Scaling[0]
 	for _, s := range r.Scaling {
-		t.line(fmt.Sprintf("%d to %d", s.Before+1, s.Before+window),
+		t.Line(fmt.Sprintf("%d to %d", s.Before+1, s.Before+window),
 			number(median(s.Add)), ratio(median(s.Add), median(first.Add)),
 			number(median(s.Floor)), ratio(median(s.Floor), median(first.Floor)))
 	}
-	t.end()
+	t.End()
 	fmt.Fprintf(w, "\npods on one bridge: %d; the next: %s\n", r.Limit.Pods, r.Limit.Error)
 }

@@ -7,15 +7,15 @@ import (
 	"math"
 	"slices"
 	"strings"
-	"text/tabwriter"
+
+	"github.com/overlay-cni/overlay-cni/test/internal/figures"
 )
 
 // print writes all as text that is Markdown too.
 func (r *results) print(w io.Writer) {
-	m := r.Machine
-	fmt.Fprintf(w, "%s, %d CPUs, %d MiB; Linux %s, %s; load before: %s\n", m.CPU, m.CPUs, m.MemoryMiB, m.Kernel, m.System, m.Load)
-	for _, name := range slices.Sorted(maps.Keys(m.Versions)) {
-		fmt.Fprintf(w, "%s: %s\n", name, m.Versions[name])
+	fmt.Fprintln(w, r.Machine.Machine)
+	for _, name := range slices.Sorted(maps.Keys(r.Machine.Versions)) {
+		fmt.Fprintf(w, "%s: %s\n", name, r.Machine.Versions[name])
 	}
 	fmt.Fprintf(w, "%s, %s: %d rounds of %d pods one after the other and %d at once\n",
 		r.Time.Format("2006-01-02 15:04 MST"), r.Took, r.Options.Rounds, r.Options.Pods, r.Options.Parallel)
@@ -31,36 +31,36 @@ func megabytes(bytes int64) float64 { return float64(bytes) / 1e6 }
 
 // table prints the times of a mode.
 func (r *results) table(w io.Writer, title string, mode func(*row) *series) {
-	t := newTable(w, title+" (milliseconds for a pod)",
+	t := figures.NewTable(w, title+" (milliseconds for a pod)", 1,
 		"set", "ADD median", "p99", "x floor", "overlay-cni is", "DEL median", "p99", "x floor", "overlay-cni is")
 	base := mode(r.row(floorSet))
 	for _, row := range r.Rows {
 		s, ours := mode(row), mode(r.ours(row.Name))
 		if row.Note != "" {
-			t.line(row.Name, "-", "-", "-", "-", "-", "-", "-", "-")
+			t.Line(row.Name, "-", "-", "-", "-", "-", "-", "-", "-")
 			continue
 		}
-		t.line(row.Name,
+		t.Line(row.Name,
 			number(median(s.Add)), number(worst(s.Add)), ratio(median(s.Add), median(base.Add)), r.faster(row, median(s.Add), median(ours.Add)),
 			number(median(s.Del)), number(worst(s.Del)), ratio(median(s.Del), median(base.Del)), r.faster(row, median(s.Del), median(ours.Del)))
 	}
-	t.end()
+	t.End()
 }
 
 // rates prints how many pods a second are connected when they come at once.
 func (r *results) rates(w io.Writer) {
-	t := newTable(w, fmt.Sprintf("%d at once (pods a second, median of the rounds)", r.Options.Parallel),
+	t := figures.NewTable(w, fmt.Sprintf("%d at once (pods a second, median of the rounds)", 1, r.Options.Parallel),
 		"set", "ADD", "overlay-cni is", "DEL", "overlay-cni is")
 	for _, row := range r.Rows {
 		s, ours := &row.Parallel, &r.ours(row.Name).Parallel
 		if row.Note == "" {
 			// The other way round than with times: more is better.
-			t.line(row.Name,
+			t.Line(row.Name,
 				fmt.Sprintf("%.0f", median(s.AddRate)), r.faster(row, median(ours.AddRate), median(s.AddRate)),
 				fmt.Sprintf("%.0f", median(s.DelRate)), r.faster(row, median(ours.DelRate), median(s.DelRate)))
 		}
 	}
-	t.end()
+	t.End()
 }
 
 // notes tells what is missing, and what failed.
@@ -107,31 +107,6 @@ func (r *results) faster(row *row, theirs, ours float64) string {
 	return fmt.Sprintf("%.1f x faster", theirs/ours)
 }
 
-func number(v float64) string {
-	if math.IsNaN(v) {
-		return "-"
-	}
-	return fmt.Sprintf("%.2f", v)
-}
+func number(v float64) string { return figures.Number(v, 2) }
 
 func ratio(a, b float64) string { return number(a / b) }
-
-// table is a Markdown table with aligned columns.
-type table struct{ w *tabwriter.Writer }
-
-func newTable(w io.Writer, title string, columns ...string) table {
-	fmt.Fprintf(w, "\n### %s\n\n", title)
-	t := table{tabwriter.NewWriter(w, 0, 0, 1, ' ', 0)}
-	t.line(columns...)
-	rule := make([]string, len(columns))
-	for i := range rule {
-		rule[i] = "---:"
-	}
-	rule[0] = "---"
-	t.line(rule...)
-	return t
-}
-
-func (t table) line(cells ...string) { fmt.Fprintf(t.w, "| %s\t|\n", strings.Join(cells, "\t| ")) }
-
-func (t table) end() { _ = t.w.Flush() }

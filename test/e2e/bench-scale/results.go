@@ -4,15 +4,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"math"
 	"os"
-	"runtime"
-	"slices"
-	"strings"
-	"text/tabwriter"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/overlay-cni/overlay-cni/test/internal/figures"
 )
 
 // results are all that was measured. Times are milliseconds.
@@ -53,7 +48,7 @@ type join struct {
 }
 
 func newResults(o options) *results {
-	return &results{Time: time.Now(), Machine: thisMachine(), Starts: o.starts, Changes: o.changes, Idle: o.idle.String()}
+	return &results{Time: time.Now(), Machine: figures.ThisMachine().String(), Starts: o.starts, Changes: o.changes, Idle: o.idle.String()}
 }
 
 func (r *results) add(registry, program string, peers int) *result {
@@ -80,12 +75,12 @@ func (r *results) print(w io.Writer) {
 		r.Machine, r.Time.Format("2006-01-02 15:04 MST"), r.Took, r.Starts, r.Changes, r.Idle)
 	r.table(w, "Start", []string{"ms", "longest", "CPU ms", "peak MB", "restart, CPU ms", "kernel alone, ms", "its CPU ms"}, func(row *result) []string {
 		return []string{
-			whole(median(row.Start)), whole(percentile(row.Start, 1)), whole(median(row.StartCPU)), number(median(row.Peak)),
+			whole(median(row.Start)), whole(figures.Percentile(row.Start, 1)), whole(median(row.StartCPU)), number(median(row.Peak)),
 			whole(row.RestartCPU), whole(median(row.Kernel)), whole(median(row.KernelCPU)),
 		}
 	})
 	r.table(w, "One node's change", []string{"median ms", "p99", "CPU ms"}, func(row *result) []string {
-		return []string{number(median(row.Change)), number(percentile(row.Change, 0.99)), number(row.ChangeCPU)}
+		return []string{number(median(row.Change)), number(figures.Percentile(row.Change, 0.99)), number(row.ChangeCPU)}
 	})
 	r.table(w, "Many nodes join at once", []string{"nodes", "ms from the first write", "ms from the last", "CPU ms"}, func(row *result) []string {
 		if row.Join == nil {
@@ -98,62 +93,23 @@ func (r *results) print(w io.Writer) {
 	})
 }
 
-// table is a Markdown table with aligned columns.
+// table prints a row of cells for each result.
 func (r *results) table(w io.Writer, title string, columns []string, cells func(*result) []string) {
-	fmt.Fprintf(w, "\n### %s\n\n", title)
-	t := tabwriter.NewWriter(w, 0, 0, 1, ' ', 0)
-	line := func(cells ...string) { fmt.Fprintf(t, "| %s\t|\n", strings.Join(cells, "\t| ")) }
-	line(append([]string{"program", "registry", "peers"}, columns...)...)
-	line(append([]string{"---", "---"}, slices.Repeat([]string{"---:"}, len(columns)+1)...)...)
+	t := figures.NewTable(w, title, 2, append([]string{"program", "registry", "peers"}, columns...)...)
 	for _, row := range r.Rows {
-		line(append([]string{row.Program, row.Registry, fmt.Sprint(row.Peers)}, cells(row)...)...)
+		t.Line(append([]string{row.Program, row.Registry, fmt.Sprint(row.Peers)}, cells(row)...)...)
 	}
-	_ = t.Flush()
+	t.End()
 }
 
-// percentile is the value that q of all (0 to 1) don't exceed (nearest rank);
-// NaN if there is none.
-func percentile(values []float64, q float64) float64 {
-	if len(values) == 0 {
-		return math.NaN()
-	}
-	sorted := slices.Sorted(slices.Values(values))
-	rank := int(math.Ceil(q * float64(len(sorted))))
-	return sorted[max(rank, 1)-1]
-}
+func median(values []float64) float64 { return figures.Median(values) }
 
-func median(values []float64) float64 { return percentile(values, 0.5) }
-
-func whole(v float64) string  { return format("%.0f", v) }
-func number(v float64) string { return format("%.1f", v) }
+func whole(v float64) string  { return figures.Number(v, 0) }
+func number(v float64) string { return figures.Number(v, 1) }
 
 func share(v *float64) string {
 	if v == nil {
 		return "-"
 	}
-	return format("%.3f", *v)
-}
-
-func format(how string, v float64) string {
-	if math.IsNaN(v) {
-		return "-"
-	}
-	return fmt.Sprintf(how, v)
-}
-
-// thisMachine says where the figures come from.
-func thisMachine() string {
-	cpu := "unknown CPU"
-	info, _ := os.ReadFile("/proc/cpuinfo")
-	for line := range strings.Lines(string(info)) {
-		if key, value, _ := strings.Cut(line, ":"); strings.TrimSpace(key) == "model name" {
-			cpu = strings.TrimSpace(value)
-			break
-		}
-	}
-	var name unix.Utsname
-	_ = unix.Uname(&name)
-	load, _ := os.ReadFile("/proc/loadavg")
-	return fmt.Sprintf("%s, %d CPUs; Linux %s; load before: %s",
-		cpu, runtime.NumCPU(), unix.ByteSliceToString(name.Release[:]), strings.Join(strings.Fields(string(load))[:3], " "))
+	return figures.Number(*v, 3)
 }
