@@ -138,7 +138,7 @@ func (r *results) scaling(w io.Writer) {
 	if len(r.Scaling) == 0 {
 		return
 	}
-	t := figures.NewTable(w, fmt.Sprintf("Many pods (milliseconds for a pod, median of %d)", 1, len(r.Scaling[0].Add)), "ADDs", "median", "x the first", "floor", "x the first")
+	t := figures.NewTable(w, fmt.Sprintf("Many pods (milliseconds for a pod, median of %d)", len(r.Scaling[0].Add)), 1, "ADDs", "median", "x the first", "floor", "x the first")
 	first := r.Scaling[0]
 	for _, s := range r.Scaling {
 		t.Line(fmt.Sprintf("%d to %d", s.Before+1, s.Before+window),

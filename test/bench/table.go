@@ -49,7 +49,7 @@ func (r *results) table(w io.Writer, title string, mode func(*row) *series) {
 
 // rates prints how many pods a second are connected when they come at once.
 func (r *results) rates(w io.Writer) {
-	t := figures.NewTable(w, fmt.Sprintf("%d at once (pods a second, median of the rounds)", 1, r.Options.Parallel),
+	t := figures.NewTable(w, fmt.Sprintf("%d at once (pods a second, median of the rounds)", r.Options.Parallel), 1,
 		"set", "ADD", "overlay-cni is", "DEL", "overlay-cni is")
 	for _, row := range r.Rows {
 		s, ours := &row.Parallel, &r.ours(row.Name).Parallel
