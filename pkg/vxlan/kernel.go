@@ -189,7 +189,7 @@ func (k *Kernel) explain(want Device, failed error) error {
 		err, r.Name, r.Tunnel.VNI, r.Tunnel.Port, r.Name, fix)
 }
 
-// rivals are the other devices on the same port, those of the same VNI first.
+// rivals are the other devices with the same port, those with the same VNI first.
 func (k *Kernel) rivals(want Device) ([]Device, error) {
 	var found []Device
 	err := k.eachDevice(func(d Device) {
@@ -221,8 +221,8 @@ func (k *Kernel) Remove(name string) (changes []string, err error) {
 }
 
 // apply carries out operations. It returns those that the kernel carried out or
-// found done, and the errors of the others. If an operation had not the effect
-// that was planned, the next Sync reads all entries again.
+// found done, and the errors of the others. If an operation did not have the
+// planned effect, the next Sync reads all entries again.
 func (k *Kernel) apply(ops []Op, index int) (Changes, error) {
 	if len(ops) == 0 {
 		return nil, nil
@@ -251,7 +251,7 @@ func (k *Kernel) apply(ops []Op, index int) (Changes, error) {
 	return done, summary(failed)
 }
 
-// isRefusal reports whether the kernel refused single operations, and not the
+// isRefusal reports whether the kernel refused single operations. Otherwise the
 // socket failed.
 func isRefusal(err error) bool {
 	var refused *nl.Error
@@ -265,12 +265,12 @@ func (k *Kernel) result(o *Op, r *nl.Request) error {
 		return k.conn.SetTxChecksum(o.Device.Name, o.Device.TxChecksum)
 	}
 	if !r.Done() {
-		k.reread = true // the kernel's state was not what it was read as
+		k.reread = true // the state changed after it was read
 	}
 	return r.Err()
 }
 
-// explain adds what an operator has to know to an error.
+// explain adds to an error what an operator can do about it.
 func (o *Op) explain(err error) error {
 	if o.Verb == SetRoute && errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("%w: another device has a route to it (ip route show %s): give that node another pod subnet, or remove the route",
@@ -279,8 +279,8 @@ func (o *Op) explain(err error) error {
 	return err
 }
 
-// summary joins errors: the first few, since they tend to be alike. A missing
-// device that follows from another error is not worth a word.
+// summary joins the first few errors, since they tend to be alike. It leaves out
+// missing devices, which follow from another error.
 func summary(failed []error) error {
 	const shown = 5
 	if len(failed) > 1 {

@@ -38,7 +38,8 @@ const (
 	DeleteForward
 )
 
-// verbs are for the log, where a large sync is told by numbers.
+// verbs are the texts for the log, which counts the operations of a large sync by
+// verb.
 var verbs = [...]string{
 	DeleteDevice:     "delete device",
 	CreateDevice:     "create device",
@@ -64,8 +65,8 @@ var verbs = [...]string{
 
 func (v Verb) String() string { return verbs[v] }
 
-// Op is one change, and as a rule one netlink message. Which fields are set depends on
-// the verb.
+// Op is one change: one netlink message, except for SetTxChecksum. The verb
+// determines which fields are set.
 type Op struct {
 	Verb   Verb
 	MAC    MAC
@@ -76,7 +77,7 @@ type Op struct {
 	// Text is a name, or what the change replaces.
 	Text   string
 	Device *Device
-	// Unexpected is what a deletion is about where it is no entry of our making.
+	// Unexpected is the entry to delete if Desired would never make it.
 	Unexpected *Unexpected
 }
 
@@ -108,7 +109,7 @@ func (o Op) replacing(s string) string {
 	return s + " (was " + o.Text + ")"
 }
 
-// describe is the part of the device that a change is about.
+// describe is the text of the part of the device that a change is about.
 func (d *Device) describe(v Verb) string {
 	switch v {
 	case SetAlias:
@@ -207,7 +208,7 @@ func (o *Op) routeRequest(b *rtnl.Batch, index int) *nl.Request {
 	case o.Verb == DeleteRoute:
 		return absent(b.DelRoute(r))
 	case o.Text == "":
-		return b.AddRoute(r) // there was none: one that appears is another device's
+		return b.AddRoute(r) // not replace: a route that appeared meanwhile is another device's
 	}
 	return b.ReplaceRoute(r)
 }
