@@ -16,7 +16,7 @@ import (
 	"go.uber.org/goleak"
 )
 
-// patient is longer than anything here takes on a machine that is busy.
+// patient is longer than anything here takes on a busy machine.
 const patient = 20 * time.Second
 
 // reader reads a file that ends with a full stop.

@@ -164,8 +164,8 @@ func (n *node) restartDaemon(ctx context.Context, args ...string) error {
 	return n.startDaemon(ctx, args...)
 }
 
-// awaitStatus waits until overlayd's probe answers with an HTTP status, in words
-// that contain what is given.
+// awaitStatus waits until overlayd's health probe answers with the HTTP status and
+// a text that contains says.
 func (n *node) awaitStatus(ctx context.Context, status int, says string) error {
 	return eventually(ctx, func() error {
 		a, err := n.Get(ctx, "http://"+probesAt+"/readyz")
@@ -176,10 +176,10 @@ func (n *node) awaitStatus(ctx context.Context, status int, says string) error {
 	})
 }
 
-// lookEvery is short against what a machine takes for anything.
+// lookEvery is short for an emulated machine.
 const lookEvery = 100 * time.Millisecond
 
-// eventually waits for what nobody can subscribe to, as long as ctx lasts.
+// eventually polls until do succeeds or ctx ends, where there is no notification.
 func eventually(ctx context.Context, look func() error) error {
 	ticker := time.NewTicker(lookEvery)
 	defer ticker.Stop()

@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// withhold keeps modules from being loaded, by anybody, as if the kernel had
-// none of that name. Those that were withheld before are there again.
+// withhold keeps these modules from being loaded, as if the kernel did not have
+// them. It makes modules of an earlier call available again.
 func (n *node) withhold(ctx context.Context, modules ...string) error {
 	var text strings.Builder
 	for _, m := range modules {
@@ -18,7 +18,7 @@ func (n *node) withhold(ctx context.Context, modules ...string) error {
 	return n.WriteFile(ctx, "/etc/modprobe.d/withheld.conf", text.String())
 }
 
-// loaded tells which modules the kernel has now.
+// loaded returns the modules that the kernel has loaded.
 func (n *node) loaded(ctx context.Context) (map[string]bool, error) {
 	text, err := n.Run(ctx, "busybox", "cat", "/proc/modules")
 	loaded := map[string]bool{}
@@ -57,11 +57,11 @@ var (
 	pluginModules = []string{"veth", "nft_fib_inet", "sch_tbf", "ifb", "br_netfilter"}
 )
 
-// lack is a module that isn't there, and how an error has to name it.
+// lack is a missing module and the text by which an error must name it.
 type lack struct{ module, says string }
 
-// modules is about kernels that lack something. Nobody loads the modules but the
-// kernel itself, when it is asked for what they do.
+// modules checks kernels that lack modules. Only the kernel itself loads modules,
+// on demand.
 func (s *suite) modules() error {
 	n := s.cluster.nodes[1]
 	if err := s.must("none of our modules is loaded at boot", func(ctx context.Context) (string, error) {
@@ -96,8 +96,8 @@ func (s *suite) modules() error {
 	return nil
 }
 
-// withoutModprobe fails if the kernel starts modprobe while do runs, as it does for
-// who asks an ioctl for an interface that isn't there.
+// withoutModprobe fails if the kernel starts modprobe while do runs, as it does
+// when an ioctl names a missing interface.
 func (n *node) withoutModprobe(ctx context.Context, do func() error) error {
 	const usual, watched, log = "/sbin/modprobe", "/run/modprobe", "/run/modprobe.log"
 	set := func(path string) error {
@@ -117,8 +117,8 @@ func (n *node) withoutModprobe(ctx context.Context, do func() error) error {
 	return errors.Join(err, readErr)
 }
 
-// daemonWithout starts overlayd on a machine without modules, which then come,
-// one after the other.
+// daemonWithout starts overlayd on a machine without modules, and then makes them
+// available one by one.
 func (s *suite) daemonWithout(n *node, lacks []lack) error {
 	var withheld []string
 	for _, l := range lacks {
@@ -142,14 +142,14 @@ func (s *suite) daemonWithout(n *node, lacks []lack) error {
 	})
 }
 
-// complains waits until overlayd says that it is down, in words that contain
-// what is given.
+// complains waits until overlayd reports itself down, with a text that contains
+// says.
 func (n *node) complains(ctx context.Context, says string) error {
 	return n.awaitStatus(ctx, http.StatusServiceUnavailable, says)
 }
 
-// podWithout makes a pod on a machine without a module. Nothing may be left of
-// it, and with the module it has to work.
+// podWithout makes a pod on a machine without a module. The failed pod must leave
+// nothing, and with the module a pod must work.
 func (s *suite) podWithout(n *node, l lack, c capabilities) {
 	s.check("overlay-cni names "+l.module+", and goes on with it", func(ctx context.Context) (string, error) {
 		if err := n.withhold(ctx, l.module); err != nil {

@@ -6,7 +6,7 @@ import (
 	"net/netip"
 )
 
-// portProbe asks a pod by a host port of the machine that has an address.
+// portProbe connects to a pod by a host port of the machine with address to.
 type portProbe func(ctx context.Context, from place, to netip.Addr, seen []netip.Addr) error
 
 func byTCP(ctx context.Context, from place, to netip.Addr, seen []netip.Addr) error {
@@ -21,13 +21,13 @@ func bySCTP(ctx context.Context, from place, to netip.Addr, seen []netip.Addr) e
 	return from.associate(ctx, netip.AddrPortFrom(to, sctpHostPort), seen)
 }
 
-// The world is in the kernel below the machines, which need not have SCTP.
+// The outside runs on this machine's own kernel, which may lack SCTP.
 var (
 	allProbes   = []portProbe{byTCP, byUDP, bySCTP}
 	worldProbes = []portProbe{byTCP, byUDP}
 )
 
-// hostPorts is about ports of a machine that lead to a pod.
+// hostPorts checks host ports from all sides.
 func (s *suite) hostPorts() error {
 	first, second := s.cluster.nodes[0], s.cluster.nodes[1]
 	var web *pod

@@ -16,7 +16,7 @@ const (
 	podMTU6 = wireMTU - 70
 )
 
-// network starts the other daemon, and the first pods.
+// network starts the second daemon, and the first pods.
 func (s *suite) network() error {
 	first, second := s.cluster.nodes[0], s.cluster.nodes[1]
 	err := s.must("overlayd starts, and its modules are loaded", func(ctx context.Context) (string, error) {
@@ -47,7 +47,7 @@ func (s *suite) reaches(name string, from, to place, seen []netip.Addr) {
 	s.check(name, func(ctx context.Context) (string, error) { return reachAs(ctx, from, to, seen) })
 }
 
-// reaching is who reaches whom, and how large packets may be.
+// reaching checks who reaches whom, and how large packets may be.
 func (s *suite) reaching() error {
 	first, second := s.cluster.nodes[0], s.cluster.nodes[1]
 	s.reaches("pod to pod, across machines", s.a.place, s.b.place, s.a.addresses)
@@ -62,8 +62,8 @@ func (s *suite) reaching() error {
 	return nil
 }
 
-// netfilter is about a kernel in which bridges hand packets to iptables, as
-// kube-proxy once wanted it.
+// netfilter checks a kernel in which bridges pass packets to iptables
+// (br_netfilter), which kube-proxy once required.
 func (s *suite) netfilter() error {
 	n := s.cluster.nodes[1]
 	var one, two *pod

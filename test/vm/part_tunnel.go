@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// offload is about checksums of packets in the tunnel: whether the kernel leaves
-// them to virtio's device or not, what arrives has to be right.
+// offload checks the checksums of packets in the tunnel: data must arrive intact
+// whether the kernel or the virtio device computes them.
 func (s *suite) offload() error {
 	nodes := s.cluster.nodes[:2]
 	for _, state := range []string{"off", "on"} {
@@ -73,7 +73,7 @@ func (s *suite) overIPv6() error {
 	return nil
 }
 
-// tunnelsFrom waits until a node's tunnel has an address.
+// tunnelsFrom waits until a node's tunnel uses the address.
 func (n *node) tunnelsFrom(ctx context.Context, address netip.Addr) error {
 	return eventually(ctx, func() error {
 		device, err := n.Run(ctx, "ip", "-details", "link", "show", "dev", tunnel)

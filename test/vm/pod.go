@@ -60,8 +60,8 @@ var (
 	egressLimit  = map[string]any{"egressRate": 1e9, "egressBurst": 1e9}
 )
 
-// addPod makes a pod as a container runtime does. One that failed is returned,
-// too: it has to be removed.
+// addPod makes a pod as a container runtime does. It returns a failed pod too,
+// which must be removed.
 func (n *node) addPod(ctx context.Context, name string, c capabilities) (*pod, error) {
 	p := &pod{place: place{Client: n.Client, name: n.name + "/" + name, netns: name}, node: n}
 	var err error

@@ -12,7 +12,7 @@ import (
 	"github.com/overlay-cni/overlay-cni/test/vm/internal/guest"
 )
 
-// target is where a probe goes from here.
+// target describes a probe from here.
 func (p place) target(to netip.Addr, port uint16) guest.Target {
 	return guest.Target{From: p.netns, To: netip.AddrPortFrom(to, port)}
 }
@@ -20,13 +20,13 @@ func (p place) target(to netip.Addr, port uint16) guest.Target {
 // small is the size of a packet that fits everywhere, in bytes.
 const small = 100
 
-// reach tries every protocol to every address, and has the other side say which
-// address it sees: the own one of the same family.
+// reach tries every protocol to every address. The other side must see this
+// side's own address of the same family.
 func reach(ctx context.Context, from, to place) (string, error) {
 	return reachAs(ctx, from, to, from.addresses)
 }
 
-// reachAs is reach from somebody who is seen by other addresses.
+// reachAs is reach for a source that the other side sees under other addresses.
 func reachAs(ctx context.Context, from, to place, seen []netip.Addr) (string, error) {
 	var details []string
 	for _, a := range to.addresses {
@@ -51,7 +51,7 @@ func reachAs(ctx context.Context, from, to place, seen []netip.Addr) (string, er
 // anybody stands for addresses that don't matter.
 var anybody []netip.Addr
 
-// connect connects by TCP to a mirror, which is to see one of the addresses.
+// connect connects by TCP to a mirror, which must see one of the addresses.
 func (p place) connect(ctx context.Context, to netip.AddrPort, seen []netip.Addr) error {
 	source, err := p.Connect(ctx, guest.Target{From: p.netns, To: to})
 	if err != nil {
@@ -77,7 +77,7 @@ func (p place) seenAs(source netip.Addr, to netip.AddrPort, seen []netip.Addr) e
 	return nil
 }
 
-// fits sends a packet of a size, in bytes, that has to come back in one piece.
+// fits sends a packet of size bytes, which must come back unfragmented.
 func (p place) fits(ctx context.Context, to netip.AddrPort, size int) error {
 	refused, err := p.Echo(ctx, guest.Target{From: p.netns, To: to, Size: size})
 	if refused != "" {
@@ -89,7 +89,7 @@ func (p place) fits(ctx context.Context, to netip.AddrPort, size int) error {
 	return nil
 }
 
-// tooLarge sends a packet of a size that the sender's own kernel has to refuse.
+// tooLarge sends a packet of a size that the sender's own kernel must refuse.
 func (p place) tooLarge(ctx context.Context, to netip.AddrPort, size int) error {
 	refused, err := p.Echo(ctx, guest.Target{From: p.netns, To: to, Size: size})
 	if err == nil && refused == "" {
@@ -101,8 +101,7 @@ func (p place) tooLarge(ctx context.Context, to netip.AddrPort, size int) error 
 	return nil
 }
 
-// failsWith turns it round: what was done has to have failed, in words that
-// contain what is given.
+// failsWith returns nil if err is an error whose text contains says.
 func failsWith(says string, err error) error {
 	switch {
 	case err == nil:
@@ -113,7 +112,7 @@ func failsWith(says string, err error) error {
 	return nil
 }
 
-// edge tries both sides of the MTU's edge, in both directions and families.
+// edge sends packets of the MTU and one byte more, in both directions and families.
 // That a packet arrives is not enough: the nodes could have fragmented it.
 func edge(ctx context.Context, a, b *pod, mtu int) (string, error) {
 	before, err := fragments(ctx, a.node, b.node)
@@ -135,7 +134,7 @@ func edge(ctx context.Context, a, b *pod, mtu int) (string, error) {
 	return fmt.Sprintf("%d bytes pass, %d don't", mtu, mtu+1), err
 }
 
-// fragments is what the kernels' counters of fragments say.
+// fragments returns the nodes' counters of fragments, as text.
 func fragments(ctx context.Context, nodes ...*node) (string, error) {
 	text := ""
 	for _, n := range nodes {

@@ -40,7 +40,7 @@ func (s *suite) check(name string, do func(context.Context) (detail string, err 
 // errStop ends the suite: what comes next needs what failed.
 var errStop = errors.New("the checks that follow need what failed: they were not run")
 
-// must is check for what others build on.
+// must is check for what later checks need.
 func (s *suite) must(name string, do func(context.Context) (detail string, err error)) error {
 	if !s.check(name, do) {
 		return errStop
@@ -48,7 +48,7 @@ func (s *suite) must(name string, do func(context.Context) (detail string, err e
 	return nil
 }
 
-// run runs all parts, up to one that the following ones can't do without.
+// run runs all parts. It stops after a failure of a part that later ones need.
 func (s *suite) run() error {
 	s.table.header()
 	for _, part := range []func() error{

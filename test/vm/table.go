@@ -43,7 +43,7 @@ func (t *table) row(name string, took time.Duration, detail string, err error) {
 	}
 }
 
-// stopped tells that there are checks which were not run.
+// stopped says that checks were not run.
 func (t *table) stopped(reason error) { fmt.Fprintln(t.out, reason) }
 
 // end prints the sum. It returns an error if there is a reason to.

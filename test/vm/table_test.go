@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// A check that fails is what the program ends with, whatever comes after it.
+// A failed check makes the program fail, whatever passes later.
 func TestAFailedCheckFailsTheRun(t *testing.T) {
 	good := func(context.Context) (string, error) { return "so it is", nil }
 	bad := func(context.Context) (string, error) { return "", errors.New("it\nis not") }
@@ -44,7 +44,7 @@ func TestMustStops(t *testing.T) {
 	}
 }
 
-// A run that nothing was checked in proves nothing.
+// A run without checks proves nothing.
 func TestEmptyRunFails(t *testing.T) {
 	if err := newTable(&strings.Builder{}).end(); err == nil {
 		t.Error("no check at all is a success")

@@ -22,17 +22,18 @@ import (
 // suite is a choice among Kubernetes' own tests, by regular expressions.
 type suite struct {
 	focus, skip string
-	// tests is how many there are: another version of Kubernetes may call them by
-	// other words, and none would fail. 0: any number.
+	// tests is the number of tests: with another version of Kubernetes the
+	// expressions may match none, and none would fail. 0: any number.
 	tests int
 }
 
-// unfit are tests that need what is not here, or would disturb others.
+// unfit are tests that need more than this cluster has, or would disturb others.
 const unfit = `\[Serial\]|\[Disruptive\]|\[Flaky\]|\[Slow\]`
 
 var (
 	conformanceTests = suite{focus: `\[sig-network\].*\[Conformance\]`, skip: unfit + `|\[Feature:`, tests: 47}
-	// dualStackTests are not among those, as clusters need not have both families.
+	// dualStackTests are not conformance tests, because clusters need not have both
+	// families.
 	dualStackTests = suite{focus: `\[sig-network\].*\[Feature:IPv6DualStack\]`, skip: unfit + `|\[Feature:SCTP`, tests: 22}
 )
 
@@ -76,7 +77,7 @@ func runSuite(ctx context.Context, c *cluster.Cluster, o options, s suite) (outc
 	return result, errors.Join(err, s.complete(result))
 }
 
-// complete is an error if other tests ran than there are.
+// complete returns an error if fewer or more tests ran than expected.
 func (s suite) complete(o outcome) error {
 	if ran := o.passed + o.failed; s.tests > 0 && ran != s.tests {
 		return fmt.Errorf("%d of Kubernetes' tests ran, expected %d: if its version was changed, look which tests have the labels %s", ran, s.tests, s.focus)

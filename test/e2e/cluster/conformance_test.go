@@ -2,7 +2,7 @@ package main
 
 import "testing"
 
-// A suite of which not all tests ran has not passed, whatever they say.
+// A suite has passed only if all of its tests ran.
 func TestComplete(t *testing.T) {
 	for _, tt := range []struct {
 		name string

@@ -13,7 +13,7 @@ import (
 	"github.com/overlay-cni/overlay-cni/test/e2e/internal/cluster"
 )
 
-// mode is a kind of cluster, and what is run on it beside our own tests.
+// mode is a kind of cluster, and the tests that run on it.
 type mode struct {
 	name  string
 	setup cluster.Setup
@@ -41,7 +41,7 @@ func modeNames() []string {
 	return names
 }
 
-// chosen are the modes of those names, or all.
+// chosen returns the modes with these names, or all.
 func chosen(names []string) ([]mode, error) {
 	for _, name := range names {
 		if !slices.Contains(modeNames(), name) {
@@ -57,14 +57,14 @@ func chosen(names []string) ([]mode, error) {
 	return all, nil
 }
 
-// outcome is what came of some tests.
+// outcome counts tests.
 type outcome struct {
 	passed, failed int
 }
 
 func (o outcome) String() string { return fmt.Sprintf("%d passed, %d failed", o.passed, o.failed) }
 
-// result is what came of a mode.
+// result is the result of a mode.
 type result struct {
 	mode
 	up        time.Duration
@@ -73,8 +73,8 @@ type result struct {
 	err       error
 }
 
-// testAll tests one mode after another, for two clusters are too much for two
-// cores. One that fails does not stop the others.
+// testAll tests one mode after another, because two clusters are too much for two
+// cores. A mode that fails does not stop the others.
 func testAll(ctx context.Context, o options) error {
 	all, err := chosen(o.modes)
 	if err != nil {

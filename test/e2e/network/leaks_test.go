@@ -85,8 +85,8 @@ func (w *world) none(ctx context.Context) error {
 	return err
 }
 
-// clean waits until each node has, for each of its pods, its addresses, one record
-// and one port on the bridge; and for nothing else.
+// clean waits until each node has the addresses, one record and one bridge port
+// for each of its pods, and nothing else.
 func (w *world) clean() {
 	w.Helper()
 	for _, n := range w.cluster.Nodes {

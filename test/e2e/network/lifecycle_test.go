@@ -24,10 +24,10 @@ import (
 // now deletes without a time to say goodbye.
 var now = metav1.DeleteOptions{GracePeriodSeconds: new(int64)}
 
-// warm is how many answers show that a stream runs.
+// warm is the number of answers that show that a stream runs.
 const warm = 100
 
-// flow is one from a pod to another.
+// flow is a stream from a pod to another.
 type flow struct {
 	*probe.Stream
 	from, to pod
@@ -113,8 +113,8 @@ func overflows(ns *sandbox.Netns) (n int) {
 	return n
 }
 
-// A node comes back: its pods get addresses again, and no other node's pods
-// notice anything.
+// A node reboots: its pods get addresses again, and no other node's pods lose a
+// packet.
 func TestReboot(t *testing.T) {
 	w := newWorld(t)
 	pods := w.onAllNodes("a")
@@ -139,9 +139,9 @@ func without(pods []pod, node string) []pod {
 	return rest
 }
 
-// A node is drained and deleted: the others forget it. It joins again, and gets
-// a pod subnet that may be another one, while what the node has in /run and in
-// its kernel is of the old one; or it was switched off, and has nothing.
+// A node is drained and deleted: the others forget it. It joins again and may get
+// another pod subnet. Its /run and its kernel still have the old one, or nothing
+// if the node was off.
 func TestNodeLeavesAndReturns(t *testing.T) {
 	for name, comeBack := range map[string]func(*cluster.Cluster, context.Context, cluster.Node) error{
 		"kubelet starts again": (*cluster.Cluster).StartKubelet,
@@ -165,8 +165,8 @@ func TestNodeLeavesAndReturns(t *testing.T) {
 	}
 }
 
-// leave takes a node out of the cluster. It returns what brings it back, which is
-// done at the test's end otherwise.
+// leave removes a node from the cluster. It returns a function that brings the node
+// back; otherwise the test's end does.
 func (w *world) leave(n cluster.Node, comeBack func(*cluster.Cluster, context.Context, cluster.Node) error) (back func() error) {
 	w.Helper()
 	_, err := w.cluster.Kubectl(w.Context(), "drain", n.Name, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=60s")

@@ -107,13 +107,13 @@ func TestServiceFamilies(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	pods := w.onAllNodes("web")
-	for i, wish := range w.wishes() {
-		w.Run(wish.String(), func(t *testing.T) {
+	for i, request := range w.requests() {
+		w.Run(request.String(), func(t *testing.T) {
 			w := w.within(t)
 			name := fmt.Sprintf("web-%d", i)
-			s := w.service(name, "web", func(s *corev1.ServiceSpec) { s.IPFamilyPolicy, s.IPFamilies = &wish.policy, wish.asked })
-			if !slices.Equal(s.Spec.IPFamilies, wish.want) {
-				t.Fatalf("families %v, want %v", s.Spec.IPFamilies, wish.want)
+			s := w.service(name, "web", func(s *corev1.ServiceSpec) { s.IPFamilyPolicy, s.IPFamilies = &request.policy, request.asked })
+			if !slices.Equal(s.Spec.IPFamilies, request.want) {
+				t.Fatalf("families %v, want %v", s.Spec.IPFamilies, request.want)
 			}
 			for _, p := range pods {
 				for _, f := range w.cluster.Families {
@@ -137,13 +137,13 @@ func (w *world) served(p pod, name string, s *corev1.Service, f cluster.Family, 
 	w.resolves(p.netns, name, f, at(s, f).Addr())
 }
 
-// wish is what a Service asks for, and what it gets.
-type wish struct {
+// request is what a Service asks for, and what it gets.
+type request struct {
 	policy      corev1.IPFamilyPolicy
 	asked, want []corev1.IPFamily
 }
 
-func (w wish) String() string { return fmt.Sprintf("%s %v", w.policy, w.asked) }
+func (w request) String() string { return fmt.Sprintf("%s %v", w.policy, w.asked) }
 
 func kubeFamily(f cluster.Family) corev1.IPFamily {
 	if f.Switch.Is4() {
@@ -152,22 +152,22 @@ func kubeFamily(f cluster.Family) corev1.IPFamily {
 	return corev1.IPv6Protocol
 }
 
-// wishes are all that the cluster can fulfil.
-func (w *world) wishes() []wish {
+// requests are all kinds that the cluster supports.
+func (w *world) requests() []request {
 	var has []corev1.IPFamily
 	for _, f := range w.cluster.Families {
 		has = append(has, kubeFamily(f))
 	}
-	all := []wish{{corev1.IPFamilyPolicyPreferDualStack, nil, has}}
+	all := []request{{corev1.IPFamilyPolicyPreferDualStack, nil, has}}
 	for i := range has {
 		one := has[i : i+1]
-		all = append(all, wish{corev1.IPFamilyPolicySingleStack, one, one})
+		all = append(all, request{corev1.IPFamilyPolicySingleStack, one, one})
 	}
 	if len(has) > 1 {
 		turned := slices.Clone(has)
 		slices.Reverse(turned)
-		all = append(all, wish{corev1.IPFamilyPolicyRequireDualStack, has, has}, wish{corev1.IPFamilyPolicyRequireDualStack, turned, turned},
-			wish{corev1.IPFamilyPolicyPreferDualStack, turned, turned})
+		all = append(all, request{corev1.IPFamilyPolicyRequireDualStack, has, has}, request{corev1.IPFamilyPolicyRequireDualStack, turned, turned},
+			request{corev1.IPFamilyPolicyPreferDualStack, turned, turned})
 	}
 	return all
 }

@@ -63,8 +63,8 @@ func TestPodsDuringUpdate(t *testing.T) {
 	}
 }
 
-// unrefused: kubelet never said that it could not make or remove the network of one
-// of the test's pods. It tries again, so that all else that shows is that pods take
+// unrefused: kubelet never reported that it could not make or remove the network
+// of one of the test's pods. kubelet retries, so that otherwise pods only take
 // longer.
 func (w *world) unrefused() {
 	w.Helper()
@@ -78,7 +78,7 @@ func (w *world) unrefused() {
 	}
 }
 
-// image is that of the daemons, which they have again when the test ends.
+// image returns the daemons' image, and restores it when the test ends.
 func (w *world) image() string {
 	w.Helper()
 	set, err := w.client.AppsV1().DaemonSets(system).Get(w.Context(), daemonSet, metav1.GetOptions{})

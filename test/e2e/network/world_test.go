@@ -21,7 +21,7 @@ import (
 	"github.com/overlay-cni/overlay-cni/test/e2e/internal/cluster"
 )
 
-// Where the cluster is, and what it was made of, is told by the environment.
+// The environment says where the cluster is and what it was made of.
 const (
 	dirEnv      = "E2E_DIR"
 	binEnv      = "E2E_BIN"
@@ -29,10 +29,10 @@ const (
 )
 
 const (
-	// patient is longer than anything takes here on a machine that is busy.
+	// patient is longer than anything here takes on a busy machine.
 	patient = 2 * time.Minute
-	// prompt is for what is there already: an answer that takes longer has been
-	// lost and sent again.
+	// prompt bounds answers of what runs already: a slower answer was lost and sent
+	// again.
 	prompt = 5 * time.Second
 )
 
@@ -128,7 +128,7 @@ func (w *world) netns(of string) *sandbox.Netns {
 	return ns
 }
 
-// eventually waits for what the cluster does by and by.
+// eventually waits for changes that the cluster makes after a while.
 func (w *world) eventually(what string, look func(context.Context) error) {
 	w.Helper()
 	ctx, cancel := context.WithTimeout(w.Context(), patient)

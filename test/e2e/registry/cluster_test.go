@@ -34,7 +34,7 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(sandboxtest.Main(m)) }
 
-// patient is longer than anything here takes on a machine that is busy.
+// patient is longer than anything here takes on a busy machine.
 const patient = time.Minute
 
 func must(t testing.TB, err error) {
@@ -44,8 +44,8 @@ func must(t testing.TB, err error) {
 	}
 }
 
-// cluster is an API server in front of which there is a wire that can be cut.
-// It knows overlayd by nothing but conf/kubernetes/rbac.yaml.
+// cluster is an API server behind a wire that can be cut. overlayd has only the
+// permissions of conf/kubernetes/rbac.yaml.
 type cluster struct {
 	t      *testing.T
 	server *apiserver.Server

@@ -85,7 +85,7 @@ func TestSurvivesItsServers(t *testing.T) {
 	t.Run("frozen", func(t *testing.T) { frozen(t, s, admin) })
 }
 
-// frozen: a server that doesn't answer is no server that is gone.
+// frozen: to clients a server that doesn't answer differs from a server that ended.
 func frozen(t *testing.T, s *apiserver.Server, c *kubernetes.Clientset) {
 	if err := s.APIServer.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
@@ -137,7 +137,7 @@ func allow(t *testing.T, admin *kubernetes.Clientset, group string, rules ...rba
 	}
 }
 
-// eventually waits for what the apiserver learns by a watch of its own.
+// eventually polls for what the apiserver learns by a watch of its own.
 func eventually(t *testing.T, check func() error) {
 	t.Helper()
 	deadline := time.Now().Add(10 * time.Second)

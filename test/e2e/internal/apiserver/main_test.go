@@ -11,8 +11,8 @@ import (
 	"github.com/overlay-cni/overlay-cni/test/e2e/internal/apiserver/apiservertest"
 )
 
-// holdEnv makes of this program one that starts servers, says where their files
-// are, and does nothing more until it is killed.
+// holdEnv makes this program start servers, print the folder of their files, and
+// wait until it is killed.
 const holdEnv = "APISERVER_HOLD"
 
 func TestMain(m *testing.M) {

@@ -115,8 +115,8 @@ func (p *Process) Restart(ctx context.Context) error {
 	return p.Start()
 }
 
-// Signal sends a signal, which nobody gets if the process has ended. SIGSTOP
-// makes of it a server that takes connections and never answers, until SIGCONT.
+// Signal sends a signal, unless the process has ended. After SIGSTOP the server
+// accepts connections and never answers, until SIGCONT.
 func (p *Process) Signal(s syscall.Signal) error {
 	if p.cmd == nil {
 		return nil

@@ -18,8 +18,8 @@ const (
 	patience = time.Second
 )
 
-// AwaitReady returns when the apiserver says that it is ready, which it is with
-// its etcd only, or with an error when one of them has ended, or ctx has.
+// AwaitReady returns once the apiserver is ready, for which it needs its etcd. It
+// returns an error when one of them, or ctx, has ended.
 func (s *Server) AwaitReady(ctx context.Context) error {
 	config, err := s.Config(Admin)
 	if err != nil {

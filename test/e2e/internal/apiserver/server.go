@@ -22,7 +22,7 @@ type User struct {
 	Groups []string
 }
 
-// Options say what the apiserver is to be like. Dir is needed.
+// Options configure the apiserver. Dir is required.
 type Options struct {
 	// Dir takes all files: data, certificates, kubeconfigs, logs.
 	Dir string
@@ -52,8 +52,7 @@ type Server struct {
 }
 
 // Start starts both servers in the network namespace of the calling thread, and
-// returns when clients can work with them. Where ctx ends before that, nothing
-// is left running.
+// returns once clients can use them. If ctx ends before, nothing keeps running.
 func Start(ctx context.Context, o Options) (*Server, error) {
 	o, err := o.complete()
 	if err != nil {
@@ -128,8 +127,7 @@ func findBin() (string, error) {
 	}
 }
 
-// freePort takes a port that nobody has now. It stays the same over restarts,
-// as clients expect.
+// freePort returns a port that is free now. Restarts keep it, as clients expect.
 func freePort(a netip.Addr) (netip.AddrPort, error) {
 	l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(a, 0)))
 	if err != nil {

@@ -14,8 +14,8 @@ import (
 	"github.com/overlay-cni/overlay-cni/test/e2e/internal/reaper"
 )
 
-// FirstArgument makes of the program the first process of a node: it has to
-// call RunFirst then, with the arguments after it.
+// FirstArgument makes the program the first process of a node: with this argument
+// it must call RunFirst with the arguments that follow.
 const FirstArgument = "first-process"
 
 // Switch is the switch, where others are nodes. Clients of the cluster are in its

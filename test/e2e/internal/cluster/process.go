@@ -212,8 +212,8 @@ func (c *Cluster) Kill(ctx context.Context, node, program string) error {
 // pollPause is between two looks at what notifies nobody.
 const pollPause = 100 * time.Millisecond
 
-// Poll looks until there is no error, or the context ends. Then it tells what the
-// last look saw that had its time.
+// Poll calls look until it returns no error, or the context ends. It returns the
+// error of the last call that could finish.
 func Poll(ctx context.Context, what string, look func(context.Context) error) error {
 	ticker := time.NewTicker(pollPause)
 	defer ticker.Stop()

@@ -7,11 +7,11 @@ import (
 	"path/filepath"
 )
 
-// Setup is in what clusters differ. It is kept in the cluster's folder, for
-// later runs of this program and for the nodes' first processes.
+// Setup is what differs between clusters. The cluster's folder keeps it for later
+// runs of this program and for the nodes' first processes.
 type Setup struct {
-	// Families are the IP versions of nodes, pods and Services. The first one is
-	// that of what has one address only.
+	// Families are the IP versions of nodes, pods and Services. An object with one
+	// address has the first one.
 	Families []string `json:"families"`
 	// Proxy is the mode of kube-proxy.
 	Proxy string `json:"proxy"`

@@ -16,8 +16,8 @@ import (
 	"github.com/overlay-cni/overlay-cni/test/e2e/internal/images"
 )
 
-// Up makes a cluster and waits until pods run in it. What it has made when it
-// fails stays, for a look at the logs, until Down.
+// Up makes a cluster and waits until pods run in it. If it fails, everything stays
+// until Down, so that you can read the logs.
 func Up(ctx context.Context, o Options) (*Cluster, error) {
 	c, err := newCluster(o)
 	if err != nil {
@@ -51,8 +51,8 @@ func Up(ctx context.Context, o Options) (*Cluster, error) {
 	return c, nil
 }
 
-// Refuse says why a cluster can't be made here: there is one, or something is
-// missing.
+// Refuse returns an error if no cluster can be made here: there is one already, or
+// something is missing.
 func Refuse(o Options) error {
 	c, err := newCluster(o)
 	if err != nil {

@@ -21,8 +21,8 @@ type Tree struct {
 // contents is a file in the tree that says what it was made of.
 const contents = ".contents"
 
-// Prepare makes the tree in dir, or takes the one that is there if it was made
-// of the same. It needs the network for the first.
+// Prepare makes the tree in dir, or reuses an earlier one of the same packages. To
+// make the tree it needs the network.
 func Prepare(ctx context.Context, dir string, packages []string, parts []string) (*Tree, error) {
 	t := &Tree{Dir: filepath.Join(dir, "tree")}
 	want := strings.Join(packages, " ") + "\n" + strings.Join(parts, "\n")
@@ -35,7 +35,7 @@ func Prepare(ctx context.Context, dir string, packages []string, parts []string)
 	return t, nil
 }
 
-// make fills a folder beside the tree first: a tree is whole, or not there.
+// make fills another folder first and renames it, so that a tree is always whole.
 func (t *Tree) make(ctx context.Context, packages, parts []string, text string) error {
 	work := t.Dir + ".new"
 	defer os.RemoveAll(work)
@@ -92,8 +92,8 @@ func (t *Tree) Lock() error {
 	return nil
 }
 
-// Furnish gives the tree's programs /dev and /proc. It is for a mount namespace
-// of its own, with which the mounts go.
+// Furnish mounts /dev and /proc in the tree. The caller is in a mount namespace of
+// its own, which ends the mounts.
 func (t *Tree) Furnish() error {
 	for _, name := range []string{"/dev", "/proc"} {
 		if err := os.MkdirAll(t.Path(name), 0o755); err != nil {
@@ -119,8 +119,8 @@ func (t *Tree) Command(ctx context.Context, name string, args ...string) *exec.C
 	return cmd
 }
 
-// Find is the path of a program within the tree. The machine's own folders are
-// not looked at, as exec would.
+// Find returns the path of a program within the tree. Unlike os/exec it does not
+// search the machine's own folders.
 func (t *Tree) Find(name string) string {
 	for _, dir := range folders {
 		path := filepath.Join(dir, name)

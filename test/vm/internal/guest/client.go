@@ -24,8 +24,7 @@ type Client struct {
 // Dial takes the other end of a guest's line.
 func Dial(line io.ReadWriteCloser) *Client { return &Client{rpc.NewClient(line)} }
 
-// Here is a guest without a machine: it does what it is asked to in the calling
-// process.
+// Here is a guest without a machine: it serves requests in the calling process.
 func Here() *Client {
 	near, far := net.Pipe()
 	go Serve(far)
@@ -63,12 +62,12 @@ func tell(ctx context.Context, c *Client, method string, args any) error {
 // Hello waits until the machine answers.
 func (c *Client) Hello(ctx context.Context) error { return tell(ctx, c, "Hello", Nothing{}) }
 
-// Exec runs a program and returns what it left, also where it failed.
+// Exec runs a program and returns its output and status, even if it failed.
 func (c *Client) Exec(ctx context.Context, cmd Command) (Output, error) {
 	return ask[Output](ctx, c, "Run", cmd)
 }
 
-// Run runs a program that has to succeed, and returns what it printed.
+// Run runs a program that must succeed, and returns its output.
 func (c *Client) Run(ctx context.Context, args ...string) (string, error) {
 	out, err := c.Exec(ctx, Command{Args: args})
 	if err == nil && out.Code != 0 {
@@ -110,8 +109,8 @@ func (c *Client) Ping(ctx context.Context, t Target) (time.Duration, error) {
 	return ask[time.Duration](ctx, c, "Ping", t)
 }
 
-// Echo is a round trip of an unfragmented datagram, unless the guest's kernel
-// refuses it as too large, which is then said.
+// Echo is a round trip of an unfragmented datagram. It reports whether the guest's
+// kernel refused the datagram as too large.
 func (c *Client) Echo(ctx context.Context, t Target) (refused string, err error) {
 	return ask[string](ctx, c, "Echo", t)
 }

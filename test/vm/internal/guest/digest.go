@@ -38,7 +38,7 @@ func serveDigest(n *sandbox.Netns, at netip.AddrPort) error {
 	return nil
 }
 
-// digest fails where the client does, who notices.
+// digest drops errors: the client notices them.
 func digest(conn net.Conn) {
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(patience))

@@ -104,7 +104,7 @@ func TestDaemons(t *testing.T) {
 	}
 }
 
-// Whoever asks a machine that has ended, or that hangs, is told so.
+// Requests to a machine that has ended or hangs fail.
 func TestNoAnswer(t *testing.T) {
 	ctx, c := newGuest(t)
 	short, cancel := context.WithTimeoutCause(ctx, 50*time.Millisecond, errors.New("too late"))

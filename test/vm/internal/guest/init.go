@@ -33,7 +33,7 @@ func serve() error {
 	if err := errors.Join(os.Setenv("PATH", path), mountAll()); err != nil {
 		return err
 	}
-	// Devices are there from the start, and nobody else looks after them.
+	// Devices exist from the start, and nothing else sets them up.
 	out, err := exec.Command("modprobe", "--all", "virtio_pci", "virtio_net", "virtio_console").CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("load the drivers of the machine's devices: %w: %s", err, out)

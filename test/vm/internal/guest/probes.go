@@ -14,8 +14,8 @@ import (
 	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox"
 )
 
-// patience bounds a probe. Emulated machines are slow, and slower where their
-// host has other work; what is to fail fails at once.
+// patience bounds a probe. Emulated machines are slow, more so on a busy host.
+// Probes that should fail do so at once.
 const patience = 30 * time.Second
 
 // The ports of what Serve starts.
@@ -109,7 +109,7 @@ func (s *Service) Echo(t Target, refused *string) error {
 	})
 }
 
-// Connect asks a mirror, by TCP, which address it sees.
+// Connect asks a mirror by TCP which source address it sees.
 func (s *Service) Connect(t Target, source *netip.Addr) error {
 	return t.probing(func(ctx context.Context, n *sandbox.Netns) error {
 		seen, err := probe.TCP(ctx, n, t.To)
@@ -118,7 +118,7 @@ func (s *Service) Connect(t Target, source *netip.Addr) error {
 	})
 }
 
-// ConnectSCTP asks a mirror, by SCTP, which address it sees.
+// ConnectSCTP asks a mirror by SCTP which source address it sees.
 func (s *Service) ConnectSCTP(t Target, source *netip.Addr) error {
 	return t.probing(func(ctx context.Context, n *sandbox.Netns) error {
 		seen, err := probe.SCTP(ctx, n, t.To)
@@ -172,8 +172,8 @@ type Answer struct {
 	Text   string
 }
 
-// Get asks an HTTP server of the machine itself. That it isn't there is an
-// answer, too: status 0.
+// Get asks an HTTP server of the machine itself. Status 0 means that nothing
+// listens.
 func (s *Service) Get(url string, answer *Answer) error {
 	client := http.Client{Timeout: patience}
 	r, err := client.Get(url)

@@ -27,7 +27,7 @@ type Service struct {
 // Serve answers until line ends.
 func Serve(line io.ReadWriteCloser) {
 	server := rpc.NewServer()
-	// It fails for a type without methods only.
+	// It fails only for a type without methods.
 	_ = server.RegisterName(serviceName, &Service{daemons: map[string]*exec.Cmd{}})
 	server.ServeConn(line)
 }
@@ -37,7 +37,7 @@ const serviceName = "Guest"
 // Nothing stands for no argument, or no result.
 type Nothing struct{}
 
-// Hello does nothing: the answer is the news.
+// Hello does nothing: its answer says that the machine runs.
 func (s *Service) Hello(Nothing, *Nothing) error { return nil }
 
 // Command is a program to be run.
@@ -109,7 +109,7 @@ func (s *Service) Start(c Command, _ *Nothing) error {
 	return nil
 }
 
-// Signal says to whom which signal is sent.
+// Signal is a signal to a program.
 type Signal struct {
 	Daemon string
 	Signal syscall.Signal

@@ -13,7 +13,7 @@ import (
 	"github.com/overlay-cni/overlay-cni/test/vm/internal/debian"
 )
 
-// Packages is what a tree has to be made of.
+// Packages are the Debian packages that a tree needs.
 var Packages = []string{
 	"linux-image-amd64", "busybox-static", "ethtool", "iproute2", "kmod", "nftables", // in the machine
 	"cpio", "xz-utils", // to make it
