@@ -15,10 +15,9 @@ const (
 	podIfName  = "eth0"
 )
 
-// floor is the kernel's work alone: what overlay-cni asks of the kernel for a
-// pod, in as few messages, by this process, which is running already. There is
-// no process to start, no configuration to read, no address to find and
-// nothing to be remembered.
+// floor is the kernel's work alone. This process, which runs already, sends what
+// overlay-cni sends for a pod, in as few messages. It starts no process, reads no
+// configuration, reserves no address, and records nothing.
 type floor struct {
 	kernels chan *bridge.Kernel // one for each thread
 	bridge  int                 // interface index
@@ -55,8 +54,7 @@ func newFloor(h *host, threads int) (*floor, error) {
 	return f, err
 }
 
-// Add connects a pod. The bridge is known to be right, so it is given without
-// gateways that would be added to it.
+// Add connects a pod. The bridge is complete, so Add passes no gateways for it.
 func (f *floor) Add(p *pod) error {
 	k := <-f.kernels
 	defer func() { f.kernels <- k }()

@@ -13,7 +13,7 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/cnifiles"
 )
 
-// results is all that was measured.
+// results holds all measurements.
 type results struct {
 	Time    time.Time
 	Machine machine
@@ -65,9 +65,9 @@ func measure(o options, progress io.Writer) (*results, error) {
 	return r, nil
 }
 
-// installed has the programs of ours copied, as an installation does and as the
-// others' were: the linker leaves its output in the page cache in single pages,
-// of which a start costs a tenth of an ADD more.
+// installed copies the project's programs, as an installation does: the linker leaves
+// its output in the page cache in single pages, and to start a program from those
+// costs a tenth of an ADD more.
 func installed(o options) (options, func(), error) {
 	dir, err := os.MkdirTemp(o.dir, "installed-")
 	if err != nil {
@@ -85,8 +85,8 @@ func installed(o options) (options, func(), error) {
 	return o, remove, nil
 }
 
-// coverState hides where plugins keep state by default, because what is
-// reserved here is not to be found reserved by the machine's own containers.
+// coverState hides the directory where plugins keep state by default. Otherwise the
+// benchmark would reserve addresses of the machine's own containers.
 func coverState(o options) error {
 	const dir = "/var/lib/cni"
 	if len(o.extra) == 0 {
@@ -119,7 +119,8 @@ func measureFootprint(o options, sets []*set) (footprint, error) {
 	return f, err
 }
 
-// peakMemory is that of the first plugin's ADD.
+// peakMemory returns the most memory that an ADD of the first plugin has at once, in
+// bytes.
 func (c *chain) peakMemory(p *pod) (int64, error) {
 	p.result = nil
 	conf, err := c.conf(c.plugins[0], p)

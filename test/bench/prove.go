@@ -9,12 +9,12 @@ import (
 	"time"
 )
 
-// patience is for a connection on one machine, which takes a millisecond where
-// it is possible at all.
+// patience bounds the wait for a connection on one machine, which takes a millisecond
+// if it is possible.
 const patience = 2 * time.Second
 
-// prove connects a pod and looks that the host reaches it, so that nobody is
-// fast by not doing the work. A row of host ports is reached by its port.
+// prove connects a pod and checks that the host reaches it, so that no plugin is fast
+// by not doing the work. In a row with host ports it uses the host port.
 func (s *set) prove(r *row) error {
 	p := s.host.pods[0]
 	if err := s.host.do(func() error { return r.attacher.Add(p) }); err != nil {
@@ -57,7 +57,7 @@ func (s *set) reach(p *pod, byPort bool) error {
 	})
 }
 
-// addressIn is an address, beside lo's, in the namespace that do enters.
+// addressIn returns a global address in the namespace that do enters.
 func addressIn(do func(func() error) error) (string, error) {
 	found := ""
 	err := do(func() error {

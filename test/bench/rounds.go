@@ -30,8 +30,8 @@ func play(o options, sets []*set, progress io.Writer) {
 	fmt.Fprintln(progress)
 }
 
-// turn connects pods one by one and takes them off, and the same at once, for
-// each row. Nothing is left of it.
+// turn connects and disconnects pods, first one after the other and then all at once,
+// for each row.
 func (s *set) turn(o options) {
 	for _, r := range s.rows {
 		if r.Note != "" {

@@ -10,7 +10,7 @@ import (
 	"github.com/overlay-cni/overlay-cni/test/internal/figures"
 )
 
-// scale is what connecting a pod costs when a host has some already.
+// scale is what it costs to connect a pod to a host that has some pods already.
 type scale struct {
 	Before int // pods that the host had when the window began
 	// Milliseconds, of all repetitions. Floor is the kernel's work alone, on a
@@ -18,7 +18,7 @@ type scale struct {
 	Add, Floor []float64
 }
 
-// portLimit is what became of the pod that a Linux bridge has no port for.
+// portLimit says what happens to the pod for which a Linux bridge has no port left.
 type portLimit struct {
 	Pods  int    // that were connected
 	Error string // of the one too many
@@ -33,12 +33,12 @@ const (
 	bridgePorts = 1023
 )
 
-// windows are the places in the filling of a host that are compared: its first
-// pods, those up to the 250th, and those up to the 1,000th.
+// windows are the pods of a host that are compared: the first ones, those before the
+// 250th, and those before the 1,000th.
 var windows = []int{0, 250 - window, 1000 - window}
 
-// measureScaling fills two hosts with pods by turns, by the plugin and without
-// it, several times, and at last the plugin's until its bridge is full.
+// measureScaling fills two hosts with pods, several times by turns: one with the
+// plugin, one without. At the end it fills the plugin's host until the bridge is full.
 func measureScaling(o options, progress io.Writer) ([]scale, *portLimit, error) {
 	// A /21 has more addresses than the bridge has ports.
 	c, err := newChain(o.dir, []byte(ourList(strings.ReplaceAll(ranges4, "/22", "/21"))))
@@ -80,15 +80,15 @@ func measureScaling(o options, progress io.Writer) ([]scale, *portLimit, error) 
 	return scales, fillUp(h, c), nil
 }
 
-// filler is a host that is filled, how, and where the times go.
+// filler fills a host with pods, and says where the times go.
 type filler struct {
 	host  *host
 	by    attacher
 	times func(*scale) *[]float64
 }
 
-// fill connects pods, one after the other, and notes how long those in the
-// windows took.
+// fill connects pods one after the other, and notes how long each pod of the windows
+// took.
 func (f filler) fill(scales []scale) error {
 	for i := range windows[len(windows)-1] + window {
 		if err := f.connect(i, scales); err != nil {
@@ -112,14 +112,14 @@ func (f filler) connect(i int, scales []scale) error {
 	return nil
 }
 
-// empty takes all pods off.
+// empty disconnects all pods.
 func empty(h *host, a attacher) {
 	for part := range slices.Chunk(h.pods, atOnce) {
 		h.all(part, func(p *pod) { _ = a.Del(p) }) // what fails is met by the next ADD
 	}
 }
 
-// fillUp connects the rest of the pods, the last of which has no port.
+// fillUp connects pods until the bridge has no port left.
 func fillUp(h *host, c *chain) *portLimit {
 	limit := &portLimit{Pods: windows[len(windows)-1] + window}
 	for _, p := range h.pods[limit.Pods:] {

@@ -64,9 +64,9 @@ func ourList(ranges ...string) string {
 		"capabilities":{"portMappings":true},"mtu":1500,"ipam":{"ranges":[` + strings.Join(ranges, ",") + `]}}]}`
 }
 
-// The others' go to /run too. All connect pods to a bridge, as its ports, with
-// one IPv4 address where nothing else is said, the default route by way of the
-// bridge, and an MTU of 1500.
+// The other plugins' state goes to /run, too. All plugins connect pods to a bridge,
+// with one IPv4 address if the name of the set says nothing else, a default route to
+// the bridge, and an MTU of 1500.
 const (
 	bridgeList = `{"cniVersion":"1.0.0","name":"bench","plugins":[{"type":"bridge","bridge":"cni0","isDefaultGateway":true,"mtu":1500,
 		"ipam":{"type":"host-local","dataDir":"/run/bench/bridge","ranges":[[{"subnet":"10.1.0.0/22"}]]}}]}`
@@ -75,7 +75,7 @@ const (
 		{"type":"portmap","capabilities":{"portMappings":true}}]}`
 )
 
-// makeSets makes all sets that are wanted and proves that they work.
+// makeSets makes the sets that the options ask for, and proves that they work.
 func makeSets(o options) ([]*set, error) {
 	var sets []*set
 	for _, m := range []func() (*set, error){
@@ -137,8 +137,8 @@ func newLibrarySet(o options) (*set, error) {
 	return newKernelSet(o, librarySet, func(h *host, f *floor) (attacher, error) { return newLibrary(h, f, o.workers()) })
 }
 
-// newBoundSet makes the set of what a plugin in Go takes at least that starts as
-// Go programs do.
+// newBoundSet makes the set for the least that a plugin in Go takes if it starts as Go
+// programs do.
 func newBoundSet(o options) (*set, error) {
 	empty := filepath.Join(o.dir, emptyProgram)
 	// For one CPU, as overlay-cni: the runtime starts faster so.
@@ -146,8 +146,8 @@ func newBoundSet(o options) (*set, error) {
 	return newKernelSet(o, boundSet, func(_ *host, f *floor) (attacher, error) { return bound{start, f}, nil })
 }
 
-// newStartSet makes the set of what overlay-cni would take if all that it does
-// itself took no time.
+// newStartSet makes the set for what overlay-cni would take if its own work took no
+// time.
 func newStartSet(o options) (*set, error) {
 	start := process{program{path: o.plugin(), env: []string{"CNI_COMMAND=VERSION"}}}
 	return newKernelSet(o, startSet, func(_ *host, f *floor) (attacher, error) { return bound{start, f}, nil })
@@ -171,7 +171,7 @@ func newKernelSet(o options, name string, attach func(*host, *floor) (attacher, 
 	return s, s.prove(s.rows[0])
 }
 
-// bound is a program that does nothing of use, and then the kernel's work.
+// bound runs a program that does nothing useful, and then does the kernel's work.
 type bound struct {
 	start process
 	floor *floor
@@ -208,8 +208,8 @@ func (s process) Add(p *pod) error {
 // Del is Add: a plugin is started for either.
 func (s process) Del(p *pod) error { return s.Add(p) }
 
-// newChainSet makes a set of a conflist. Programs that aren't installed, and
-// host ports that do not work, are told in the table.
+// newChainSet makes a set of a conflist. If programs aren't installed, or host ports
+// don't work, the table says so.
 func newChainSet(o options, name string, c *chain, err error) (*set, error) {
 	plain := &row{Name: name}
 	s := &set{name: name, rows: []*row{plain}}

@@ -70,8 +70,8 @@ func (p program) start(stdin []byte, attr *syscall.SysProcAttr, read func(stdout
 	return pid, nil
 }
 
-// blockingPipe is os.Pipe without the poller, which a thread that has nothing
-// else to do is better off without.
+// blockingPipe is os.Pipe without the poller: the thread has nothing else to do than
+// to wait.
 func blockingPipe() (*os.File, *os.File, error) {
 	var fds [2]int
 	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
@@ -80,7 +80,7 @@ func blockingPipe() (*os.File, *os.File, error) {
 	return os.NewFile(uintptr(fds[0]), "pipe"), os.NewFile(uintptr(fds[1]), "pipe"), nil
 }
 
-// drain reads to the end. What can't be read is missed by whoever parses it.
+// drain reads to the end. It ignores errors: a result that is cut off can't be parsed.
 func drain(f *os.File) []byte {
 	data, _ := io.ReadAll(f)
 	return data
@@ -95,10 +95,9 @@ func wait(pid int, status *unix.WaitStatus) error {
 	}
 }
 
-// peakMemory runs the program and returns the most memory it had at once, in
-// bytes. The resources that wait4(2) reports can't tell: what this process had
-// before the child's exec counts as the child's. So the child is stopped at its
-// end, when /proc still knows.
+// peakMemory runs the program and returns the most memory it had at once, in bytes.
+// wait4(2) reports too much: it counts this process's memory before the exec as the
+// child's. So peakMemory stops the child at its end, and reads /proc.
 func (p program) peakMemory(stdin []byte) (int64, error) {
 	runtime.LockOSThread() // ptrace(2) is between two threads
 	defer runtime.UnlockOSThread()
@@ -131,7 +130,7 @@ func (p program) peakMemory(stdin []byte) (int64, error) {
 	}
 }
 
-// statusKiB is a line of /proc/PID/status, 0 if there is none.
+// statusKiB returns a value of /proc/PID/status in KiB, 0 if there is none.
 func statusKiB(pid int, key string) int64 {
 	data, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	_, after, _ := bytes.Cut(data, []byte("\n"+key+":"))

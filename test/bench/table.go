@@ -11,7 +11,7 @@ import (
 	"github.com/overlay-cni/overlay-cni/test/internal/figures"
 )
 
-// print writes all as text that is Markdown too.
+// print writes all results as Markdown.
 func (r *results) print(w io.Writer) {
 	fmt.Fprintln(w, r.Machine.Machine)
 	for _, name := range slices.Sorted(maps.Keys(r.Machine.Versions)) {
@@ -47,7 +47,7 @@ func (r *results) table(w io.Writer, title string, mode func(*row) *series) {
 	t.End()
 }
 
-// rates prints how many pods a second are connected when they come at once.
+// rates prints how many pods a second are connected when all come at once.
 func (r *results) rates(w io.Writer) {
 	t := figures.NewTable(w, fmt.Sprintf("%d at once (pods a second, median of the rounds)", r.Options.Parallel), 1,
 		"set", "ADD", "overlay-cni is", "DEL", "overlay-cni is")
@@ -63,7 +63,7 @@ func (r *results) rates(w io.Writer) {
 	t.End()
 }
 
-// notes tells what is missing, and what failed.
+// notes prints what is missing, and what failed.
 func (r *results) notes(w io.Writer) {
 	for _, row := range r.Rows {
 		if row.Note != "" {
@@ -80,7 +80,7 @@ func (r *results) notes(w io.Writer) {
 	}
 }
 
-// row is the one of a name; an empty one if it isn't there.
+// row returns the row with a name, or an empty row.
 func (r *results) row(name string) *row {
 	for _, row := range r.Rows {
 		if row.Name == name {
@@ -90,8 +90,8 @@ func (r *results) row(name string) *row {
 	return &row{}
 }
 
-// ours is overlay-cni's row to compare with: with a host port where the other
-// has one.
+// ours returns overlay-cni's row to compare another row with: with host ports if the
+// other row has them.
 func (r *results) ours(other string) *row {
 	if strings.HasSuffix(other, withPort) {
 		return r.row(ourSet + withPort)
@@ -99,7 +99,7 @@ func (r *results) ours(other string) *row {
 	return r.row(ourSet)
 }
 
-// faster says how overlay-cni compares with a row that isn't its own.
+// faster compares overlay-cni with another plugin's row.
 func (r *results) faster(row *row, theirs, ours float64) string {
 	if strings.HasPrefix(row.Name, ourSet) || slices.Contains([]string{floorSet, librarySet, processSet, boundSet, startSet}, row.Name) || math.IsNaN(theirs/ours) {
 		return ""
