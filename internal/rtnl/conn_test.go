@@ -3,12 +3,14 @@ package rtnl
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -21,12 +23,12 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(sandboxtest.Main(m)) }
 
-// place is a network namespace with a door to it, and a bridge to work on.
+// place is a network namespace with a bridge, and sockets in it.
 type place struct {
 	t      *testing.T
 	ns     *sandbox.Netns
 	conn   *Conn
-	handle *netlink.Handle // for looking at what was done, and doing what rtnl can't
+	handle *netlink.Handle // does and reads what rtnl can't
 	index  int             // of the bridge br0
 }
 
@@ -73,7 +75,7 @@ func (p *place) must(err error) {
 	}
 }
 
-// addresses are those of the bridge but for the kernel's own.
+// addresses are the bridge's, without the link-local one.
 func (p *place) addresses() []string {
 	p.t.Helper()
 	var all []string
@@ -87,7 +89,7 @@ func (p *place) addresses() []string {
 
 var mac = net.HardwareAddr{2, 0, 0, 0, 0, 1}
 
-// families are the two that everything is tried with.
+// families are the values of each address family that the tests use.
 func families() []struct{ name, addr, other, route, via string } {
 	return []struct{ name, addr, other, route, via string }{
 		{"IPv4", "10.1.0.1/24", "10.1.1.1/24", "10.2.0.0/16", "10.9.0.1"},
@@ -151,7 +153,7 @@ func checkAnswer(t *testing.T, got error, op string, errno unix.Errno) {
 	}
 }
 
-// A long list, of several answers.
+// A list may be too long for one answer.
 func TestListOfMany(t *testing.T) {
 	p := newPlace(t)
 	const count = 3000
@@ -231,56 +233,116 @@ func sockets(t *testing.T) int {
 	return n
 }
 
-// The visit to another namespace is the socket's alone: the thread is back
-// afterwards, also when it was turned away.
+// OpenIn calls the function and opens the socket in the other namespace. The
+// thread is back afterwards, also when something failed.
 func TestOpenInReturns(t *testing.T) {
-	file, err := os.CreateTemp(t.TempDir(), "no-namespace")
+	ns := sandboxtest.NewNetns(t)
+	open := func(path string) *os.File {
+		f, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		return f
+	}
+	netns, uts := open(ns.Path()), open("/proc/self/ns/uts")
+	here, err := Open()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer file.Close()
-	uts, err := os.Open("/proc/self/ns/uts")
-	if err != nil {
-		t.Fatal(err)
+	defer here.Close()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	home, failed := threadNetns(t), errors.New("failed")
+	for name, tt := range map[string]struct {
+		netns *os.File
+		do    error
+		want  error
+		words string
+	}{
+		"a namespace":                    {netns, nil, nil, ""},
+		"a function that fails":          {netns, failed, failed, "failed"},
+		"no namespace":                   {open(os.DevNull), nil, unix.EINVAL, "enter network namespace " + os.DevNull},
+		"a namespace of another kind":    {uts, nil, unix.EINVAL, "enter network namespace /proc/self/ns/uts"},
+		"a namespace and a second visit": {netns, nil, nil, ""},
+	} {
+		t.Run(name, func(t *testing.T) { // on another goroutine, so on another thread
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			before, there := sockets(t), ""
+			conn, err := here.OpenIn(tt.netns, func() error {
+				there = threadNetns(t)
+				return tt.do
+			})
+			if !errors.Is(err, tt.want) || (conn == nil) != (err != nil) || !strings.Contains(fmt.Sprint(err), tt.words) {
+				t.Errorf("got %v, %v", conn, err)
+			}
+			if tt.netns == netns && (there == home || there == "") {
+				t.Errorf("the function was called in %q", there)
+			}
+			if conn != nil {
+				if in, err := conn.InNetns(netns); !in || err != nil {
+					t.Errorf("the socket is in another namespace (%v)", err)
+				}
+				conn.Close()
+			}
+			if after := sockets(t); after != before {
+				t.Errorf("%d sockets are open, before %d", after, before)
+			}
+			if now := threadNetns(t); now != home {
+				t.Errorf("the thread is in %s, it was in %s", now, home)
+			}
+		})
 	}
-	defer uts.Close()
+}
+
+// A thread that can't return runs no other goroutine.
+func TestOpenInLosesTheWayBack(t *testing.T) {
 	netns, err := os.Open(sandboxtest.NewNetns(t).Path())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer netns.Close()
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	home := threadNetns(t)
-	for _, tt := range []struct {
-		file *os.File
-		want error
-	}{{netns, nil}, {file, unix.EINVAL}, {uts, unix.EINVAL}} {
-		before := sockets(t)
-		conn, err := openAt(tt.file)
-		if !errors.Is(err, tt.want) || (conn == nil) != (err != nil) {
-			t.Errorf("%s: %v, %v", tt.file.Name(), conn, err)
-		}
-		if err != nil && !strings.Contains(err.Error(), "enter network namespace "+tt.file.Name()) {
-			t.Errorf("the error does not name the file: %v", err)
-		}
-		if conn != nil {
-			conn.Close()
-		}
-		if after := sockets(t); after != before {
-			t.Errorf("%s: %d sockets are open, before %d", tt.file.Name(), after, before)
-		}
-		if now := threadNetns(t); now != home {
-			t.Errorf("%s: the thread is in %s, it was in %s", tt.file.Name(), now, home)
-		}
+	here, err := Open()
+	if err != nil {
+		t.Fatal(err)
 	}
+	defer here.Close()
+	home := threadNetns(t)
+	lost := make(chan error)
+	go func() {
+		_, err := here.OpenIn(netns, func() error { // without capabilities setns is refused
+			var none [2]unix.CapUserData
+			return unix.Capset(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &none[0])
+		})
+		lost <- err
+	}()
+	if err := <-lost; !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), "return to the own network namespace") {
+		t.Errorf("got %v", err)
+	}
+	// All of these are on threads of their own, so on all that the runtime has.
+	const threads = 50
+	var all, done sync.WaitGroup
+	all.Add(threads)
+	for range threads {
+		done.Go(func() {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			if now := threadNetns(t); now != home {
+				t.Errorf("a goroutine is in %s, not in %s", now, home)
+			}
+			all.Done()
+			all.Wait()
+		})
+	}
+	done.Wait()
 }
 
 func threadNetns(t *testing.T) string {
 	t.Helper()
 	name, err := os.Readlink("/proc/thread-self/ns/net")
 	if err != nil {
-		t.Fatal(err)
+		t.Error(err)
 	}
 	return name
 }
@@ -325,8 +387,7 @@ func TestLinkByIoctl(t *testing.T) {
 	}
 }
 
-// TestVethHasOneQueue looks at both ends: with more the kernel would wait for
-// all CPUs when it makes them.
+// The kernel would wait for all CPUs to make more queues, at either end.
 func TestVethHasOneQueue(t *testing.T) {
 	p, pod := newPlace(t), newPlace(t)
 	var b Batch

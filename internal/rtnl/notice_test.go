@@ -25,7 +25,7 @@ func (p *place) subscribe() *Notices {
 	return n
 }
 
-// drain tells all that there is, in words.
+// drain returns all pending notices in words.
 func (p *place) drain(n *Notices) string {
 	p.t.Helper()
 	var told []string
@@ -46,7 +46,7 @@ func (p *place) drain(n *Notices) string {
 	return strings.Join(told, ", ")
 }
 
-// What an operation changed is there as soon as the operation is answered.
+// The notices of an operation have come when its answer comes.
 func TestNoticesAreThereAtOnce(t *testing.T) {
 	p := newPlace(t)
 	n := p.subscribe()
@@ -80,7 +80,7 @@ func TestNoticesAreThereAtOnce(t *testing.T) {
 		p.drain(n)
 		var b Batch
 		tt.do(&b)
-		_ = p.conn.Run(&b) // that a route of another protocol is not deleted is no matter
+		_ = p.conn.Run(&b) // may fail to delete a route of another protocol
 		if diff := cmp.Diff(tt.want, p.drain(n)); diff != "" {
 			t.Errorf("%s: -want +got:\n%s", tt.name, diff)
 		}
@@ -104,7 +104,7 @@ func TestLostNoticesAreAnError(t *testing.T) {
 	}
 }
 
-// dropped says whether a socket of the namespace lost messages.
+// dropped reports whether a socket of the namespace lost messages.
 func (p *place) dropped() (dropped bool) {
 	p.must(p.ns.Do(func() error {
 		text, err := os.ReadFile("/proc/thread-self/net/netlink")
@@ -129,7 +129,7 @@ func TestWaitForNotices(t *testing.T) {
 	p.must(p.handle.LinkSetAlias(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Index: p.index}}, "alias"))
 	p.must(receive(t, came))
 	if got := p.drain(n); got != "link" {
-		t.Errorf("waiting took something: %q remains", got)
+		t.Errorf("Wait read something: %q remains", got)
 	}
 	go wait()
 	n.Interrupt()
@@ -142,7 +142,7 @@ func TestWaitForNotices(t *testing.T) {
 	p.must(receive(t, came))
 }
 
-// Whoever may configure the network can also send to those who listen.
+// A program with CAP_NET_ADMIN can send to subscribers, too.
 func TestNoticesAreTheKernelsOnly(t *testing.T) {
 	p := newPlace(t)
 	n := p.subscribe()
@@ -161,7 +161,7 @@ func TestNoticesAreTheKernelsOnly(t *testing.T) {
 		return unix.Sendto(fd, forged, 0, to)
 	}))
 	if got := p.drain(n); got != "" {
-		t.Errorf("believed: %s", got)
+		t.Errorf("a program's message was taken for the kernel's: %s", got)
 	}
 }
 
@@ -171,7 +171,7 @@ func receive(t *testing.T, c <-chan error) error {
 	case err := <-c:
 		return err
 	case <-time.After(20 * time.Second):
-		t.Fatal("it waits for ever")
+		t.Fatal("Wait does not return")
 		return nil
 	}
 }

@@ -32,26 +32,27 @@ const (
 	noAddress = 1 // IN6_ADDR_GEN_MODE_NONE, linux/if_link.h
 )
 
-// host is a network namespace with a tunnel, a bridge and a pod, which are
-// known to a monitor.
+// host is a network namespace with a tunnel and a bridge, and a monitor in it.
 type host struct {
-	t      *testing.T
-	ns     *sandbox.Netns
-	handle *netlink.Handle
-	tunnel int
-	told   chan struct{}
-	pods   atomic.Int64 // of changes of pods' ports alone
-	count  atomic.Int64 // of changes of the network
-	stop   func() error
+	t        *testing.T
+	ns       *sandbox.Netns
+	handle   *netlink.Handle
+	tunnel   int
+	reported chan struct{}
+	pods     atomic.Int64 // changes of pods' ports alone
+	count    atomic.Int64 // changes of the network
+	stop     func() error
 }
 
 func newHost(t *testing.T) *host {
 	t.Helper()
-	h := &host{t: t, ns: sandboxtest.NewNetns(t), told: make(chan struct{}, 1)}
+	h := &host{t: t, ns: sandboxtest.NewNetns(t), reported: make(chan struct{}, 1)}
 	var err error
 	h.handle, err = h.ns.Handle()
 	h.must(err)
 	t.Cleanup(h.handle.Close)
+	// Duplicate address detection takes a second for each link.
+	h.must(write("net/ipv6/conf/default/accept_dad", "0")(h))
 	h.must(h.handle.LinkAdd(&netlink.Vxlan{LinkAttrs: netlink.LinkAttrs{Name: "overlay0"}, VxlanId: 1, Port: 4789}))
 	// With an address of its own, as ours has, or it would follow the ports'.
 	h.must(h.handle.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "cni0", HardwareAddr: mac()}}))
@@ -77,11 +78,11 @@ func (h *host) link(name string) netlink.Link {
 	return l
 }
 
-// watch returns when the monitor is there.
+// watch starts the monitor and waits for its first report.
 func (h *host) watch() {
 	h.t.Helper()
 	h.run(h.changed)
-	h.isTold("that it watches")
+	h.isReported("that it watches")
 }
 
 // run starts a monitor that ends with the test or by stop.
@@ -90,7 +91,7 @@ func (h *host) run(changed func(Change)) {
 	h.start(func(ctx context.Context) error { return Watch(ctx, own, changed) })
 }
 
-// own is a routing protocol that somebody else watches.
+// own names the routing protocol that another part watches.
 func own(protocol uint8) bool { return protocol == 200 }
 
 // start runs a monitor in the namespace.
@@ -124,40 +125,40 @@ func (h *host) changed(c Change) {
 	}
 	h.count.Add(1)
 	select {
-	case h.told <- struct{}{}:
+	case h.reported <- struct{}{}:
 	default:
 	}
 }
 
-func (h *host) isTold(what string) {
+func (h *host) isReported(what string) {
 	h.t.Helper()
 	select {
-	case <-h.told:
+	case <-h.reported:
 	case <-time.After(patience):
-		h.t.Errorf("nothing was told of: %s", what)
+		h.t.Errorf("the monitor did not report: %s", what)
 	}
 }
 
-// settle returns when everything that was done so far has been told of: the
-// messages come in order, so after one that is told of.
+// settle returns when the monitor has reported all changes so far. Notifications
+// come in order, so it makes one more change and waits for that report.
 func (h *host) settle() {
 	h.t.Helper()
 	before := h.count.Load()
 	h.must(h.handle.LinkSetAlias(h.link("cni0"), "settled"+time.Now().String()))
 	for deadline := time.After(patience); h.count.Load() == before; {
 		select {
-		case <-h.told:
+		case <-h.reported:
 		case <-deadline:
 			h.t.Fatal("the monitor reports nothing")
 		}
 	}
 	select {
-	case <-h.told:
+	case <-h.reported:
 	default:
 	}
 }
 
-// changes are told of, one by one. Each begins where the one before ended.
+// changes must be reported one by one. Each begins where the previous one ended.
 func changes() []struct {
 	name string
 	do   func(*host) error
@@ -178,13 +179,13 @@ func changes() []struct {
 		{"an IPv4 route goes", func(h *host) error { return h.handle.RouteDel(route(h, "10.2.0.0/24")) }},
 		{"an IPv6 route comes", func(h *host) error { return h.handle.RouteAdd(route(h, "fd02::/64")) }},
 		{"an IPv6 route goes", func(h *host) error { return h.handle.RouteDel(route(h, "fd02::/64")) }},
-		{"IPv4 forwarding is turned on", turn("net/ipv4/ip_forward", "1")},
-		{"IPv4 forwarding is turned off", turn("net/ipv4/ip_forward", "0")},
-		{"IPv6 forwarding is turned on", turn("net/ipv6/conf/all/forwarding", "1")},
-		{"IPv6 forwarding is turned off", turn("net/ipv6/conf/all/forwarding", "0")},
-		{"forwarding of the bridge is turned on", turn("net/ipv4/conf/cni0/forwarding", "1")},
-		{"the bridge becomes strict about sources", turn("net/ipv4/conf/cni0/rp_filter", "1")},
-		{"the host becomes strict about sources", turn("net/ipv4/conf/all/rp_filter", "1")},
+		{"IPv4 forwarding is turned on", write("net/ipv4/ip_forward", "1")},
+		{"IPv4 forwarding is turned off", write("net/ipv4/ip_forward", "0")},
+		{"IPv6 forwarding is turned on", write("net/ipv6/conf/all/forwarding", "1")},
+		{"IPv6 forwarding is turned off", write("net/ipv6/conf/all/forwarding", "0")},
+		{"forwarding of the bridge is turned on", write("net/ipv4/conf/cni0/forwarding", "1")},
+		{"the bridge becomes strict about sources", write("net/ipv4/conf/cni0/rp_filter", "1")},
+		{"the host becomes strict about sources", write("net/ipv4/conf/all/rp_filter", "1")},
 		{"a link's MTU changes", func(h *host) error { return h.handle.LinkSetMTU(h.link("overlay0"), 1400) }},
 		{"a link goes down", func(h *host) error { return h.handle.LinkSetDown(h.link("overlay0")) }},
 		{"a link goes up", func(h *host) error { return h.handle.LinkSetUp(h.link("overlay0")) }},
@@ -205,34 +206,34 @@ func via(dst string) net.IP { return netip.MustParsePrefix(dst).Addr().Next().As
 
 func mac() net.HardwareAddr { return net.HardwareAddr{2, 0, 0, 0, 0, 1} }
 
-func turn(path, value string) func(*host) error {
+func write(path, value string) func(*host) error {
 	return func(h *host) error {
 		return h.ns.Do(func() error { return os.WriteFile(filepath.Join("/proc/sys", path), []byte(value), 0) })
 	}
 }
 
-func TestChangesAreToldOf(t *testing.T) {
+func TestChangesAreReported(t *testing.T) {
 	h := newHost(t)
 	for _, c := range changes() {
 		h.settle()
 		h.must(c.do(h))
-		h.isTold(c.name)
+		h.isReported(c.name)
 	}
 }
 
-// Pods come and go, and their neighbours with them, and the network is as it was.
+// Pods and their neighbours come and go without a change of the network.
 func TestEverydayTrafficIsNoChangeOfTheNetwork(t *testing.T) {
 	h := newHost(t)
 	pod := sandboxtest.NewNetns(t)
 	far, err := pod.Handle()
 	h.must(err)
 	defer far.Close()
-	// The first port gives the bridge its carrier, which is news.
+	// The first port gives the bridge its carrier, which is a change.
 	h.must(h.handle.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "vethfirst", MasterIndex: h.link("cni0").Attrs().Index}, PeerName: "far"}))
 	h.must(h.handle.LinkSetUp(h.link("vethfirst")))
 	h.must(h.handle.LinkSetUp(h.link("far")))
 	for h.link("cni0").Attrs().OperState != netlink.OperUp {
-		h.isTold("that the bridge has a carrier")
+		h.isReported("that the bridge has a carrier")
 	}
 	h.quiet()
 	h.settle()
@@ -266,16 +267,15 @@ func TestEverydayTrafficIsNoChangeOfTheNetwork(t *testing.T) {
 		h.must(do())
 	}
 	h.settle()
-	if n := h.count.Load() - before; n != 1 { // of settle itself
-		t.Errorf("%d changes of the network were told of", n-1)
+	if n := h.count.Load() - before; n != 1 { // settle's own
+		t.Errorf("%d changes of the network were reported", n-1)
 	}
 	if h.pods.Load() == 0 {
-		t.Error("nothing was told of the pod's port")
+		t.Error("no change of the pod's port was reported")
 	}
 }
 
-// quiet waits for what the kernel does late: it looks for duplicates of the
-// addresses that it gave the links.
+// quiet waits until the kernel has completed the links' own addresses.
 func (h *host) quiet() {
 	h.t.Helper()
 	busy := func() bool {
@@ -285,25 +285,24 @@ func (h *host) quiet() {
 	}
 	for deadline := time.After(patience); busy(); {
 		select {
-		case <-h.told:
+		case <-h.reported:
 		case <-deadline:
 			h.t.Fatal("addresses stay tentative")
 		}
 	}
 }
 
-// What is lost in the socket's buffer is a change as well, for nobody knows
-// what it was.
-func TestLostMessagesAreToldOf(t *testing.T) {
+// A lost notification counts as a change, because nobody knows what changed.
+func TestLostNotificationsAreReported(t *testing.T) {
 	h := newHost(t)
 	h.quiet()
 	h.must(h.stop())
-	h.told = make(chan struct{}, 1)
-	// Of no interest, were it not for the loss.
+	h.reported = make(chan struct{}, 1)
+	// Changes of this link are no changes of the network.
 	h.must(h.handle.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "vethnoise"}}))
 	noise := h.link("vethnoise")
 	h.must(h.handle.LinkSetIP6AddrGenMode(noise, noAddress))
-	h.must(h.handle.LinkSetUp(noise)) // or the kernel tells nobody of its alias
+	h.must(h.handle.LinkSetUp(noise)) // or the kernel notifies nobody of its alias
 	watching, lost := make(chan struct{}), make(chan struct{})
 	begin := sync.OnceFunc(func() {
 		close(watching)
@@ -321,12 +320,12 @@ func TestLostMessagesAreToldOf(t *testing.T) {
 		h.must(h.handle.LinkSetAlias(noise, fmt.Sprint("noise ", i)))
 	}
 	close(lost)
-	h.isTold("that it watches")
-	h.isTold("that messages were lost")
+	h.isReported("that it watches")
+	h.isReported("that messages were lost")
 }
 
-// drops is how many messages did not fit into the buffers of the namespace's
-// netlink sockets.
+// drops is the number of messages that did not fit into the buffers of the
+// namespace's netlink sockets.
 func (h *host) drops() int {
 	h.t.Helper()
 	var text []byte
@@ -353,7 +352,7 @@ func TestWatchEnds(t *testing.T) {
 		t.Errorf("%d sockets are open, before %d", after, before)
 	}
 	calls := h.count.Load()
-	h.must(h.handle.LinkSetAlias(h.link("cni0"), "unheard"))
+	h.must(h.handle.LinkSetAlias(h.link("cni0"), "ignored"))
 	if n := h.count.Load() - calls; n != 0 {
 		t.Errorf("%d calls after the end", n)
 	}

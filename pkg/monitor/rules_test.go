@@ -11,25 +11,25 @@ import (
 	"github.com/overlay-cni/overlay-cni/internal/nft"
 )
 
-func TestChangesOfRulesAreToldOf(t *testing.T) {
+func TestChangesOfRulesAreReported(t *testing.T) {
 	ns := sandboxtest.NewNetns(t)
 	h := &host{t: t, ns: ns}
-	told := make(chan Change, 1)
+	reported := make(chan Change, 1)
 	h.start(func(ctx context.Context) error {
 		return WatchRules(ctx, map[Table]Change{
 			{unix.NFPROTO_INET, "mine"}:  Network,
 			{unix.NFPROTO_INET, "ports"}: Pods,
-		}, func(c Change) { told <- c })
+		}, func(c Change) { reported <- c })
 	})
 	is := func(what string, want Change) {
 		t.Helper()
 		select {
-		case got := <-told:
+		case got := <-reported:
 			if got != want {
 				t.Errorf("%s: got %v, want %v", what, got, want)
 			}
 		case <-time.After(patience):
-			t.Errorf("nothing was told of: %s", what)
+			t.Errorf("the monitor did not report: %s", what)
 		}
 	}
 	is("that it watches", Network|Pods)
