@@ -68,7 +68,7 @@ packages-%:
 	@hack/packages $*
 
 .PHONY: test
-test: packages-test build $(ETCD) ## All tests of the product: as root, or where users may make namespaces. Takes iptables.
+test: packages-test build $(ETCD) ## All tests of the product: as root, or where users may make namespaces. Takes iptables, nftables, ping.
 	$(GOTEST) $(TEST) $(PACKAGES)
 
 # The packages that start goroutines or share memory between them, and tests of

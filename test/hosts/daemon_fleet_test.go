@@ -233,9 +233,18 @@ func (f *fleet) published(h *lab.Host) nodestate.State {
 
 func (f *fleet) notPublished(h *lab.Host) {
 	f.t.Helper()
-	if s, err := nodestate.Read(h.RunDir()); !errors.Is(err, nodestate.ErrNotPublished) {
-		f.t.Errorf("%s published %+v, %v", h.Name, s, err)
+	if err := unpublished(h); err != nil {
+		f.t.Error(err)
 	}
+}
+
+// unpublished returns nil if the host's daemon has published nothing.
+func unpublished(h *lab.Host) error {
+	s, err := nodestate.Read(h.RunDir())
+	if !errors.Is(err, nodestate.ErrNotPublished) {
+		return errors.Join(fmt.Errorf("%s published %+v", h.Name, s), err)
+	}
+	return nil
 }
 
 // configFile is the name of the configuration file of all hosts.

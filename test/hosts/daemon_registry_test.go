@@ -137,7 +137,7 @@ func (f *fleet) leave(ctx context.Context) {
 	f.must(f.lab.Register(a, c, d))
 	f.eventually(ctx, func(context.Context) error { return knows(a, entries(c, d)) })
 	f.must(b.Daemon().Log.Wait(ctx, `node \"host-b\" is not in the registry`))
-	f.notPublished(b)
+	f.eventually(ctx, func(context.Context) error { return unpublished(b) })
 	f.must(f.lab.Register(f.hosts...))
 	f.must(b.Daemon().Log.Wait(ctx, "all is well again"))
 	f.eventually(ctx, func(ctx context.Context) error { return ping(ctx, f.pods[0], f.pods[1]) })
