@@ -190,7 +190,7 @@ func TestRoundBeforeTheRegistryIsReady(t *testing.T) {
 // A host that leaves the registry gives its pods no more addresses.
 func TestRoundWithdrawsWhatWasPublished(t *testing.T) {
 	w := newWorld(t)
-	if _, err := nodestate.Write(w.runDir, nodestate.State{Node: "host-1", Subnets: w.nodes[0].Subnets, MTU: 1450, Bridge: "cni0"}); err != nil {
+	if _, err := nodestate.Sync(w.runDir, nodestate.State{Node: "host-1", Subnets: w.nodes[0].Subnets, MTU: 1450, Bridge: "cni0"}); err != nil {
 		t.Fatal(err)
 	}
 	w.nodes = w.nodes[1:]
@@ -206,7 +206,7 @@ func TestRoundWithdrawsWhatWasPublished(t *testing.T) {
 func TestRoundKnowsWhatWasPublished(t *testing.T) {
 	w := newWorld(t)
 	published := nodestate.State{Node: "host-1", Subnets: w.nodes[0].Subnets, MTU: 1450, Bridge: "old", Device: "overlay0"}
-	if _, err := nodestate.Write(w.runDir, published); err != nil {
+	if _, err := nodestate.Sync(w.runDir, published); err != nil {
 		t.Fatal(err)
 	}
 	w.bridges = []string{"old"}
@@ -328,7 +328,7 @@ func TestRoundForPods(t *testing.T) {
 		t.Error("a host that never had pods has a status of them")
 	}
 	published := nodestate.State{Node: "host-1", Subnets: w.nodes[0].Subnets, MTU: 1400, Bridge: "cni0"}
-	if _, err := nodestate.Write(w.runDir, published); err != nil {
+	if _, err := nodestate.Sync(w.runDir, published); err != nil {
 		t.Fatal(err)
 	}
 	w.fail["ports"] = errPeer

@@ -131,7 +131,7 @@ func (h *Host) networkParts() []part.Part[Desired] {
 	}, {
 		Name: partPublished, Round: RoundNetwork,
 		Needs: []string{partBridge, partTunnel, partSysctls, partFirewall, partIPTables},
-		Sync:  func(want Desired) ([]string, error) { return h.publish(want.Published) },
+		Sync:  func(want Desired) ([]string, error) { return nodestate.Sync(h.runDir, want.Published) },
 		// Withdrawn, and not removed: an uninstall that is run again reads the names
 		// of the devices there.
 		Remove: func(Desired) ([]string, error) { return nil, nodestate.Withdraw(h.runDir) },
@@ -144,9 +144,13 @@ func (h *Host) podsPart() part.Part[Desired] {
 		// What is wrong with one pod keeps no other pod out.
 		Minor:  func(error) bool { return true },
 		Sync:   func(want Desired) ([]string, error) { return h.pods.Sync(want.Bridge) },
-		Remove: func(was Desired) ([]string, error) { return h.removePods(was.Bridge.Name) },
+		Remove: func(was Desired) ([]string, error) { return h.pods.Remove(was.Bridge.Name) },
 	}
 }
+
+// Pods returns the pods that are on the network: the name of each pod, or the host's
+// end of its veth pair.
+func (h *Host) Pods(bridge string) ([]string, error) { return h.pods.Names(bridge) }
 
 func conflistPart() part.Part[Desired] {
 	return part.Part[Desired]{
@@ -210,14 +214,6 @@ func (h *Host) removeBridge(name string) ([]string, error) {
 		return nil, err
 	}
 	return []string{"bridge " + name}, nil
-}
-
-func (h *Host) publish(want nodestate.State) ([]string, error) {
-	published, err := nodestate.Write(h.runDir, want)
-	if err != nil || !published {
-		return nil, err
-	}
-	return []string{fmt.Sprintf("published this node for the plugin: subnets %v, MTU %d", want.Subnets, want.MTU)}, nil
 }
 
 // removeRunDir removes what is ours, and the directory if nothing else is in it.

@@ -82,29 +82,32 @@ func parse(data []byte) (State, error) {
 	return s, nil
 }
 
-// Write publishes a state. It makes dir if needed, and reports whether the file
-// changed.
-func Write(dir string, s State) (bool, error) {
+// Sync publishes a state. It makes dir if needed, and returns what it changed: a file
+// that says the same already is left alone.
+func Sync(dir string, s State) (changes []string, err error) {
 	s.Version = version
 	data, err := json.MarshalIndent(s, "", "  ")
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	data = append(data, '\n')
 	path := filepath.Join(dir, FileName)
 	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, data) {
-		return false, nil
+		return nil, nil
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return false, err
+		return nil, err
 	}
 	// There is one writer at a time, so the temporary name can be fixed. The next
-	// Write overwrites what a crash left.
+	// Sync overwrites what a crash left.
 	next := filepath.Join(dir, "."+FileName+".next")
 	if err := os.WriteFile(next, data, 0o644); err != nil {
-		return false, err
+		return nil, err
 	}
-	return true, os.Rename(next, path)
+	if err := os.Rename(next, path); err != nil {
+		return nil, err
+	}
+	return []string{fmt.Sprintf("published this node for the plugin: subnets %v, MTU %d", s.Subnets, s.MTU)}, nil
 }
 
 // Withdraw takes the publication back, for all but Last. Nothing to withdraw is

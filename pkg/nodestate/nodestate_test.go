@@ -26,7 +26,7 @@ func states() []State {
 
 func mustWrite(t *testing.T, dir string, s State) {
 	t.Helper()
-	if _, err := Write(dir, s); err != nil {
+	if _, err := Sync(dir, s); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -93,7 +93,7 @@ func TestFormat(t *testing.T) {
 	}
 }
 
-func TestWriteTellsWhetherItChangedAnything(t *testing.T) {
+func TestSyncTellsWhetherItChangedAnything(t *testing.T) {
 	dir, s := t.TempDir(), states()[0]
 	larger := s
 	larger.MTU = 8950
@@ -102,8 +102,8 @@ func TestWriteTellsWhetherItChangedAnything(t *testing.T) {
 		want  bool
 	}{{s, true}, {s, false}, {larger, true}, {larger, false}, {s, true}} {
 		before, _ := os.Stat(filepath.Join(dir, FileName))
-		changed, err := Write(dir, step.write)
-		if err != nil || changed != step.want {
+		changed, err := Sync(dir, step.write)
+		if err != nil || (len(changed) > 0) != step.want {
 			t.Errorf("step %d: %v, %v", i, changed, err)
 		}
 		after, err := os.Stat(filepath.Join(dir, FileName))
@@ -139,7 +139,7 @@ func TestReadRefuses(t *testing.T) {
 				t.Error("the plugin would wait for what is there")
 			}
 			// The daemon takes it for what it is and writes it anew.
-			if changed, err := Write(dir, states()[0]); !changed || err != nil {
+			if changed, err := Sync(dir, states()[0]); len(changed) == 0 || err != nil {
 				t.Errorf("overwriting: %v, %v", changed, err)
 			}
 			if _, err := Read(dir); err != nil {
@@ -159,7 +159,7 @@ func TestReadOfNothing(t *testing.T) {
 	}
 }
 
-func TestWriteAfterACrash(t *testing.T) {
+func TestSyncAfterACrash(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "."+FileName+".next"), []byte(`{"half":`+strings.Repeat(" ", 4096)), 0o644); err != nil {
 		t.Fatal(err)
@@ -173,12 +173,12 @@ func TestWriteAfterACrash(t *testing.T) {
 	}
 }
 
-func TestWriteWhereItCant(t *testing.T) {
+func TestSyncWhereItCant(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if changed, err := Write(filepath.Join(file, "dir"), states()[0]); err == nil || changed || !strings.Contains(err.Error(), file) {
+	if changed, err := Sync(filepath.Join(file, "dir"), states()[0]); err == nil || len(changed) > 0 || !strings.Contains(err.Error(), file) {
 		t.Errorf("got %v, %v", changed, err)
 	}
 }

@@ -2,12 +2,100 @@ package pods
 
 import (
 	"errors"
+	"fmt"
+	"io/fs"
 	"net/netip"
+	"slices"
 
 	"github.com/overlay-cni/overlay-cni/pkg/attachment"
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
 	"github.com/overlay-cni/overlay-cni/pkg/hostport"
 )
+
+// Names returns the pods that are on the network: the name of each pod, or the
+// host's end of its veth pair. It reads the records and the bridge's ports, because
+// the records are lost with the run directory.
+func (h *Host) Names(bridge string) ([]string, error) {
+	entries, err := h.store.List()
+	if err != nil {
+		return nil, err
+	}
+	names, err := h.podPorts(bridge)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		name := e.Key.HostName()
+		i := slices.Index(names, name)
+		there, err := h.bridge.Exists(name)
+		if err != nil {
+			return nil, err
+		}
+		if i < 0 && there {
+			i, names = len(names), append(names, name)
+		}
+		if i >= 0 && e.Record.Pod != "" {
+			names[i] = e.Record.Pod
+		}
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// podPorts returns the ports of the bridge that have names of pods' ports. A device
+// that is no bridge has none.
+func (h *Host) podPorts(bridgeName string) ([]string, error) {
+	ports, err := h.bridge.Ports(bridgeName)
+	if errors.Is(err, bridge.ErrUnmanaged) {
+		return nil, nil
+	}
+	return slices.DeleteFunc(ports, func(port string) bool { return attachment.DevicesOf(port) == nil }), err
+}
+
+// Remove takes all pods off the network, also those that are only on record, and
+// removes the table of host ports. It returns what it removed. It is for a host that
+// leaves the network, where no plugin runs any more.
+func (h *Host) Remove(bridge string) ([]string, error) {
+	entries, err := h.store.List()
+	errs := []error{err}
+	var removed []string
+	for _, e := range entries {
+		was, err := h.removePod(e.Key)
+		if was {
+			removed = append(removed, fmt.Sprintf("pod %s %v", e.Key, e.Record.Addresses))
+		}
+		errs = append(errs, err)
+	}
+	ports, err := h.podPorts(bridge)
+	errs = append(errs, err)
+	for _, port := range ports {
+		errs = append(errs, h.bridge.Remove(attachment.DevicesOf(port)...))
+		removed = append(removed, "port "+port)
+	}
+	was, err := h.ports.Remove()
+	if was {
+		removed = append(removed, "table inet "+hostport.TableName)
+	}
+	if errors.Is(err, hostport.ErrUnsupported) {
+		err = nil
+	}
+	return removed, errors.Join(append(errs, err)...)
+}
+
+func (h *Host) removePod(key attachment.Key) (bool, error) {
+	a, err := h.store.TryLock(key)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err == nil {
+		defer func() { _ = a.Close() }()
+		err = Remove(h.bridge, key, a)
+	}
+	if err != nil {
+		return false, fmt.Errorf("take pod %s off the network: %w", key, err)
+	}
+	return true, nil
+}
 
 // Remove undoes an ADD, however far the ADD came. The caller holds the
 // attachment's lock.

@@ -40,8 +40,9 @@ func attach(t *testing.T, h *Host, id string) *attachment.Attachment {
 }
 
 // Sync removes the attachment of a pod that is gone. It leaves attachments that
-// somebody works on, whose port is there, or that a newer version wrote.
-func TestSyncSweeps(t *testing.T) {
+// somebody works on, whose port is there, or that a newer version wrote. Remove then
+// removes the rest.
+func TestSyncAndRemove(t *testing.T) {
 	ns := sandboxtest.NewNetns(t)
 	dir := t.TempDir()
 	links, err := ns.Handle()
@@ -87,6 +88,33 @@ func TestSyncSweeps(t *testing.T) {
 		}
 		syncs(t, h, spec, "freed the addresses [10.244.1.5], which no attachment has")
 		syncs(t, h, spec)
+
+		// "there" is the only pod left. One more has lost its record.
+		lost := netlink.NewLinkAttrs()
+		lost.Name = attachment.Owner{ContainerID: "lost", IfName: "eth0"}.Key().HostName()
+		bridge, err := links.LinkByName("cni0")
+		if err != nil {
+			return err
+		}
+		lost.MasterIndex = bridge.Attrs().Index
+		if err := links.LinkAdd(&netlink.Veth{LinkAttrs: lost, PeerName: "eth1"}); err != nil {
+			return err
+		}
+		want := []string{port.Name, lost.Name}
+		slices.Sort(want)
+		if names, err := h.Names("cni0"); err != nil || !slices.Equal(names, want) {
+			t.Errorf("pods are %v, %v, want %v", names, err, want)
+		}
+		want = []string{"pod there@eth0 [10.244.1.4]", "port " + lost.Name}
+		if removed, err := h.Remove("cni0"); err != nil || !slices.Equal(removed, want) {
+			t.Errorf("removed %q, %v, want %q", removed, err, want)
+		}
+		if names, err := h.Names("cni0"); err != nil || len(names) > 0 {
+			t.Errorf("left are %v, %v", names, err)
+		}
+		if again, err := h.Remove("cni0"); err != nil || len(again) > 0 {
+			t.Errorf("the second time it removed %q, %v", again, err)
+		}
 		return nil
 	})
 }
