@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox"
+	"github.com/overlay-cni/overlay-cni/internal/nl"
 )
 
 // kind is a kind of entry in the kernel.
@@ -150,39 +151,22 @@ func eachEntry(in []byte, found func(entry)) {
 		if e, ok := parse(binary.NativeEndian.Uint16(in[4:]), in[unix.NLMSG_HDRLEN:size]); ok {
 			found(e)
 		}
-		in = in[min(aligned(size), len(in)):]
+		in = in[min(nl.Align(size), len(in)):]
 	}
 }
 
 func parse(typ uint16, payload []byte) (entry, bool) {
 	switch {
 	case typ == unix.RTM_NEWROUTE && len(payload) >= unix.SizeofRtMsg:
-		dst, ok := address(payload[unix.SizeofRtMsg:], unix.RTA_DST)
-		return entry{route, netip.PrefixFrom(dst, int(payload[1]))}, ok
+		dst := nl.Attrs(payload[unix.SizeofRtMsg:]).Get(unix.RTA_DST).Addr()
+		return entry{route, netip.PrefixFrom(dst, int(payload[1]))}, dst.IsValid()
 	case typ == unix.RTM_NEWNEIGH && len(payload) >= unix.SizeofNdMsg:
 		k := neighbor
 		if payload[0] == unix.AF_BRIDGE {
 			k = forward
 		}
-		dst, ok := address(payload[unix.SizeofNdMsg:], unix.NDA_DST)
-		return entry{k, host(dst)}, ok
+		dst := nl.Attrs(payload[unix.SizeofNdMsg:]).Get(unix.NDA_DST).Addr()
+		return entry{k, host(dst)}, dst.IsValid()
 	}
 	return entry{}, false
 }
-
-// address finds an attribute that is an IP address.
-func address(attrs []byte, typ uint16) (netip.Addr, bool) {
-	for len(attrs) >= unix.SizeofRtAttr {
-		size := int(binary.NativeEndian.Uint16(attrs))
-		if size < unix.SizeofRtAttr || size > len(attrs) {
-			break
-		}
-		if binary.NativeEndian.Uint16(attrs[2:]) == typ {
-			return netip.AddrFromSlice(attrs[unix.SizeofRtAttr:size])
-		}
-		attrs = attrs[min(aligned(size), len(attrs)):]
-	}
-	return netip.Addr{}, false
-}
-
-func aligned(size int) int { return (size + unix.NLMSG_ALIGNTO - 1) &^ (unix.NLMSG_ALIGNTO - 1) }
