@@ -15,16 +15,20 @@ const pollInterval = 50 * time.Millisecond
 // over, the error is ErrNotPublished. A file that can't be used is an error at
 // once: only the daemon's restart would mend it.
 func Wait(dir string, limit time.Duration) (State, error) {
-	deadline := time.Now().Add(limit)
+	state, err := Read(dir)
+	if !errors.Is(err, ErrNotPublished) || limit <= 0 {
+		return state, err
+	}
+	late, look := time.After(limit), time.NewTicker(pollInterval)
+	defer look.Stop()
 	for {
-		state, err := Read(dir)
-		if !errors.Is(err, ErrNotPublished) || limit <= 0 {
-			return state, err
-		}
-		left := time.Until(deadline)
-		if left <= 0 {
+		select {
+		case <-look.C:
+			if state, err = Read(dir); !errors.Is(err, ErrNotPublished) {
+				return state, err
+			}
+		case <-late:
 			return State{}, fmt.Errorf("waited %s: %w", limit, err)
 		}
-		time.Sleep(min(left, pollInterval))
 	}
 }
