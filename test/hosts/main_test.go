@@ -4,13 +4,11 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"flag"
 	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -29,9 +27,6 @@ func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 // run builds the programs and runs the tests in a sandbox.
 func run(m *testing.M) int {
-	// Tests wait more than they work, so many run at once, however few the cores.
-	// The flags of the command line are read later, and rule.
-	_ = flag.Set("test.parallel", strconv.Itoa(10))
 	code := sandboxtest.MainAfter(m, func() (err error) {
 		programs, err = build()
 		return err

@@ -2,6 +2,7 @@ package probe_test
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"net"
 	"net/netip"
@@ -46,9 +47,10 @@ func onEachFamily(t *testing.T, test func(*testing.T, network)) {
 	t.Helper()
 	for name, family := range families {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			t.Cleanup(cancel)
-			l, err := lab.New(lab.Config{Dir: t.TempDir(), Segments: []netip.Prefix{netip.MustParsePrefix(family.segment)}, MTU: mtu})
+			l, err := lab.New(lab.Config{Dir: t.TempDir(), Prefix: strings.ToLower(rand.Text()[:6]) + "-", Segments: []netip.Prefix{netip.MustParsePrefix(family.segment)}, MTU: mtu})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -75,6 +77,7 @@ func check(t *testing.T, err error) {
 }
 
 func TestUDP(t *testing.T) {
+	t.Parallel()
 	onEachFamily(t, func(t *testing.T, n network) {
 		echo, err := probe.ServeEcho(n.b.Netns(), n.toB)
 		check(t, err)
@@ -92,6 +95,7 @@ func TestUDP(t *testing.T) {
 }
 
 func TestWhole(t *testing.T) {
+	t.Parallel()
 	onEachFamily(t, func(t *testing.T, n network) {
 		echo, err := probe.ServeEcho(n.b.Netns(), n.toB)
 		check(t, err)
@@ -144,6 +148,7 @@ func answerChanged(conn *net.UDPConn) error {
 }
 
 func TestPing(t *testing.T) {
+	t.Parallel()
 	onEachFamily(t, func(t *testing.T, n network) {
 		rtt, err := probe.Ping(n.ctx, n.a.Netns(), n.toB.Addr())
 		if err != nil || rtt <= 0 || rtt > patience {
@@ -159,6 +164,7 @@ func TestPing(t *testing.T) {
 }
 
 func TestPingEndsWithItsContext(t *testing.T) {
+	t.Parallel()
 	onEachFamily(t, func(t *testing.T, n network) {
 		why := errors.New("changed our mind")
 		ctx, cancel := context.WithCancelCause(n.ctx)
@@ -170,6 +176,7 @@ func TestPingEndsWithItsContext(t *testing.T) {
 }
 
 func TestTCPReportsTheSource(t *testing.T) {
+	t.Parallel()
 	onEachFamily(t, func(t *testing.T, n network) {
 		mirror, err := probe.ServeMirror(n.b.Netns(), n.toB)
 		check(t, err)
@@ -203,6 +210,7 @@ func startStream(t *testing.T, n network) *probe.Stream {
 }
 
 func TestStreamOverAGoodWireLosesNothing(t *testing.T) {
+	t.Parallel()
 	onEachFamily(t, func(t *testing.T, n network) {
 		stream := startStream(t, n)
 		got := stream.Stop()
@@ -217,6 +225,7 @@ func TestStreamOverAGoodWireLosesNothing(t *testing.T) {
 
 // The negative control of every "no packet lost": a loss is seen.
 func TestStreamSeesALoss(t *testing.T) {
+	t.Parallel()
 	onEachFamily(t, func(t *testing.T, n network) {
 		stream := startStream(t, n)
 		check(t, n.b.Unplug())
@@ -234,6 +243,7 @@ func TestStreamSeesALoss(t *testing.T) {
 }
 
 func TestStreamWithoutAServerLosesAll(t *testing.T) {
+	t.Parallel()
 	onEachFamily(t, func(t *testing.T, n network) {
 		nobody := netip.AddrPortFrom(n.toB.Addr(), 9)
 		stream, err := probe.StartStream(n.a.Netns(), nobody)

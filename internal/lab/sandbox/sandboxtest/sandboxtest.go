@@ -8,6 +8,7 @@ package sandboxtest
 import (
 	"crypto/rand"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -28,6 +29,9 @@ func Main(m *testing.M) int { return MainAfter(m, func() error { return nil }) }
 // MainAfter is Main for tests that need something made first. It is made in
 // the sandbox; if that fails, no test runs.
 func MainAfter(m *testing.M, prepare func() error) int {
+	// Tests in namespaces wait more than they work, so many run at once, however few
+	// the cores. m.Run parses the command line later, which overrides this.
+	_ = flag.Set("test.parallel", "10")
 	code := 0
 	err := sandbox.Run(func() error {
 		if err := prepare(); err != nil {
