@@ -284,8 +284,8 @@ func TestLoadRefusesFile(t *testing.T) {
 		"underlay":                  {"underlay: a/b\n", `c.yaml:1:11: underlay: "a/b": expected auto, the name of an interface, an address, or to:ADDRESS`},
 		"underlay to a name":        {"underlay: to:eth0\n", `c.yaml:1:11: underlay: "to:eth0": expected an address of another machine, such as to:192.168.77.2`},
 		"underlay to nothing":       {"underlay: 'to:'\n", `c.yaml:1:11: underlay: "to:": expected an address of another machine, such as to:192.168.77.2`},
-		"underlay to loopback":      {"underlay: to:127.0.0.1\n", `c.yaml:1:11: underlay: address 127.0.0.1 is a loopback address: give the address by which the other hosts reach this one`},
-		"underlay, loopback":        {"underlay: 127.0.0.1\n", `c.yaml:1:11: underlay: address 127.0.0.1 is a loopback address: give the address by which the other hosts reach this one`},
+		"underlay to loopback":      {"underlay: to:127.0.0.1\n", `c.yaml:1:11: underlay: address 127.0.0.1 is a loopback address: give the address by which the other hosts reach this host`},
+		"underlay, loopback":        {"underlay: 127.0.0.1\n", `c.yaml:1:11: underlay: address 127.0.0.1 is a loopback address: give the address by which the other hosts reach this host`},
 
 		"mtu, small":       {"mtu: 575\n", `c.yaml:1:6: mtu: "575": expected 0 (from the underlay), or 576 to 65535`},
 		"mtu, large":       {"mtu: 65536\n", `c.yaml:1:6: mtu: "65536": expected 0 (from the underlay), or 576 to 65535`},

@@ -1,6 +1,7 @@
-// Package registry tells which nodes there are: name, underlay addresses, pod
-// subnets. Implementations are in the packages below it.
+// Package registry tells which nodes there are: their names, underlay addresses
+// and pod subnets. The packages below it read them from a file, the Kubernetes
+// API or etcd.
 //
-// Invariant: a set of nodes that contradicts itself (two nodes with one name,
-// one address or overlapping subnets) never leaves this package.
+// Invariant: nodes that contradict each other (one address or overlapping
+// subnets) never leave this package together.
 package registry

@@ -3,15 +3,18 @@ package registry
 import (
 	"errors"
 	"net/netip"
+	"slices"
 )
 
-// ErrNotReady is what Nodes returns until the first full list has been read.
+// ErrNotReady is what Nodes returns until the registry has read its first full
+// list.
 var ErrNotReady = errors.New("the registry has not given its first full list of nodes yet")
 
-// Node is what the registry knows about one host.
+// Node is what the registry knows about one host. A new field belongs into
+// Equal, Check and the decoder of each registry, and nowhere else in this package.
 type Node struct {
 	Name string
-	// Addresses are the host's addresses on the underlay, at most one a
+	// Addresses are the host's addresses on the underlay, at most one of each
 	// family, in the operator's order of preference.
 	Addresses []netip.Addr
 	// Subnets are the host's pod subnets, in the order in which pods get their
@@ -19,37 +22,41 @@ type Node struct {
 	Subnets []netip.Prefix
 }
 
-// Registry gives the current set of nodes and says when it changed.
+// Equal reports whether two nodes are the same in everything.
+func (n Node) Equal(o Node) bool {
+	return n.Name == o.Name && slices.Equal(n.Addresses, o.Addresses) && slices.Equal(n.Subnets, o.Subnets)
+}
+
+// Registry gives the current set of nodes and signals its changes.
 type Registry interface {
-	// Nodes returns the full current set, sorted by name and validated (see
-	// Validate); the caller must not modify it. A node that has not got its
-	// subnet yet may be among them. It returns ErrNotReady before the first
-	// full list. After that there is always a set: an error beside it says why
-	// a newer one was refused, or which nodes were left out of it.
+	// Nodes returns the current set, sorted by name and free of contradictions
+	// (see Set); the caller must not modify it. A node that waits for its subnet
+	// may be in the set. Before the first full list Nodes returns ErrNotReady.
+	// After that it always returns a set: an error beside it says why the
+	// registry refused a newer set, or which nodes are left out.
 	Nodes() ([]Node, error)
 	// Changed gets a value whenever Nodes may answer differently than before.
-	// It holds one value at most, carries no payload and is never closed.
+	// It holds at most one value and is never closed.
 	Changed() <-chan struct{}
 }
 
-// Reporter is a registry that wants to know how this host does.
+// Reporter is a registry that publishes the state of this host.
 type Reporter interface {
-	// ReportNetwork says after each round whether this host's pods can be
-	// connected and reach others, and if not, why. It doesn't block.
+	// ReportNetwork says after each round why this host's pods can't be
+	// connected or can't reach others, nil if they can. It doesn't block.
 	ReportNetwork(down error)
 }
 
 // Announcer is a registry in which hosts enter themselves.
 type Announcer interface {
 	// SetAddresses says by which addresses the others reach this host, at most
-	// one a family. It doesn't block, and may be called with the same ones
-	// again.
+	// one of each family. It doesn't block. Repeating a call does no harm.
 	SetAddresses(addrs []netip.Addr)
 }
 
 // Sharer is a registry that holds settings for all hosts.
 type Sharer interface {
-	// Settings returns them as a YAML document, nil if there are none. They may
-	// change whenever Changed says so.
+	// Settings returns the settings as a YAML document, nil if there are none.
+	// They change only together with a value in Changed.
 	Settings() []byte
 }

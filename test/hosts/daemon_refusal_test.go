@@ -40,7 +40,7 @@ func TestDaemonRefusesToStart(t *testing.T) {
 			`nodes.yaml:5:3: node "host-b": pod subnet 10.244.1.128/25 overlaps pod subnet 10.244.1.0/24 of node "host-a"`,
 		}},
 		{"an address twice", f.badRegistry(sameAddress), nil, []string{
-			`nodes.yaml:5:3: node "host-b": address 192.168.77.1 is that of node "host-a", too`,
+			`nodes.yaml:5:3: node "host-b": address 192.168.77.1 is also the address of node "host-a"`,
 		}},
 		{"malformed YAML", malformed, nil, []string{"nodes.yaml:2: malformed YAML"}},
 		{"no registry", "", []string{"--registry-file", "/nowhere.yaml"}, []string{
@@ -108,7 +108,7 @@ func TestDaemonKeepsTheLastGoodRegistry(t *testing.T) {
 			log  string
 		}{
 			{"overlapping subnets", f.writes(f.badRegistry(overlap)), "overlaps pod subnet " + a.Subnets()[0].String()},
-			{"an address twice", f.writes(f.badRegistry(sameAddress)), "address " + a.Addresses()[0].String() + ` is that of node \"host-a\", too`},
+			{"an address twice", f.writes(f.badRegistry(sameAddress)), "address " + a.Addresses()[0].String() + ` is also the address of node \"host-a\"`},
 			{"malformed YAML", f.writes(malformed), "nodes.yaml:2: malformed YAML"},
 			{"an empty file", f.writes(""), "nodes: is missing"},
 			{"no file", func(f *fleet) error { return os.Remove(f.lab.RegistryFile()) }, "nodes.yaml: no such file"},

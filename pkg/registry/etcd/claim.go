@@ -56,11 +56,10 @@ func (s *session) showOwn(ours bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.own != nil && ours {
-		s.set.put(*s.own, nil)
+		s.noteChange(s.set.Put(s.own.inSet(nil)))
 	} else {
-		s.set.remove(s.opts.Node)
+		s.noteChange(s.set.Remove(s.opts.Node))
 	}
-	s.noteChange()
 }
 
 // foreign says why this host's key is not ours to write.
@@ -210,8 +209,7 @@ func (s *session) check(r record, c config) error {
 			}
 		}
 	}
-	err := registry.Validate([]registry.Node{{Name: s.opts.Node, Addresses: r.Addresses, Subnets: r.Subnets}})
-	if err != nil {
+	if err := registry.Check(registry.Node{Name: s.opts.Node, Addresses: r.Addresses, Subnets: r.Subnets}); err != nil {
 		return fmt.Errorf("this host is not registered: %w", err)
 	}
 	return nil
@@ -222,9 +220,9 @@ func (s *session) check(r record, c config) error {
 // containers that each are a host.
 func (s *session) earlierName() *entry {
 	addrs := s.addressesToWrite()
-	for _, e := range s.set.entries {
+	for _, e := range s.hosts {
 		same := func(a netip.Addr) bool { return slices.Contains(addrs, a) }
-		if e.name != s.opts.Node && e.Host == s.opts.HostID && slices.ContainsFunc(e.Addresses, same) {
+		if e.Host == s.opts.HostID && slices.ContainsFunc(e.Addresses, same) {
 			return &e
 		}
 	}

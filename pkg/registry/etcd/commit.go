@@ -121,7 +121,7 @@ func (s *session) won(c claim, revision int64) {
 	if c.before != nil {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.set.remove(c.before.name)
+		s.noteChange(s.removeNode(c.before.name, revision))
 	}
 }
 

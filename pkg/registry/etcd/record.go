@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -65,7 +64,14 @@ func (e entry) node() registry.Node {
 	return registry.Node{Name: e.name, Addresses: e.Addresses, Subnets: e.Subnets}
 }
 
-// sameNode reports whether both look alike to the other hosts.
-func (e entry) sameNode(other entry) bool {
-	return slices.Equal(e.Addresses, other.Addresses) && slices.Equal(e.Subnets, other.Subnets)
+// inSet is the entry of the shared set. Of two hosts that claim the same thing
+// the later entry stays: where a host was installed anew under another name, the
+// entry with its old name is there until the lease ends.
+func (e entry) inSet(err error) registry.Entry {
+	return registry.Entry{Node: e.node(), Rank: -e.modified, Err: err}
+}
+
+// keyError says which key an error is about, and what to do with the key.
+func keyError(key string, err error) error {
+	return fmt.Errorf("%s in etcd: %w: delete the key (its host writes it again), or mend it", key, err)
 }

@@ -28,7 +28,7 @@ type Registry struct {
 
 	mu        sync.Mutex
 	addresses []netip.Addr
-	shown     *set // nil before the first full list
+	shown     *registry.Set // nil before the first full list
 	settings  []byte
 	problem   error // etcd answers, but this host or the configuration is not as it should be
 	failure   error // why etcd can't be asked
@@ -105,7 +105,10 @@ func (r *Registry) Nodes() ([]registry.Node, error) {
 		}
 		return nil, fmt.Errorf("%w: %w", registry.ErrNotReady, trouble)
 	}
-	nodes, err := r.shown.result()
+	nodes, err := r.shown.Nodes()
+	if err != nil {
+		err = fmt.Errorf("some nodes are left out or as they were: %w", err)
+	}
 	return nodes, errors.Join(trouble, err)
 }
 

@@ -364,7 +364,7 @@ func TestBadNodesDontStopTheOthers(t *testing.T) {
 	// The same address: the one written later stays.
 	c.putNodes(map[string]record{"host-8": {Version: 1, Addresses: address(1), Subnets: prefixes("10.244.88.0/24")}})
 	c.remove("/overlay-cni/nodes/host-9")
-	a.awaitError("address 192.168.0.1 is that of node \"host-1\", too")
+	a.awaitError("node \"host-1\": address 192.168.0.1 is also the address of node \"host-8\"")
 	a.await("host-8 alone", func(v view) bool { return v.names() == "host-8" })
 	c.remove("/overlay-cni/nodes/host-8")
 	a.awaitNames("host-1")

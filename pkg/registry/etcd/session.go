@@ -11,6 +11,8 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/overlay-cni/overlay-cni/pkg/registry"
 )
 
 // errCompacted says that etcd no longer has the changes since the last one
@@ -32,7 +34,10 @@ type session struct {
 	*Registry
 	client *clientv3.Client
 
-	set *set // changed with mu held, since it may be shown
+	set *registry.Set // guarded by mu: Nodes may be reading it
+	// hosts are the entries of the other hosts, by node name, as far as they
+	// can be read.
+	hosts map[string]entry
 	// revision is that of the last answer; etcd only counts up.
 	revision int64
 	// own is this host's key; ownErr says why it can't be read.
@@ -60,7 +65,7 @@ func (r *Registry) session(ctx context.Context) error {
 		return err
 	}
 	defer client.Close()
-	s := &session{Registry: r, client: client, set: newSet(), due: true}
+	s := &session{Registry: r, client: client, set: registry.NewSet(), hosts: map[string]entry{}, due: true}
 	if err := s.list(ctx); err != nil {
 		return err
 	}
@@ -184,19 +189,22 @@ func (s *session) apply(resp clientv3.WatchResponse, open bool) error {
 			s.applyConfig(ev)
 		}
 	}
-	// All at once: in between, two hosts that swap their subnets have the same.
+	// All events at once: in between, two hosts that swap their subnets would
+	// contradict each other.
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	changed := false
 	for _, ev := range resp.Events {
-		s.applyNode(ev)
+		changed = s.applyNode(ev) || changed
 	}
-	s.noteChange()
+	s.noteChange(changed)
 	return nil
 }
 
-// noteChange is called with mu held.
-func (s *session) noteChange() {
-	if s.shown == s.set && s.set.stale {
+// noteChange signals a change of the set if Nodes shows this set. The caller
+// holds mu.
+func (s *session) noteChange(changed bool) {
+	if changed && s.shown == s.set {
 		notify(s.changed)
 	}
 }
@@ -255,41 +263,60 @@ func (s *session) putConfig(kv *mvccpb.KeyValue) {
 	s.hold.config = &c
 }
 
-// applyNode takes over one change of a node's key. What is between the
-// configuration and the nodes is nobody's.
-func (s *session) applyNode(ev *clientv3.Event) {
+// applyNode takes over one change of a node's key, and reports whether the set
+// changed. It ignores keys between the configuration and the nodes.
+func (s *session) applyNode(ev *clientv3.Event) (changed bool) {
 	name, ok := s.keys.nodeName(string(ev.Kv.Key))
 	switch {
 	case !ok:
+		return false
 	case ev.Type == clientv3.EventTypePut:
-		s.putNode(name, ev.Kv)
-	default:
-		// It leaves its subnets, too, which is what we may be waiting for.
-		s.due = true
-		s.removeNode(name, ev.Kv.ModRevision)
+		return s.putNode(name, ev.Kv)
 	}
+	s.due = true // this host may be waiting for the subnets of the other one
+	return s.removeNode(name, ev.Kv.ModRevision)
 }
 
-// putNode leaves our own entry to settle, which decides what is shown of it.
-func (s *session) putNode(name string, kv *mvccpb.KeyValue) {
+// putNode leaves this host's own entry to settle, which decides what to show.
+func (s *session) putNode(name string, kv *mvccpb.KeyValue) (changed bool) {
 	rec, err := parseRecord(kv.Value)
 	if err != nil {
 		err = keyError(string(kv.Key), err)
 	}
 	e := entry{record: rec, name: name, modified: kv.ModRevision, lease: clientv3.LeaseID(kv.Lease)}
 	if name != s.opts.Node {
-		s.set.put(e, err)
-	} else if s.ownRevision() < e.modified { // else it is our own writing
+		return s.putOther(e, err)
+	}
+	if s.ownRevision() < e.modified { // else this process wrote it
 		s.own, s.ownErr, s.due = &e, err, true
 	}
+	return false
 }
 
-func (s *session) removeNode(name string, revision int64) {
+// putOther takes over the entry of another host. An entry that can't be read
+// leaves what was known of the host before.
+func (s *session) putOther(e entry, err error) (changed bool) {
+	last, known := s.hosts[e.name]
+	switch {
+	case err == nil:
+		s.hosts[e.name] = e
+	case known:
+		e = last
+	default:
+		return s.set.Put(registry.Entry{Node: e.node(), Excluded: true, Err: err})
+	}
+	return s.set.Put(e.inSet(err))
+}
+
+func (s *session) removeNode(name string, revision int64) (changed bool) {
 	if name != s.opts.Node {
-		s.set.remove(name)
-	} else if s.ownRevision() < revision {
+		delete(s.hosts, name)
+		return s.set.Remove(name)
+	}
+	if s.ownRevision() < revision {
 		s.own, s.ownErr = nil, nil
 	}
+	return false
 }
 
 func (s *session) noConfig() error {

@@ -13,6 +13,8 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/overlay-cni/overlay-cni/pkg/registry"
 )
 
 func TestKeys(t *testing.T) {
@@ -73,12 +75,17 @@ func FuzzParseRecord(f *testing.F) {
 		if err != nil {
 			return
 		}
-		s := newSet()
-		s.put(entry{record: r, name: "a"}, nil)
-		if nodes, err := s.result(); (err == nil) != (len(nodes) == 1) {
+		s := newSession()
+		s.putOther(entry{record: r, name: "a"}, nil)
+		if nodes, err := s.set.Nodes(); (err == nil) != (len(nodes) == 1) {
 			t.Errorf("%d nodes, error %v", len(nodes), err)
 		}
 	})
+}
+
+// newSession is a session of no host, without a connection.
+func newSession() *session {
+	return &session{Registry: &Registry{}, set: registry.NewSet(), hosts: map[string]entry{}}
 }
 
 func TestSetLeavesOutWhatContradicts(t *testing.T) {
@@ -94,20 +101,20 @@ func TestSetLeavesOutWhatContradicts(t *testing.T) {
 	}{
 		"none":                  {nil, "", ""},
 		"all well":              {[]e{{"b", 2, "10.0.2.0/24", 2}, {"a", 1, "10.0.1.0/24", 1}}, "a b", ""},
-		"same address":          {[]e{{"a", 1, "10.0.1.0/24", 1}, {"b", 1, "10.0.2.0/24", 2}, {"c", 3, "10.0.3.0/24", 0}}, "b c", "is that of node \"a\", too"},
-		"same address, b was":   {[]e{{"a", 1, "10.0.1.0/24", 2}, {"b", 1, "10.0.2.0/24", 1}}, "a", "is that of node \"a\", too"},
+		"same address":          {[]e{{"a", 1, "10.0.1.0/24", 1}, {"b", 1, "10.0.2.0/24", 2}, {"c", 3, "10.0.3.0/24", 0}}, "b c", `node "a": address 192.0.2.1 is also the address of node "b"`},
+		"same address, b was":   {[]e{{"a", 1, "10.0.1.0/24", 2}, {"b", 1, "10.0.2.0/24", 1}}, "a", `node "b": address 192.0.2.1 is also the address of node "a"`},
 		"overlapping subnets":   {[]e{{"a", 1, "10.0.0.0/16", 1}, {"b", 2, "10.0.2.0/24", 2}, {"c", 3, "10.0.3.0/24", 3}}, "b c", "overlaps"},
 		"subnet no host may":    {[]e{{"a", 1, "224.0.0.0/24", 1}, {"b", 2, "10.0.2.0/24", 2}}, "b", "unicast"},
 		"name no host may have": {[]e{{"a/b", 1, "10.0.1.0/24", 1}, {"b", 2, "10.0.2.0/24", 2}}, "b", "is not a node name"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			s := newSet()
+			s := newSession()
 			for _, e := range tt.entries {
-				s.put(entry{name: e.name, modified: e.modified, record: record{
+				s.putOther(entry{name: e.name, modified: e.modified, record: record{
 					Addresses: []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, e.address})}, Subnets: prefixes(e.subnet)}}, nil)
 			}
-			nodes, err := s.result()
+			nodes, err := s.set.Nodes()
 			if got := (view{nodes: nodes}).names(); got != tt.want {
 				t.Errorf("got %s, want %s", got, tt.want)
 			}
@@ -119,8 +126,7 @@ func TestSetLeavesOutWhatContradicts(t *testing.T) {
 }
 
 func TestSetTellsWhatMatters(t *testing.T) {
-	s := newSet()
-	_, _ = s.result()
+	s := newSession()
 	a := entry{name: "a", record: record{Addresses: address(1), Subnets: prefixes("10.0.0.0/24")}}
 	other := a
 	other.Instance, other.modified = "restarted", 9
@@ -132,23 +138,23 @@ func TestSetTellsWhatMatters(t *testing.T) {
 		does func() bool
 		want bool
 	}{
-		{"new", func() bool { return s.put(a, nil) }, true},
-		{"the same", func() bool { return s.put(a, nil) }, false},
-		{"restarted", func() bool { return s.put(other, nil) }, false},
-		{"moved", func() bool { return s.put(moved, nil) }, true},
-		{"broken", func() bool { return s.put(entry{name: "a"}, bad) }, true},
-		{"broken again", func() bool { return s.put(entry{name: "a"}, bad) }, false},
-		{"mended", func() bool { return s.put(moved, nil) }, true},
-		{"gone", func() bool { return s.remove("a") }, true},
-		{"still gone", func() bool { return s.remove("a") }, false},
-		{"broken from the start", func() bool { return s.put(entry{name: "b"}, bad) }, true},
-		{"gone, too", func() bool { return s.remove("b") }, true},
+		{"new", func() bool { return s.putOther(a, nil) }, true},
+		{"the same", func() bool { return s.putOther(a, nil) }, false},
+		{"restarted", func() bool { return s.putOther(other, nil) }, false},
+		{"moved", func() bool { return s.putOther(moved, nil) }, true},
+		{"broken", func() bool { return s.putOther(entry{name: "a"}, bad) }, true},
+		{"broken again", func() bool { return s.putOther(entry{name: "a"}, bad) }, false},
+		{"mended", func() bool { return s.putOther(moved, nil) }, true},
+		{"gone", func() bool { return s.removeNode("a", 0) }, true},
+		{"still gone", func() bool { return s.removeNode("a", 0) }, false},
+		{"broken from the start", func() bool { return s.putOther(entry{name: "b"}, bad) }, true},
+		{"gone, too", func() bool { return s.removeNode("b", 0) }, true},
 	}
 	for _, step := range steps {
 		if got := step.does(); got != step.want {
 			t.Errorf("%s: changed is %v", step.name, got)
 		}
-		_, _ = s.result()
+		_, _ = s.set.Nodes()
 	}
 }
 
@@ -234,7 +240,8 @@ func TestPasswordFile(t *testing.T) {
 
 // A member that was late once is none that was restored.
 func TestRevisions(t *testing.T) {
-	s := &session{Registry: &Registry{}, set: newSet(), revision: 10}
+	s := newSession()
+	s.revision = 10
 	for _, step := range []struct {
 		revision int64
 		ok       bool

@@ -6,6 +6,6 @@
 //	  addresses: [192.168.77.1]
 //	  podSubnets: [10.244.1.0/24]
 //
-// Invariant: what Nodes returns is one whole file that was read and valid.
-// Whatever happens to the file after that only adds an error beside the set.
+// Invariant: Nodes returns the content of one whole, valid file. Whatever happens
+// to the file later only adds an error beside these nodes.
 package file

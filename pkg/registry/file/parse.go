@@ -1,13 +1,11 @@
 package file
 
 import (
-	"cmp"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
-	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -28,9 +26,9 @@ func content(path string) ([]byte, error) {
 	return data, nil
 }
 
-// reader returns the nodes of a file that is read again and again. The same
-// content is not parsed again, which takes many times as long as reading and
-// summing it.
+// reader returns the nodes of a file that is read again and again. It parses the
+// content only if it changed: parsing takes many times as long as reading and
+// hashing.
 type reader struct {
 	path  string
 	known bool
@@ -51,34 +49,33 @@ func (r *reader) read() ([]registry.Node, error) {
 	return r.nodes, r.err
 }
 
-// parse reads the content of the file called name. Nodes are sorted by name and
-// validated. Its error joins all mistakes in the order of the lines.
+// parse reads the content of the file called name. The nodes are sorted by name
+// and free of contradictions. The error joins all mistakes in the order of the
+// lines.
 func parse(name string, data []byte) ([]registry.Node, error) {
-	d := decoder{reader: strictyaml.NewReader(name)}
+	d := decoder{reader: strictyaml.NewReader(name), set: registry.NewSet(), places: map[string]*yaml.Node{}}
 	d.document(data)
-	for _, problem := range registry.Problems(d.nodes) {
-		d.reader.Add(d.places[problem.Node], "", problem.Err)
+	for _, p := range d.set.Problems() {
+		d.reader.Add(d.places[p.Node], "", p.Err)
 	}
 	if err := registry.Summary(d.reader.Mistakes()); err != nil {
 		return nil, err
 	}
-	slices.SortFunc(d.nodes, func(a, b registry.Node) int { return cmp.Compare(a.Name, b.Name) })
-	return d.nodes, nil
+	return d.set.Nodes()
 }
 
-// decoder takes nodes out of a file. Those with a mistake in them are left
-// out, so that validating the others finds what is wrong between them.
+// decoder takes nodes out of a file. It leaves out nodes with a mistake in the
+// file, so that it also finds contradictions between the others.
 type decoder struct {
 	reader *strictyaml.Reader
-	nodes  []registry.Node
-	places []*yaml.Node // of each node
+	set    *registry.Set
+	places map[string]*yaml.Node // where each node begins, by name
 }
 
-// document requires the list: a file without one is most likely half written,
-// and to take it for "no nodes" would end the traffic of all of them. An empty
-// list has to be written: [].
+// document requires the list: a file without a list is most likely half
+// written, and reading it as "no nodes" would end the traffic of all nodes. An
+// empty list has to be written: [].
 func (d *decoder) document(data []byte) {
-	d.nodes = []registry.Node{}
 	root := d.reader.Document(data)
 	found := false
 	if root != nil {
@@ -94,7 +91,7 @@ func (d *decoder) document(data []byte) {
 	}
 }
 
-// keys of a node, all of them required.
+// keys returns the keys of a node. All of them are required.
 func keys() []string { return []string{"name", "addresses", "podSubnets"} }
 
 func (d *decoder) node(item strictyaml.Value) {
@@ -105,7 +102,7 @@ func (d *decoder) node(item strictyaml.Value) {
 		seen[key] = true
 		switch key {
 		case "name":
-			n.Name, _ = d.reader.Text(value, "a name")
+			n.Name = d.name(value)
 		case "addresses":
 			n.Addresses = items(d, value, netip.ParseAddr, kind{"an address such as 192.168.77.1", "addresses, such as [192.168.77.1]"})
 		case "podSubnets":
@@ -116,8 +113,27 @@ func (d *decoder) node(item strictyaml.Value) {
 		d.require(item, seen)
 	}
 	if d.reader.Len() == before {
-		d.nodes, d.places = append(d.nodes, n), append(d.places, item.Node)
+		d.add(n, item)
 	}
+}
+
+func (d *decoder) name(value strictyaml.Value) string {
+	name, ok := d.reader.Text(value, "a name")
+	if ok {
+		if err := registry.CheckName(name); err != nil {
+			d.reader.Add(value.Node, value.Key, err)
+		}
+	}
+	return name
+}
+
+func (d *decoder) add(n registry.Node, item strictyaml.Value) {
+	if first, twice := d.places[n.Name]; twice {
+		d.reader.Add(item.Node, item.Key, fmt.Errorf("the name %q is given twice, first in line %d: rename or remove one node", n.Name, first.Line))
+		return
+	}
+	d.places[n.Name] = item.Node
+	d.set.Put(registry.Entry{Node: n})
 }
 
 func (d *decoder) require(item strictyaml.Value, seen map[string]bool) {
@@ -128,10 +144,10 @@ func (d *decoder) require(item strictyaml.Value, seen map[string]bool) {
 	}
 }
 
-// kind is what a list has to hold, in words.
+// kind says in words what a list has to hold.
 type kind struct{ one, many string }
 
-// items takes the values of a list that has to have some.
+// items takes the values of a list, which must not be empty.
 func items[T any](d *decoder, list strictyaml.Value, parse func(string) (T, error), want kind) []T {
 	var all []T
 	for _, item := range d.reader.Items(list, want.many) {

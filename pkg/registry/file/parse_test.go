@@ -96,12 +96,16 @@ n.yaml:4:15: nodes[0].podSubnets: is empty: expected a list of networks, such as
 		"contradiction, at the line of the node": {
 			good + "- name: host-c\n  addresses: [192.168.77.1]\n  podSubnets: [10.244.2.128/25]\n",
 			`n.yaml:10:3: node "host-c": pod subnet 10.244.2.128/25 overlaps pod subnet 10.244.2.0/24 of node "host-b": give each node subnets of its own
-n.yaml:10:3: node "host-c": address 192.168.77.1 is that of node "host-a", too: each host needs an address of its own`},
+n.yaml:10:3: node "host-c": address 192.168.77.1 is also the address of node "host-a": give each host its own`},
 		"a mistake in one node hides none in the others": {
 			"nodes:\n- {name: b, addresses: [10.0.0.1], podSubnets: [10.1.0.0/24]}\n- {name: c}\n- {name: a, addresses: [10.0.0.1], podSubnets: [10.2.0.0/24]}\n",
-			`n.yaml:2:3: node "b": address 10.0.0.1 is that of node "a", too: each host needs an address of its own
+			`n.yaml:2:3: node "b": address 10.0.0.1 is also the address of node "a": give each host its own
 n.yaml:3:3: nodes[1].addresses: is missing: a node has the keys name, addresses, podSubnets
 n.yaml:3:3: nodes[1].podSubnets: is missing: a node has the keys name, addresses, podSubnets`},
+		"name given twice": {"nodes:\n- {name: a, addresses: [10.0.0.1], podSubnets: [10.1.0.0/24]}\n- {name: a, addresses: [10.0.0.2], podSubnets: [10.2.0.0/24]}\n",
+			`n.yaml:3:3: nodes[1]: the name "a" is given twice, first in line 2: rename or remove one node`},
+		"name of no node": {"nodes:\n- {name: '', addresses: [10.0.0.1], podSubnets: [10.1.0.0/24]}\n",
+			`n.yaml:2:10: nodes[0].name: the name is empty: write 1 to 253 letters, digits, '-', '_' and '.', beginning with a letter or digit`},
 		"cut off inside of a list": {"nodes:\n- name: a\n  addresses: [10.0.0.1",
 			`n.yaml:3: malformed YAML: did not find expected ',' or ']': check the indentation, quotes and brackets from here on`},
 		"second document": {good + "---\nnodes: []\n",
@@ -188,8 +192,10 @@ func FuzzParse(f *testing.F) {
 			}
 			return
 		}
-		if err := registry.Validate(nodes); err != nil {
-			t.Errorf("accepted nodes that are not valid: %v", err)
+		for _, n := range nodes {
+			if err := registry.Check(n); err != nil {
+				t.Errorf("accepted a node that is not valid: %v", err)
+			}
 		}
 		if !slices.IsSortedFunc(nodes, func(a, b registry.Node) int { return strings.Compare(a.Name, b.Name) }) {
 			t.Errorf("not sorted: %v", nodes)

@@ -10,8 +10,8 @@ type Registry struct {
 	nodes *filewatch.Value[[]registry.Node]
 }
 
-// New reads the file and begins to watch it. A file that is missing or wrong
-// is an error here, and only here: later it leaves the last good set.
+// New reads the file and begins to watch it. It fails if the file is missing or
+// wrong. Later, a missing or wrong file leaves the last good set.
 func New(path string) (*Registry, error) {
 	nodes, err := filewatch.Open(path, (&reader{path: path}).read)
 	if err != nil {
@@ -20,11 +20,11 @@ func New(path string) (*Registry, error) {
 	return &Registry{nodes}, nil
 }
 
-// Nodes returns the set of the last good file, and beside it why the file as
-// it is now was refused.
+// Nodes returns the set of the last good file. The error says why the current
+// file is refused, nil if it is not.
 func (r *Registry) Nodes() ([]registry.Node, error) { return r.nodes.Get() }
 
-// Changed gets a value when the nodes or the error became different ones.
+// Changed gets a value when the nodes or the error changed.
 func (r *Registry) Changed() <-chan struct{} { return r.nodes.Changed() }
 
 // Close ends the watching. Nodes goes on answering what it did before.

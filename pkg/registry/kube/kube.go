@@ -41,7 +41,7 @@ type Registry struct {
 	stop     func()
 
 	mu     sync.Mutex
-	set    *set
+	set    *registry.Set
 	listed bool // the first full list has been read
 }
 
@@ -79,7 +79,7 @@ func open(o Options, t timing) (*Registry, error) {
 		return nil, err
 	}
 	r := &Registry{
-		own: o.NodeName, client: api, set: newSet(),
+		own: o.NodeName, client: api, set: registry.NewSet(),
 		contact: &contact{host: api.host, log: o.Log},
 		changed: make(chan struct{}, 1), timing: t,
 	}
@@ -121,7 +121,7 @@ func (r *Registry) Nodes() ([]registry.Node, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.listed {
-		return r.set.nodes()
+		return r.set.Nodes()
 	}
 	if err := r.contact.trouble(); err != nil {
 		return nil, fmt.Errorf("%w: %w", registry.ErrNotReady, err)
@@ -241,10 +241,10 @@ func (s store) Update(object any) error {
 	if err != nil {
 		return err
 	}
-	r := recordOf(n, s.own)
+	e := entryOf(n, s.own)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.set.put(r) {
+	if s.set.Put(e) {
 		s.signal()
 	}
 	if n.Name == s.own {
@@ -261,7 +261,7 @@ func (s store) Delete(object any) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.set.remove(n.Name) {
+	if s.set.Remove(n.Name) {
 		s.signal()
 	}
 	if n.Name == s.own {
@@ -272,21 +272,21 @@ func (s store) Delete(object any) error {
 
 // Replace takes over a full list.
 func (s store) Replace(objects []any, _ string) error {
-	records := make([]record, len(objects))
+	entries := make([]registry.Entry, len(objects))
 	var network *condition
 	for i, object := range objects {
 		n, err := asNode(object)
 		if err != nil {
 			return err
 		}
-		records[i] = recordOf(n, s.own)
+		entries[i] = entryOf(n, s.own)
 		if n.Name == s.own {
 			network = &n.network
 		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.set.replace(records) || !s.listed {
+	if s.set.Replace(entries) || !s.listed {
 		s.signal()
 	}
 	s.listed = true

@@ -539,13 +539,11 @@ func BenchmarkRead(b *testing.B) {
 		if err != nil || len(list.Items) != 5000 {
 			b.Fatal(len(list.Items), err)
 		}
-		s := newSet()
-		records := make([]record, len(list.Items))
-		for i, n := range list.Items {
-			records[i] = recordOf(n, "node-00001")
+		s := registry.NewSet()
+		for _, n := range list.Items {
+			s.Put(entryOf(n, "node-00001"))
 		}
-		s.replace(records)
-		if nodes, err := s.nodes(); err != nil || len(nodes) != 5000 {
+		if nodes, err := s.Nodes(); err != nil || len(nodes) != 5000 {
 			b.Fatal(len(nodes), err)
 		}
 	}

@@ -204,7 +204,7 @@ func TestAnnotation(t *testing.T) {
 	c.annotate(`"eth0"`)
 	await(t, r, hostA, `node "host-b": annotation overlay-cni.io/address is "eth0"`)
 	c.annotate(`"192.0.2.1"`)
-	await(t, r, hostA, `node "host-b": address 192.0.2.1 is that of node "host-a", too`)
+	await(t, r, hostA, `node "host-b": address 192.0.2.1 is also the address of node "host-a"`)
 	c.annotate(`null`)
 	await(t, r, hostA+", "+hostB, "")
 }

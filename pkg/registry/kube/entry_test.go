@@ -12,16 +12,16 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/registry"
 )
 
-// family is the column of the tables.
-type family struct {
+// column is a column of the tables: the families that a cluster uses.
+type column struct {
 	name             string
 	internal, extern string // addresses, with spaces between
 	other            string // as internal, of another host
 	cidrs, cidrs2    string // pod subnets of two nodes
 }
 
-func families() []family {
-	return []family{
+func families() []column {
+	return []column{
 		{"IPv4", "192.0.2.1", "198.51.100.1", "192.0.2.9", "10.244.1.0/24", "10.244.2.0/24"},
 		{"IPv6", "fd77::1", "2001:db8::1", "fd77::9", "fd44:0:0:1::/64", "fd44:0:0:2::/64"},
 		{"dual stack", "192.0.2.1 fd77::1", "198.51.100.1 2001:db8::1", "192.0.2.9 fd77::9",
@@ -61,7 +61,7 @@ func equalNodes() cmp.Option {
 	return cmp.Options{cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{}), cmpopts.EquateEmpty()}
 }
 
-func TestRecordOf(t *testing.T) {
+func TestEntryOf(t *testing.T) {
 	for _, f := range families() {
 		for _, tt := range []struct {
 			name      string
@@ -93,21 +93,29 @@ func TestRecordOf(t *testing.T) {
 				err: `node "a": pod subnet 10.244.1.1/24 has host bits set: write 10.244.1.0/24`},
 		} {
 			t.Run(f.name+"/"+tt.name, func(t *testing.T) {
-				got := recordOf(tt.object, "own")
+				got := entryOf(tt.object, "own")
 				want := registry.Node{Name: "a", Addresses: addrs(tt.addresses), Subnets: prefixes(tt.subnets)}
-				if diff := cmp.Diff(want, got.node, equalNodes()); diff != "" {
+				if diff := cmp.Diff(want, got.Node, equalNodes()); diff != "" {
 					t.Errorf("node (-want +got):\n%s", diff)
 				}
-				if got.out != tt.out || text(got.err) != tt.err {
-					t.Errorf("out is %v, want %v; error %q, want %q", got.out, tt.out, text(got.err), tt.err)
+				if out, err := inSet(got); out != tt.out || text(err) != tt.err {
+					t.Errorf("out is %v, want %v; error %q, want %q", out, tt.out, text(err), tt.err)
 				}
 			})
 		}
 	}
 }
 
+// inSet says whether a set leaves the entry out, and why.
+func inSet(e registry.Entry) (out bool, err error) {
+	s := registry.NewSet()
+	s.Put(e)
+	nodes, err := s.Nodes()
+	return len(nodes) == 0, err
+}
+
 // This host's operator has to know what it waits for.
-func TestRecordOfTheOwnNode(t *testing.T) {
+func TestEntryOfTheOwnNode(t *testing.T) {
 	for _, f := range families() {
 		for name, tt := range map[string]struct {
 			object *node
@@ -119,8 +127,8 @@ func TestRecordOfTheOwnNode(t *testing.T) {
 			"nothing":   {object: object("own", ""), out: true, err: `node "own" has no address by which other hosts reach it (status.addresses has no usable InternalIP or ExternalIP): wait for the kubelet or the cloud controller, or set the annotation overlay-cni.io/address`},
 		} {
 			t.Run(f.name+"/"+name, func(t *testing.T) {
-				if got := recordOf(tt.object, "own"); got.out != tt.out || text(got.err) != tt.err {
-					t.Errorf("out is %v, want %v; error %q, want %q", got.out, tt.out, text(got.err), tt.err)
+				if got := entryOf(tt.object, "own"); got.Excluded != tt.out || text(got.Err) != tt.err {
+					t.Errorf("out is %v, want %v; error %q, want %q", got.Excluded, tt.out, text(got.Err), tt.err)
 				}
 			})
 		}
@@ -139,16 +147,16 @@ func TestOverride(t *testing.T) {
 		"eth0":                    {err: `node "a": annotation overlay-cni.io/address is "eth0"` + expected},
 		strings.Repeat("x", 200):  {err: `node "a": annotation overlay-cni.io/address is "` + strings.Repeat("x", 100) + `..."` + expected},
 		"203.0.113.7,203.0.113.8": {addresses: "203.0.113.7 203.0.113.8", err: `node "a": addresses 203.0.113.7 and 203.0.113.8 are of one family: keep one of them`},
-		"127.0.0.1":               {addresses: "127.0.0.1", err: `node "a": address 127.0.0.1 is a loopback address: give the address by which the other hosts reach this one`},
+		"127.0.0.1":               {addresses: "127.0.0.1", err: `node "a": address 127.0.0.1 is a loopback address: give the address by which the other hosts reach this host`},
 	} {
 		n := object("a", "10.244.1.0/24", of("InternalIP", "192.0.2.1")...)
 		n.override = value
-		got := recordOf(n, "own")
-		if diff := cmp.Diff(addrs(want.addresses), got.node.Addresses, equalNodes()); diff != "" {
+		got := entryOf(n, "own")
+		if diff := cmp.Diff(addrs(want.addresses), got.Node.Addresses, equalNodes()); diff != "" {
 			t.Errorf("%q: addresses (-want +got):\n%s", value, diff)
 		}
-		if text(got.err) != want.err || got.out != (want.err != "") {
-			t.Errorf("%q: out is %v, error %q, want %q", value, got.out, text(got.err), want.err)
+		if out, err := inSet(got); text(err) != want.err || out != (want.err != "") {
+			t.Errorf("%q: out is %v, error %q, want %q", value, out, text(err), want.err)
 		}
 	}
 }
