@@ -273,7 +273,7 @@ func TestLoadRefusesFile(t *testing.T) {
 		"alias":               {"bridge: &b br0\nvxlan: {device: *b}\n", `c.yaml:2:17: vxlan.device: expected one value (name), found the alias *b: write the value itself`},
 		"tag":                 {"bridge: !!binary YnIw\n", `c.yaml:1:9: bridge: expected one value (name), found the tag "!!binary": remove the tag`},
 		"second document":     {"mtu: 1400\n---\nmtu: 1500\n", `c.yaml:2:1: a second document begins here: keep one, and remove the line ---`},
-		"malformed":           {"mtu: 1400\nbridge cni0\nvxlan: {}\n", `c.yaml:2: malformed YAML: could not find expected ':': check the indentation, quotes and brackets from here on`},
+		"malformed":           {"mtu: 1400\nbridge cni0\nvxlan: {}\n", `c.yaml:2: malformed YAML: could not find expected ':': check indentation, quotes and brackets near this place`},
 
 		"node name":                 {"nodeName: a b\n", `c.yaml:1:11: nodeName: "a b" is not a node name: write 1 to 253 letters, digits, '-', '_' and '.', beginning with a letter or digit`},
 		"run directory, relative":   {"runDir: run\n", `c.yaml:1:9: runDir: "run": expected an absolute path of a directory of our own, such as /run/overlay-cni`},

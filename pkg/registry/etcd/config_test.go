@@ -52,7 +52,7 @@ func TestParseConfigRefuses(t *testing.T) {
 		"no networks":        {"exclude: []", "k:1:1: networks: is missing: expected one network of a family, such as [10.244.0.0/16, fd00:1::/48]"},
 		"no network":         {"networks: []", "k:1:1: networks: is missing: expected one network of a family, such as [10.244.0.0/16, fd00:1::/48]"},
 		"unknown key":        {"networks: [10.244.0.0/16]\nnetwork: x", `k:2:1: unknown key "network": did you mean "networks"?`},
-		"not YAML":           {"networks: [", "k:1: malformed YAML: did not find expected node content: check the indentation, quotes and brackets from here on"},
+		"not YAML":           {"networks: [", "k:1: malformed YAML: did not find expected node content: check indentation, quotes and brackets near this place"},
 		"not a network":      {"networks: [10.244.0.0]", `k:1:12: networks[0]: "10.244.0.0": expected a network such as 10.244.0.0/16 or fd00:1::/48`},
 		"host bits":          {"networks: [10.244.0.1/16]", `k:1:12: networks[0]: "10.244.0.1/16": expected a network without host bits: write 10.244.0.0/16`},
 		"IPv4 as IPv6":       {"networks: ['::ffff:10.0.0.0/104']", `k:1:12: networks[0]: "::ffff:10.0.0.0/104": expected a network: write this one in IPv4 form`},

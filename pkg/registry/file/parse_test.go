@@ -107,7 +107,7 @@ n.yaml:3:3: nodes[1].podSubnets: is missing: a node has the keys name, addresses
 		"name of no node": {"nodes:\n- {name: '', addresses: [10.0.0.1], podSubnets: [10.1.0.0/24]}\n",
 			`n.yaml:2:10: nodes[0].name: the name is empty: write 1 to 253 letters, digits, '-', '_' and '.', beginning with a letter or digit`},
 		"cut off inside of a list": {"nodes:\n- name: a\n  addresses: [10.0.0.1",
-			`n.yaml:3: malformed YAML: did not find expected ',' or ']': check the indentation, quotes and brackets from here on`},
+			`n.yaml:2: malformed YAML: did not find expected ',' or ']': check indentation, quotes and brackets near this place`},
 		"second document": {good + "---\nnodes: []\n",
 			`n.yaml:10:1: a second document begins here: keep one, and remove the line ---`},
 	}
