@@ -2,6 +2,7 @@ package hosts
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -93,10 +94,13 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.URL.Path != "/api/v1/nodes":
 		http.NotFound(w, r)
 	case r.URL.Query().Get("watch") == "true":
+		if r.URL.Query().Get("sendInitialEvents") == "true" {
+			_, _ = w.Write(s.events())
+		}
 		w.(http.Flusher).Flush()
 		<-r.Context().Done() // nothing ever changes
 	default:
-		_, _ = w.Write(object("NodeList", s.list()))
+		http.Error(w, "overlayd gets the nodes from a watch", http.StatusMethodNotAllowed)
 	}
 }
 
@@ -144,12 +148,21 @@ func message(to []byte, number protowire.Number, value []byte) []byte {
 	return protowire.AppendBytes(protowire.AppendTag(to, number, protowire.BytesType), value)
 }
 
-func (s *apiServer) list() []byte {
-	list := message(nil, 1, message(nil, 2, []byte("7"))) // metadata.resourceVersion
+// events are how a watch begins: with all nodes, and a bookmark behind them.
+func (s *apiServer) events() []byte {
+	var all []byte
 	for _, n := range s.nodes {
-		list = message(list, 2, s.node(n))
+		all = append(all, event("ADDED", s.node(n))...)
 	}
-	return list
+	annotation := message(message(nil, 1, []byte("k8s.io/initial-events-end")), 2, []byte("true"))
+	metadata := message(message(nil, 6, []byte("7")), 12, annotation)
+	return append(all, event("BOOKMARK", message(nil, 1, metadata))...)
+}
+
+// event has its length before it.
+func event(kind string, node []byte) []byte {
+	e := message(message(nil, 1, []byte(kind)), 2, message(nil, 1, object("Node", node)))
+	return append(binary.BigEndian.AppendUint32(nil, uint32(len(e))), e...)
 }
 
 func (s *apiServer) node(e entry) []byte {

@@ -4,15 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
-	"net/http"
+	"sync/atomic"
 	"time"
 
-	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/conversion/queryparams"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
@@ -29,6 +27,7 @@ import (
 type client struct {
 	rest     *rest.RESTClient
 	dialer   *connrotation.Dialer // knows all connections
+	closed   atomic.Bool
 	host     string
 	patience time.Duration
 }
@@ -59,7 +58,7 @@ func newClient(config *rest.Config, patience time.Duration) (*client, error) {
 	config = rest.CopyConfig(config)
 	config.APIPath = "/api"
 	config.GroupVersion = &schema.GroupVersion{Version: "v1"}
-	config.NegotiatedSerializer = statusCodec()
+	config.NegotiatedSerializer = codec()
 	config.AcceptContentTypes = runtime.ContentTypeProtobuf
 	config.UserAgent = "overlayd"
 	// Unpacking a list costs more than all that is done with it.
@@ -67,139 +66,145 @@ func newClient(config *rest.Config, patience time.Duration) (*client, error) {
 	// The reflector and the reporter have their own pauses.
 	config.QPS = -1
 	config.WarningHandler = rest.NoWarnings{}
-	dialer := connrotation.NewDialer((&net.Dialer{Timeout: patience, KeepAlive: keepAlive}).DialContext)
-	config.Dial = dialer.DialContext
+	c := &client{
+		dialer: connrotation.NewDialer((&net.Dialer{Timeout: patience, KeepAlive: keepAlive}).DialContext),
+		host:   config.Host, patience: patience,
+	}
+	config.Dial = c.dial
 	api, err := rest.RESTClientFor(config)
 	if err != nil {
 		return nil, fmt.Errorf("set up the connection to the API server %s: %w", config.Host, err)
 	}
-	return &client{rest: api, dialer: dialer, host: config.Host, patience: patience}, nil
+	c.rest = api
+	return c, nil
 }
 
-// statusCodec knows the one kind that client-go has to decode itself: the
-// Status of an answer that is an error.
-func statusCodec() runtime.NegotiatedSerializer {
+// dial keeps a connection that is established while the client closes from being
+// left over: net/http goes on dialling for a request that was given up.
+func (c *client) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	conn, err := c.dialer.DialContext(ctx, network, address)
+	if err == nil && c.closed.Load() {
+		return nil, errors.Join(net.ErrClosed, conn.Close())
+	}
+	return conn, err
+}
+
+// codec decodes the kinds that the API server sends to this package.
+func codec() runtime.NegotiatedSerializer {
+	v1 := schema.GroupVersion{Version: "v1"}
 	scheme := runtime.NewScheme()
-	metav1.AddToGroupVersion(scheme, schema.GroupVersion{Version: "v1"})
+	scheme.AddKnownTypes(v1, &corev1.Node{}, &corev1.NodeList{})
+	metav1.AddToGroupVersion(scheme, v1)
 	return serializer.NewCodecFactory(scheme).WithoutConversion()
 }
 
 // close ends all connections.
-func (c *client) close() { c.dialer.CloseAll() }
+func (c *client) close() {
+	c.closed.Store(true)
+	c.dialer.CloseAll()
+}
 
 // nodes begins a request for nodes with these options.
-func (c *client) nodes(options metav1.ListOptions) (*rest.Request, error) {
-	values, err := queryparams.Convert(&options)
-	if err != nil {
-		return nil, fmt.Errorf("encode the options of a request: %w", err)
-	}
-	request := c.rest.Get().Resource("nodes")
-	for key, all := range values {
-		for _, value := range all {
-			request.Param(key, value)
-		}
-	}
-	return request, nil
+func (c *client) nodes(options metav1.ListOptions) *rest.Request {
+	return c.rest.Get().Resource("nodes").VersionedParams(&options, metav1.ParameterCodec)
 }
 
-// list reads all nodes, or a page of them where the server gives pages.
+// list reads all nodes, or one page of them where options have a limit.
 func (c *client) list(ctx context.Context, options metav1.ListOptions) (*nodeList, error) {
-	request, err := c.nodes(options)
-	if err != nil {
-		return nil, err
-	}
-	ctx, guard := watchSilence(ctx, c.patience)
-	defer guard.end()
-	body, err := request.Stream(ctx)
-	if err != nil {
-		return nil, guard.reason(err)
-	}
-	defer body.Close()
-	list, err := readList(guard.reader(body))
-	return list, guard.reason(err)
-}
-
-// watch waits for the server to accept, no longer; broken is called where what
-// comes then can't be understood. Servers that die while the
-// watch runs are found by client-go's pings of the connection.
-func (c *client) watch(ctx context.Context, options metav1.ListOptions, broken func(error)) (watch.Interface, error) {
-	options.Watch = true
-	request, err := c.nodes(options)
-	if err != nil {
-		return nil, err
-	}
-	ctx, guard := watchSilence(ctx, c.patience)
-	body, err := request.Stream(ctx)
-	if err != nil {
-		guard.end()
-		return nil, guard.reason(err)
-	}
-	guard.rest()
-	stream := &events{reader: newReader(body), broken: broken, stop: func() { _ = body.Close(); guard.end() }}
-	reporter := apierrors.NewClientErrorReporter(http.StatusInternalServerError, http.MethodGet, "watch of nodes")
-	return watch.NewStreamWatcherWithLogger(logr.FromContextOrDiscard(ctx), stream, reporter), nil
-}
-
-// patchStatus applies a strategic merge patch to the status of a node, and
-// returns the node as it is then.
-func (c *client) patchStatus(ctx context.Context, name string, patch []byte) (*node, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.patience)
+	ctx, cancel := context.WithTimeoutCause(ctx, c.patience, c.silent())
 	defer cancel()
-	answer, err := c.rest.Patch(types.StrategicMergePatchType).Resource("nodes").Name(name).SubResource("status").
-		Param("fieldManager", "overlayd").Body(patch).Do(ctx).Raw()
-	if err != nil {
-		return nil, err
+	result := c.nodes(options).Do(ctx)
+	var full corev1.NodeList
+	err := result.Into(&full)
+	var kind string
+	if result.ContentType(&kind); err != nil && result.Error() == nil && kind != runtime.ContentTypeProtobuf {
+		return nil, runtime.NegotiateError{ContentType: kind}
 	}
-	return decodeNode(answer)
+	if err != nil {
+		return nil, reason(ctx, err)
+	}
+	list := &nodeList{ListMeta: full.ListMeta}
+	for i := range full.Items {
+		list.Items = append(list.Items, nodeOf(&full.Items[i]))
+	}
+	return list, nil
 }
 
-// errSilent is why a request was given up.
-var errSilent = errors.New("the API server is silent")
-
-// guard ends a request whose server says nothing for a while. A timeout for the
-// whole of it would not do: a slow network may take minutes for a list, and a
-// watch has no end.
-type guard struct {
-	ctx    context.Context
-	cancel context.CancelCauseFunc
-	timer  *time.Timer
-	limit  time.Duration
-}
-
-func watchSilence(parent context.Context, limit time.Duration) (context.Context, *guard) {
-	ctx, cancel := context.WithCancelCause(parent)
-	silence := fmt.Errorf("%w for %s", errSilent, limit)
-	return ctx, &guard{ctx: ctx, cancel: cancel, limit: limit, timer: time.AfterFunc(limit, func() { cancel(silence) })}
-}
-
-// rest stops the clock.
-func (g *guard) rest() { g.timer.Stop() }
-
-func (g *guard) end() {
-	g.timer.Stop()
-	g.cancel(nil)
-}
-
-// reason is err, or silence where that is behind it.
-func (g *guard) reason(err error) error {
-	if cause := context.Cause(g.ctx); err != nil && errors.Is(cause, errSilent) {
+// reason returns silence if that is why a request failed, and else err.
+func reason(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); errors.Is(cause, errSilent) {
 		return cause
 	}
 	return err
 }
 
-// reader starts the clock again whenever something arrives.
-func (g *guard) reader(from io.Reader) io.Reader { return &guarded{from, g} }
-
-type guarded struct {
-	from  io.Reader
-	guard *guard
+// watch waits until the server accepts. Where options ask for the nodes that
+// exist, it ends the watch if the server falls silent before their end. It
+// reports to failed what ends a watch that was accepted. client-go's pings find
+// servers that die while a watch runs.
+func (c *client) watch(ctx context.Context, options metav1.ListOptions, failed func(error)) (watch.Interface, error) {
+	options.Watch = true
+	ctx, cancel := context.WithCancelCause(ctx)
+	silence := time.AfterFunc(c.patience, func() { cancel(c.silent()) })
+	end := func() { silence.Stop(); cancel(nil) }
+	w, err := c.nodes(options).Watch(ctx)
+	if err != nil {
+		defer end()
+		return nil, reason(ctx, err)
+	}
+	listing := options.SendInitialEvents != nil && *options.SendInitialEvents
+	if !listing {
+		silence.Stop()
+	}
+	return stream{end: end, Interface: watch.Filter(w, func(e watch.Event) (watch.Event, bool) {
+		switch object := e.Object.(type) {
+		case *corev1.Node:
+			n := nodeOf(object)
+			if e.Type == watch.Bookmark {
+				n.Annotations = object.Annotations
+				listing = listing && n.Annotations[metav1.InitialEventsAnnotationKey] != "true"
+			}
+			e.Object = n
+		case *metav1.Status:
+			if err := reason(ctx, apierrors.FromObject(object)); ctx.Err() == nil || errors.Is(err, errSilent) {
+				failed(err)
+			}
+		}
+		if silence.Stop() && listing {
+			silence.Reset(c.patience)
+		}
+		return e, true
+	})}, nil
 }
 
-func (r *guarded) Read(p []byte) (int, error) {
-	n, err := r.from.Read(p)
-	if n > 0 {
-		r.guard.timer.Reset(r.guard.limit)
+// stream is a watch that frees what belongs to it when it is stopped.
+type stream struct {
+	watch.Interface
+	end func()
+}
+
+// Stop ends the watch. The goroutine of watch.Filter ends only when somebody
+// takes the last event.
+func (s stream) Stop() {
+	s.Interface.Stop()
+	s.end()
+	for range s.ResultChan() {
+		continue
 	}
-	return n, err
+}
+
+// errSilent is why a request was given up.
+var errSilent = errors.New("the API server is silent")
+
+func (c *client) silent() error { return fmt.Errorf("%w for %s", errSilent, c.patience) }
+
+// patchStatus applies a strategic merge patch to the status of a node, and
+// returns the condition that the node has then.
+func (c *client) patchStatus(ctx context.Context, name string, patch []byte) (condition, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.patience)
+	defer cancel()
+	var n corev1.Node
+	err := c.rest.Patch(types.StrategicMergePatchType).Resource("nodes").Name(name).SubResource("status").
+		Param("fieldManager", "overlayd").Body(patch).Do(ctx).Into(&n)
+	return nodeOf(&n).network, err
 }

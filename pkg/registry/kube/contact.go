@@ -9,6 +9,7 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
 )
 
 // remind is how often the log repeats that the API server is away.
@@ -27,8 +28,9 @@ type contact struct {
 
 // failed notes a request that failed. It says whether that is news.
 func (c *contact) failed(err error) bool {
-	// An expired version is how a server tells a client to list again.
-	if errors.Is(err, context.Canceled) || apierrors.IsResourceExpired(err) || apierrors.IsGone(err) {
+	// Servers refuse an expired version so that the client lists again, and old
+	// ones a watch that begins with all nodes so that the client lists.
+	if errors.Is(err, context.Canceled) || apierrors.IsResourceExpired(err) || apierrors.IsGone(err) || apierrors.IsInvalid(err) {
 		return false
 	}
 	c.mu.Lock()
@@ -75,6 +77,8 @@ func advise(err error) error {
 		return fmt.Errorf("%w: apply conf/kubernetes/rbac.yaml, or bind its role to this user", err)
 	case apierrors.IsUnauthorized(err):
 		return fmt.Errorf("%w: the token or certificate is not valid for this server", err)
+	case errors.As(err, &runtime.NegotiateError{}):
+		return fmt.Errorf("%w: is this the address of an API server?", err)
 	}
 	return err
 }

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/overlay-cni/overlay-cni/internal/family"
 	"github.com/overlay-cni/overlay-cni/pkg/registry"
 )
@@ -44,10 +46,10 @@ func addressesOf(n *node) ([]netip.Addr, error) {
 		return parseOverride(n.override)
 	}
 	var chosen []netip.Addr
-	for _, kind := range []string{"InternalIP", "ExternalIP"} {
+	for _, kind := range []corev1.NodeAddressType{corev1.NodeInternalIP, corev1.NodeExternalIP} {
 		for _, a := range n.addresses {
-			ip, err := netip.ParseAddr(a.text)
-			if err != nil || a.kind != kind || registry.CheckAddress(ip) != nil || hasFamily(chosen, ip) {
+			ip, err := netip.ParseAddr(a.Address)
+			if err != nil || a.Type != kind || registry.CheckAddress(ip) != nil || hasFamily(chosen, ip) {
 				continue
 			}
 			chosen = append(chosen, ip)

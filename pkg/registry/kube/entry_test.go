@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/overlay-cni/overlay-cni/pkg/registry"
@@ -43,16 +44,16 @@ func addrs(list string) []netip.Addr      { return parseAll(list, netip.MustPars
 func prefixes(list string) []netip.Prefix { return parseAll(list, netip.MustParsePrefix) }
 
 // object is a Node with these pod subnets and addresses of a kind.
-func object(name, cidrs string, addresses ...address) *node {
+func object(name, cidrs string, addresses ...corev1.NodeAddress) *node {
 	return &node{
 		ObjectMeta: metav1.ObjectMeta{Name: name}, podCIDRs: strings.Fields(cidrs), addresses: addresses,
 	}
 }
 
-func of(kind, list string) []address {
-	var all []address
+func of(kind corev1.NodeAddressType, list string) []corev1.NodeAddress {
+	var all []corev1.NodeAddress
 	for text := range strings.FieldsSeq(list) {
-		all = append(all, address{kind, text})
+		all = append(all, corev1.NodeAddress{Type: kind, Address: text})
 	}
 	return all
 }
@@ -79,13 +80,13 @@ func TestEntryOf(t *testing.T) {
 				addresses: f.extern, subnets: f.cidrs},
 			{name: "first of each family", object: object("a", f.cidrs, of("InternalIP", f.internal+" "+f.other)...),
 				addresses: f.internal, subnets: f.cidrs},
-			{name: "names and nonsense are passed over", object: object("a", f.cidrs, append([]address{
-				{"Hostname", "a"}, {"InternalDNS", f.other}, {"InternalIP", ""}, {"InternalIP", "fe80::1"}, {"InternalIP", "127.0.0.1"}, {"InternalIP", "fd77::7%eth0"},
+			{name: "names and nonsense are passed over", object: object("a", f.cidrs, append([]corev1.NodeAddress{
+				{Type: "Hostname", Address: "a"}, {Type: "InternalDNS", Address: f.other}, {Type: "InternalIP", Address: ""}, {Type: "InternalIP", Address: "fe80::1"}, {Type: "InternalIP", Address: "127.0.0.1"}, {Type: "InternalIP", Address: "fd77::7%eth0"},
 			}, of("InternalIP", f.internal)...)...), addresses: f.internal, subnets: f.cidrs},
 			{name: "no subnet yet", object: object("a", "", of("InternalIP", f.internal)...),
 				addresses: f.internal},
 			{name: "nothing yet", object: object("a", ""), out: true},
-			{name: "no address", object: object("a", f.cidrs, address{"Hostname", "a"}), subnets: f.cidrs, out: true,
+			{name: "no address", object: object("a", f.cidrs, corev1.NodeAddress{Type: "Hostname", Address: "a"}), subnets: f.cidrs, out: true,
 				err: `node "a" has no address by which other hosts reach it (status.addresses has no usable InternalIP or ExternalIP): wait for the kubelet or the cloud controller, or set the annotation overlay-cni.io/address`},
 			{name: "subnet that is none", object: object("a", f.cidrs+" 10.0.0.0", of("InternalIP", f.internal)...), addresses: f.internal, out: true,
 				err: `node "a": spec.podCIDRs has "10.0.0.0": expected a network such as 10.244.1.0/24`},

@@ -8,7 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"path/filepath"
-	"runtime"
+	goruntime "runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -17,6 +17,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/overlay-cni/overlay-cni/pkg/registry"
@@ -194,11 +195,12 @@ func TestServerAway(t *testing.T) {
 	}
 }
 
-// times has a fault happen so often, to requests of one kind.
-func times(count int32, watches bool, fault func(http.ResponseWriter, *http.Request)) func(http.ResponseWriter, *http.Request) bool {
+// times has a fault happen so often, to requests that read all nodes or to those
+// that go on.
+func times(count int32, goesOn bool, fault func(http.ResponseWriter, *http.Request)) func(http.ResponseWriter, *http.Request) bool {
 	var done atomic.Int32
 	return func(w http.ResponseWriter, r *http.Request) bool {
-		if r.Method != http.MethodGet || (r.URL.Query().Get("watch") == "true") != watches || done.Add(1) > count {
+		if r.Method != http.MethodGet || listsAll(r) == goesOn || done.Add(1) > count {
 			return false
 		}
 		fault(w, r)
@@ -206,77 +208,114 @@ func times(count int32, watches bool, fault func(http.ResponseWriter, *http.Requ
 	}
 }
 
-// Each of these answers comes first, and the nodes all the same soon after.
+// Each of these answers comes first, and the nodes all the same soon after. A
+// server that sends all nodes when a watch begins gives the first answer to that
+// watch, and an old one to a list.
 func TestBadAnswers(t *testing.T) {
-	answer := func(code int32, reason metav1.StatusReason) func(*testing.T, http.ResponseWriter, *http.Request) {
+	type fault = func(*testing.T, http.ResponseWriter, *http.Request)
+	answer := func(code int32, reason metav1.StatusReason) fault {
 		return func(t *testing.T, w http.ResponseWriter, _ *http.Request) { status(t, w, code, reason) }
 	}
+	// part is the beginning of all nodes, in the form that r asks for.
+	part := func(t *testing.T, w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", runtime.ContentTypeProtobuf)
+		data := asServer(t, nodesOf(5))
+		if r.URL.Query().Get("watch") == "true" {
+			data = nil
+			for i := range 5 {
+				data = append(data, frameOf(t, watch.Added, realistic(i))...)
+			}
+		}
+		_, _ = w.Write(data[:40_000])
+		w.(http.Flusher).Flush()
+	}
+	never := func(_ *testing.T, _ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
 	for name, tt := range map[string]struct {
-		fault   func(*testing.T, http.ResponseWriter, *http.Request)
-		watches bool
-		log     string // a part of it
+		fault  fault
+		goesOn bool   // the watch after the list is answered so
+		log    string // a part of it
+		// silently: the reflector tries a watch again without telling of it.
+		silently bool
 	}{
-		"list: 500": {fault: answer(500, metav1.StatusReasonInternalError), log: "injected 500"},
-		"list: 503 without words": {log: "the server is currently unable", fault: func(_ *testing.T, w http.ResponseWriter, _ *http.Request) {
+		"500": {fault: answer(500, metav1.StatusReasonInternalError), log: "injected 500"},
+		"503 without words": {log: "the server is currently unable", fault: func(_ *testing.T, w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}},
-		"list: 429 and a time": {fault: func(t *testing.T, w http.ResponseWriter, _ *http.Request) {
+		"429 and a time": {fault: func(t *testing.T, w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Retry-After", "0")
 			status(t, w, 429, metav1.StatusReasonTooManyRequests)
 		}},
-		"list: 429":   {fault: answer(429, metav1.StatusReasonTooManyRequests), log: "injected 429"},
-		"list: 410":   {fault: answer(410, metav1.StatusReasonExpired)},
-		"list: 401":   {fault: answer(401, metav1.StatusReasonUnauthorized), log: "the token or certificate is not valid"},
-		"list: 403":   {fault: answer(403, metav1.StatusReasonForbidden), log: "apply conf/kubernetes/rbac.yaml"},
-		"watch: 500":  {fault: answer(500, metav1.StatusReasonInternalError), watches: true, log: "injected 500"},
-		"watch: 429":  {fault: answer(429, metav1.StatusReasonTooManyRequests), watches: true, log: "injected 429"},
-		"watch: 410":  {fault: answer(410, metav1.StatusReasonExpired), watches: true},
-		"watch: 403":  {fault: answer(403, metav1.StatusReasonForbidden), watches: true, log: "apply conf/kubernetes/rbac.yaml"},
-		"list: HTML":  {log: "is this the address of an API server?", fault: func(_ *testing.T, w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("<html>welcome")) }},
-		"list: empty": {log: "is this the address of an API server?", fault: func(*testing.T, http.ResponseWriter, *http.Request) {}},
-		"list: cut": {log: "unexpected EOF", fault: func(t *testing.T, w http.ResponseWriter, _ *http.Request) {
-			_, _ = w.Write(asServer(t, nodesOf(5))[:40_000])
+		"429": {fault: answer(429, metav1.StatusReasonTooManyRequests), log: "injected 429"},
+		"410": {fault: answer(410, metav1.StatusReasonExpired)},
+		"401": {fault: answer(401, metav1.StatusReasonUnauthorized), log: "the token or certificate is not valid"},
+		"403": {fault: answer(403, metav1.StatusReasonForbidden), log: "apply conf/kubernetes/rbac.yaml"},
+		"HTML": {log: "is this the address of an API server?", fault: func(_ *testing.T, w http.ResponseWriter, _ *http.Request) {
+			_, _ = w.Write([]byte("<html>welcome"))
 		}},
-		"list: connection lost": {log: "read the list of nodes", fault: func(t *testing.T, w http.ResponseWriter, _ *http.Request) {
-			_, _ = w.Write(asServer(t, nodesOf(5))[:40_000])
-			w.(http.Flusher).Flush()
-			runtime.Goexit() // resets the stream, as a handler that panics does
+		"cut": {log: "unexpected EOF", silently: true, fault: part},
+		"connection lost": {log: "INTERNAL_ERROR; received from peer", fault: func(t *testing.T, w http.ResponseWriter, r *http.Request) {
+			part(t, w, r)
+			goruntime.Goexit() // resets the stream, as a handler that panics does
 		}},
-		"list: silent": {log: "the API server is silent for 300ms", fault: func(_ *testing.T, _ http.ResponseWriter, r *http.Request) {
-			<-r.Context().Done()
+		"silent": {log: "the API server is silent for 300ms", fault: never},
+		"silent in the middle": {log: "the API server is silent for 300ms", fault: func(t *testing.T, w http.ResponseWriter, r *http.Request) {
+			part(t, w, r)
+			never(t, w, r)
 		}},
-		"list: silent in the middle": {log: "the API server is silent for 300ms", fault: func(t *testing.T, w http.ResponseWriter, r *http.Request) {
-			_, _ = w.Write(asServer(t, nodesOf(5))[:40_000])
-			w.(http.Flusher).Flush()
-			<-r.Context().Done()
+		"watch: 500":    {fault: answer(500, metav1.StatusReasonInternalError), goesOn: true, log: "injected 500"},
+		"watch: 429":    {fault: answer(429, metav1.StatusReasonTooManyRequests), goesOn: true, log: "injected 429"},
+		"watch: 410":    {fault: answer(410, metav1.StatusReasonExpired), goesOn: true},
+		"watch: 403":    {fault: answer(403, metav1.StatusReasonForbidden), goesOn: true, log: "apply conf/kubernetes/rbac.yaml"},
+		"watch: silent": {fault: never, goesOn: true, log: "the API server is silent for 300ms"},
+		"watch: closed at once": {goesOn: true, fault: func(_ *testing.T, w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", runtime.ContentTypeProtobuf)
 		}},
-		"watch: silent": {watches: true, log: "the API server is silent for 300ms", fault: func(_ *testing.T, _ http.ResponseWriter, r *http.Request) {
-			<-r.Context().Done()
+		"watch: another kind": {goesOn: true, log: "unable to decode an event", fault: func(_ *testing.T, w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", runtime.ContentTypeProtobuf)
+			_, _ = w.Write(frameOf(t, watch.Added, &corev1.Pod{}))
 		}},
-		"watch: closed at once": {watches: true, fault: func(*testing.T, http.ResponseWriter, *http.Request) {}},
-		"watch: no protobuf": {watches: true, log: "decode an event", fault: func(_ *testing.T, w http.ResponseWriter, _ *http.Request) {
-			_, _ = w.Write([]byte("\x00\x00\x00\x02{}"))
-		}},
-		"watch: expired later": {watches: true, fault: func(t *testing.T, w http.ResponseWriter, _ *http.Request) {
+		"watch: expired later": {goesOn: true, fault: func(t *testing.T, w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", runtime.ContentTypeProtobuf)
 			_, _ = w.Write(frameOf(t, watch.Error, &metav1.Status{Status: metav1.StatusFailure, Code: 410, Reason: metav1.StatusReasonExpired}))
 		}},
-		"watch: cut in an event": {watches: true, fault: func(t *testing.T, w http.ResponseWriter, _ *http.Request) {
+		"watch: cut in an event": {goesOn: true, fault: func(t *testing.T, w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", runtime.ContentTypeProtobuf)
 			_, _ = w.Write(frameOf(t, watch.Added, realistic(9))[:1000])
 		}},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			s := newServer(t)
-			s.put(realistic(1))
-			s.inject(times(1, tt.watches, func(w http.ResponseWriter, r *http.Request) { tt.fault(t, w, r) }))
-			r, log := following(t, s)
-			await(t, r, "node-00001", "")
-			s.put(realistic(2))
-			await(t, r, "node-00001 node-00002", "")
-			if !strings.Contains(log.String(), tt.log) || (tt.log == "") != (log.String() == "") {
-				t.Errorf("expected %q in the log:\n%s", tt.log, log)
-			}
-		})
+		for _, old := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, old server: %t", name, old), func(t *testing.T) {
+				t.Parallel()
+				s := newServer(t)
+				if old {
+					s.setOld()
+				}
+				s.put(realistic(1))
+				var hits atomic.Int32
+				hit := times(1, tt.goesOn, func(w http.ResponseWriter, r *http.Request) { hits.Add(1); tt.fault(t, w, r) })
+				s.inject(func(w http.ResponseWriter, r *http.Request) bool {
+					return (tt.goesOn || old == (r.URL.Query().Get("watch") != "true")) && hit(w, r)
+				})
+				r, log := following(t, s)
+				await(t, r, "node-00001", "")
+				if tt.goesOn && !old {
+					s.put(realistic(0)) // a short watch without an event would be one that failed
+					await(t, r, "node-00000 node-00001", "")
+					s.drop()
+					eventually(t, "the fault", func() bool { return hits.Load() > 0 })
+					s.remove("node-00000")
+				}
+				s.put(realistic(2))
+				await(t, r, "node-00001 node-00002", "")
+				want := tt.log
+				if tt.silently && !old {
+					want = ""
+				}
+				if got := log.String(); !strings.Contains(got, want) || want == "" && got != "" {
+					t.Errorf("expected %q in the log:\n%s", want, got)
+				}
+			})
+		}
 	}
 }
 
@@ -286,17 +325,18 @@ func TestSlowList(t *testing.T) {
 	s := newServer(t)
 	s.put(realistic(1))
 	s.inject(times(1, false, func(w http.ResponseWriter, r *http.Request) {
-		whole := asServer(t, nodesOf(10))
+		w.Header().Set("Content-Type", runtime.ContentTypeProtobuf)
 		tick := time.NewTicker(quick().silence / 3)
 		defer tick.Stop()
-		for part := range 8 {
-			_, _ = w.Write(whole[part*len(whole)/8 : (part+1)*len(whole)/8])
+		for i := range 8 {
+			_, _ = w.Write(frameOf(t, watch.Added, realistic(i)))
 			w.(http.Flusher).Flush()
 			<-tick.C
 		}
+		_, _ = w.Write(endOfList(t, 1))
 	}))
 	r, log := following(t, s)
-	eventually(t, "ten nodes", func() bool { nodes, _ := r.Nodes(); return len(nodes) == 10 })
+	eventually(t, "eight nodes", func() bool { nodes, _ := r.Nodes(); return len(nodes) == 8 })
 	if log.String() != "" {
 		t.Errorf("the log says\n%s", log)
 	}
@@ -515,7 +555,7 @@ func TestCloseLeavesNothingBehind(t *testing.T) {
 // leftovers are the goroutines that a registry or its client run.
 func leftovers() []string {
 	stacks := make([]byte, 4<<20)
-	stacks = stacks[:runtime.Stack(stacks, true)]
+	stacks = stacks[:goruntime.Stack(stacks, true)]
 	var left []string
 	for stack := range strings.SplitSeq(string(stacks), "\n\n") {
 		for _, part := range []string{"k8s.io/", "kube.(*Registry)", "kube.(*reporter)", "http2clientConnReadLoop", "(*http2ClientConn).readLoop", "(*clientConnReadLoop)", "net/http.(*persistConn)"} {
@@ -526,25 +566,4 @@ func leftovers() []string {
 		}
 	}
 	return left
-}
-
-// BenchmarkRead is all that is done with the list of 5,000 nodes after it came
-// through TLS and HTTP.
-func BenchmarkRead(b *testing.B) {
-	data := asServer(b, nodesOf(5000))
-	b.SetBytes(int64(len(data)))
-	b.ReportAllocs()
-	for b.Loop() {
-		list, err := readList(bytes.NewReader(data))
-		if err != nil || len(list.Items) != 5000 {
-			b.Fatal(len(list.Items), err)
-		}
-		s := registry.NewSet()
-		for _, n := range list.Items {
-			s.Put(entryOf(n, "node-00001"))
-		}
-		if nodes, err := s.Nodes(); err != nil || len(nodes) != 5000 {
-			b.Fatal(len(nodes), err)
-		}
-	}
 }

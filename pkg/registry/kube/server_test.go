@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 
@@ -35,8 +36,10 @@ type server struct {
 	history []event
 	wake    chan struct{} // closed and replaced with each change
 	// fault may answer a request instead; it says whether it did.
-	fault   func(http.ResponseWriter, *http.Request) bool
-	lists   int
+	fault func(http.ResponseWriter, *http.Request) bool
+	// old: the server does not send the nodes that exist when a watch begins.
+	old     bool
+	lists   int // how often somebody read all nodes
 	patches []corev1.NodeCondition
 }
 
@@ -157,7 +160,7 @@ func (s *server) handle(w http.ResponseWriter, r *http.Request) {
 	case isDown: // came in while the connections were being ended
 		status(s.t, w, http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable)
 	case fault != nil && fault(w, r):
-	case r.Header.Get("Accept") != runtime.ContentTypeProtobuf || r.Header.Get("Authorization") != "Bearer secret":
+	case !strings.HasPrefix(r.Header.Get("Accept"), runtime.ContentTypeProtobuf) || r.Header.Get("Authorization") != "Bearer secret":
 		http.Error(w, fmt.Sprintf("unexpected headers %v", r.Header), http.StatusBadRequest)
 	case r.Method == http.MethodPatch:
 		s.patch(w, r)
@@ -178,16 +181,24 @@ func (s *server) list(w http.ResponseWriter) {
 		list.Items = append(list.Items, *n)
 	}
 	s.mu.Unlock()
+	w.Header().Set("Content-Type", runtime.ContentTypeProtobuf)
 	_, _ = w.Write(asServer(s.t, list))
 }
 
 func (s *server) watch(w http.ResponseWriter, r *http.Request) {
+	flush := w.(http.Flusher).Flush
+	w.Header().Set("Content-Type", runtime.ContentTypeProtobuf+";stream=watch")
 	seen, err := strconv.Atoi(r.URL.Query().Get("resourceVersion"))
-	if err != nil {
+	switch {
+	case listsAll(r) && s.isOld():
+		status(s.t, w, http.StatusUnprocessableEntity, metav1.StatusReasonInvalid)
+		return
+	case listsAll(r):
+		seen = s.sendAll(w)
+	case err != nil:
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	flush := w.(http.Flusher).Flush
 	flush()
 	for {
 		s.mu.Lock()
@@ -206,6 +217,45 @@ func (s *server) watch(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+}
+
+// listsAll reports whether a request reads all nodes.
+func listsAll(r *http.Request) bool {
+	return r.URL.Query().Get("watch") != "true" || r.URL.Query().Get("sendInitialEvents") == "true"
+}
+
+// sendAll begins a watch with the nodes that exist, and returns their version.
+func (s *server) sendAll(w io.Writer) (version int) {
+	s.mu.Lock()
+	s.lists++
+	version = s.version
+	var begin []byte
+	for _, n := range s.nodes {
+		begin = append(begin, frameOf(s.t, watch.Added, n)...)
+	}
+	s.mu.Unlock()
+	_, _ = w.Write(append(begin, endOfList(s.t, version)...))
+	return version
+}
+
+// endOfList is the bookmark behind the nodes that exist.
+func endOfList(t *testing.T, version int) []byte {
+	return frameOf(t, watch.Bookmark, &corev1.Node{ObjectMeta: metav1.ObjectMeta{
+		ResourceVersion: strconv.Itoa(version), Annotations: map[string]string{metav1.InitialEventsAnnotationKey: "true"},
+	}})
+}
+
+// setOld makes the server one of before Kubernetes 1.32.
+func (s *server) setOld() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.old = true
+}
+
+func (s *server) isOld() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.old
 }
 
 // patch does what a strategic merge patch of one condition does.
@@ -234,6 +284,7 @@ func (s *server) patch(w http.ResponseWriter, r *http.Request) {
 	s.patches = append(s.patches, c)
 	setCondition(n, c)
 	s.putLocked(n)
+	w.Header().Set("Content-Type", runtime.ContentTypeProtobuf)
 	_, _ = w.Write(asServer(s.t, n))
 }
 
