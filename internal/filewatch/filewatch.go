@@ -1,7 +1,10 @@
-// Package filewatch holds what a file says, and reads it again when it changed.
+// Package filewatch holds what a file says, and reads the file again when it
+// changed. inotify on the directories makes that quick. A look at the file once a
+// second finds what inotify does not tell: a change of a directory or symbolic
+// link further up, or another machine's write to a network file system.
 //
-// Invariant: once a file was read well, there is always a good value: a broken
-// or missing file leaves the last one, with the error beside it.
+// Invariant: once the file was read well, there is always a good value. A broken
+// or missing file leaves the last good value, with the error beside it.
 package filewatch
 
 import (
@@ -10,10 +13,13 @@ import (
 	"io/fs"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
+	"golang.org/x/sys/unix"
 )
 
 // Value is what a watched file holds.
@@ -23,8 +29,7 @@ type Value[T any] struct {
 	full    string // absolute
 	timing  timing
 	watcher *fsnotify.Watcher
-	entries map[string]bool // the directory entries that full depends on
-	dirs    map[string]bool // the directories they are in
+	seen    identity // of the file that was read last
 	changed chan struct{}
 	stop    func()
 	stopped chan struct{}
@@ -35,26 +40,23 @@ type Value[T any] struct {
 	err   error
 }
 
-// timing is when a changed file is read.
+// timing is when to read a changed file.
 type timing struct {
 	// settle is how long nothing must have changed: a file is written in
-	// pieces, and one cut between two nodes would look whole.
+	// pieces, and a file cut between two nodes would look whole.
 	settle time.Duration
-	// patience is how long changes that go on put off reading.
+	// patience is how long continuing changes put off reading.
 	patience time.Duration
-	// anyway is how often to read when nothing changed. It finds what no
-	// event tells: writing through mmap, another machine's write to a network
-	// file system, an entry in a directory that we may not read.
-	anyway time.Duration
+	// look is how often to compare the file's identity.
+	look time.Duration
 }
 
 func defaultTiming() timing {
-	return timing{settle: 100 * time.Millisecond, patience: time.Second, anyway: time.Minute}
+	return timing{settle: 100 * time.Millisecond, patience: time.Second, look: time.Second}
 }
 
-// Open has parse read the file, and begins to watch it. A file that is missing
-// or wrong is an error here, and only here: later it leaves the last good
-// value.
+// Open has parse read the file, and begins to watch it. It fails if the file is
+// missing or wrong. Later, a missing or wrong file leaves the last good value.
 func Open[T any](path string, parse func() (T, error)) (*Value[T], error) {
 	return open(path, parse, defaultTiming())
 }
@@ -81,7 +83,6 @@ func load[T any](path string, parse func() (T, error), t timing) (*Value[T], err
 	stopped := make(chan struct{})
 	v := &Value[T]{
 		path: path, parse: parse, full: full, timing: t, watcher: watcher,
-		dirs:    map[string]bool{},
 		changed: make(chan struct{}, 1),
 		stop:    sync.OnceFunc(func() { close(stopped) }),
 		stopped: stopped,
@@ -93,95 +94,107 @@ func load[T any](path string, parse func() (T, error), t timing) (*Value[T], err
 	return v, nil
 }
 
-// Get returns the value of the last good file, and beside it why the file as it
-// is now was refused.
+// Get returns the value of the last good file. The error says why the current
+// file is refused, nil if it is not.
 func (v *Value[T]) Get() (T, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.value, v.err
 }
 
-// Changed gets something when the value or the error became a different one.
+// Changed gets a value when the value or the error changed.
 func (v *Value[T]) Changed() <-chan struct{} { return v.changed }
 
-// Close ends the watching, and returns when it has ended. Get goes on
-// answering what it did before.
+// Close ends the watching and waits for its end. Get goes on answering what it
+// did before.
 func (v *Value[T]) Close() error {
 	v.stop()
 	<-v.done
 	return nil
 }
 
-// read watches what the path goes through now, and then reads the file, in
-// this order: a change in between is read twice rather than never.
+// read sets the watches, notes which file it is, and then reads it, in this
+// order: a change in between is read twice rather than never.
 func (v *Value[T]) read() (value T, good bool, err error) {
 	watchErr := v.watch()
+	v.seen = identify(v.full)
 	value, err = v.parse()
 	return value, err == nil, errors.Join(err, watchErr)
 }
 
-// watch sets the watches for the path as it leads now, and drops those of
-// where it led before.
+// watch watches the file's directory, and the directory of the file that a
+// symbolic link leads to. Kubernetes swaps such links to update a ConfigMap.
 func (v *Value[T]) watch() error {
-	entries, dirs := map[string]bool{}, map[string]bool{}
-	err := trace(v.full, func(dir, name string) error {
-		entries[filepath.Join(dir, name)] = true
-		dirs[dir] = true
-		return v.watchDir(dir)
-	})
-	for dir := range v.dirs {
-		if !dirs[dir] {
-			// It fails if the directory is gone, and the watch with it.
-			_ = v.watcher.Remove(dir)
+	dirs := []string{filepath.Dir(v.full)}
+	if target, err := filepath.EvalSymlinks(v.full); err == nil {
+		dirs = append(dirs, filepath.Dir(target))
+	}
+	for _, old := range v.watcher.WatchList() {
+		if !slices.Contains(dirs, old) {
+			_ = v.watcher.Remove(old) // fails if the directory is gone, and the watch with it
 		}
 	}
-	v.entries, v.dirs = entries, dirs
-	return err
+	var errs []error
+	for _, dir := range dirs {
+		errs = append(errs, v.watchDir(dir))
+	}
+	return errors.Join(errs...)
 }
 
-// watchDir adds a watch even where there is one: it may be that of an earlier
-// directory with the name.
+// watchDir adds a watch even where there is one: it may be the watch of an
+// earlier directory of that name.
 func (v *Value[T]) watchDir(dir string) error {
 	err := v.watcher.Add(dir)
-	if err == nil || errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) {
-		// Without permission, or gone again: reading the file says it if that
-		// matters, and timing.anyway finds what goes unseen.
-		return nil
+	if err == nil || errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+		return nil // reading the file reports what matters, and the look finds changes
 	}
 	return fmt.Errorf("watch %s for changes of %s (see fs.inotify.max_user_watches): %w", dir, v.path, err)
 }
 
-// run reads the file again when something on its path changed, until Close.
+// identity tells one version of a file from another. It is zero where there is
+// no file.
+type identity struct {
+	dev, ino     uint64
+	size         int64
+	mtime, ctime unix.Timespec
+}
+
+func identify(path string) identity {
+	var s unix.Stat_t
+	if unix.Stat(path, &s) != nil {
+		return identity{}
+	}
+	return identity{s.Dev, s.Ino, s.Size, s.Mtim, s.Ctim}
+}
+
+// run reads the file again when something changed, until Close.
 func (v *Value[T]) run() {
 	defer close(v.done)
 	defer v.endWatching()
 	var due deadline
-	anyway := time.NewTicker(v.timing.anyway)
-	defer anyway.Stop()
+	look := time.NewTicker(v.timing.look)
+	defer look.Stop()
 	for {
 		select {
 		case <-v.stopped:
 			return
-		case event := <-v.watcher.Events:
-			if v.entries[filepath.Clean(event.Name)] {
+		case <-v.watcher.Events:
+			due.postpone(v.timing)
+		case <-v.watcher.Errors: // events were lost
+			due.postpone(v.timing)
+		case <-look.C:
+			if identify(v.full) != v.seen {
 				due.postpone(v.timing)
 			}
-		case _, open := <-v.watcher.Errors: // events were lost
-			if !open {
-				return
-			}
-			due.postpone(v.timing)
 		case <-due.reached():
 			due = deadline{}
 			v.refresh()
-		case <-anyway.C:
-			due.postpone(v.timing) // somebody may just be writing
 		}
 	}
 }
 
-// endWatching returns when the watcher's goroutine has closed its channels: its
-// Close alone may return before.
+// endWatching returns when the watcher's goroutine has closed its channels. The
+// watcher's Close may return before that.
 func (v *Value[T]) endWatching() {
 	_ = v.watcher.Close() // it never fails
 	for range v.watcher.Events {
@@ -189,7 +202,7 @@ func (v *Value[T]) endWatching() {
 	}
 }
 
-// refresh takes over what the file is now.
+// refresh takes over what the file says now.
 func (v *Value[T]) refresh() {
 	value, good, err := v.read()
 	v.mu.Lock()
