@@ -3,6 +3,7 @@ package nft
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -275,19 +276,41 @@ func (c *Conn) list(id ID, typ uint16, filter nl.Attrs, table uint16, each func(
 }
 
 func (c *Conn) readSets(id ID, t *Table) error {
+	var counts []uint32
 	err := c.list(id, unix.NFT_MSG_GETSET, id.in(unix.NFTA_SET_TABLE), unix.NFTA_SET_TABLE, func(a nl.Attrs) {
+		const count = 20 // NFTA_SET_COUNT
 		if s, ok := decodeSet(a); ok {
 			t.Sets = append(t.Sets, s)
+			counts = append(counts, a.Get(count).Uint32BE())
 		}
 	})
-	for _, s := range t.Sets {
-		var all []boundary
-		err = errors.Join(err, c.list(id, unix.NFT_MSG_GETSETELEM, id.inSet(s.Name), unix.NFTA_SET_ELEM_LIST_TABLE, func(a nl.Attrs) {
-			all = append(all, decodeBoundaries(a)...)
-		}))
-		t.Elements = append(t.Elements, elementsOf(s, all)...)
+	for i, s := range t.Sets {
+		all, readErr := c.readElements(id, s, int(counts[i]))
+		t.Elements = append(t.Elements, all...)
+		err = errors.Join(err, readErr)
 	}
 	return err
+}
+
+// readElements lists the elements of a set. While the kernel gives a hash table
+// another size, which it does a moment after elements were added, a list lacks
+// some elements and has others twice. Newer kernels tell how many there are.
+func (c *Conn) readElements(id ID, s Set, count int) ([]Element, error) {
+	const lists = 10
+	for n := 1; ; n++ {
+		var all []boundary
+		err := c.list(id, unix.NFT_MSG_GETSETELEM, id.inSet(s.Name), unix.NFTA_SET_ELEM_LIST_TABLE, func(a nl.Attrs) {
+			all = append(all, decodeBoundaries(a)...)
+		})
+		if err != nil {
+			return nil, err
+		}
+		slices.SortFunc(all, boundary.compare)
+		all = slices.Compact(all)
+		if s.intervals() || count == 0 || len(all) == count || n == lists {
+			return elementsOf(s, all), nil
+		}
+	}
 }
 
 func (c *Conn) readChains(id ID, t *Table) error {

@@ -10,7 +10,7 @@ import (
 var (
 	// ErrUnsupported says that the kernel lacks nf_tables or a part of it.
 	ErrUnsupported = errors.New("the kernel lacks nf_tables or a part of it: load the modules nft_chain_nat, nft_nat, " +
-		"nft_masq and nft_fib_inet, or use Linux 5.4 or later with CONFIG_NF_TABLES_INET, CONFIG_NFT_NAT, CONFIG_NFT_MASQ " +
+		"nft_masq and nft_fib_inet, or use Linux 5.4 or newer with CONFIG_NF_TABLES_INET, CONFIG_NFT_NAT, CONFIG_NFT_MASQ " +
 		"and CONFIG_NFT_FIB_INET")
 	// ErrUnstable says that other programs changed the rules of the network namespace, in
 	// whatever table, each time while they were read.

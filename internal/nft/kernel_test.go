@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/overlay-cni/overlay-cni/internal/family"
+	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox/sandboxtest"
 	"github.com/overlay-cni/overlay-cni/internal/nl"
 )
 
@@ -275,4 +276,52 @@ func TestFind(t *testing.T) {
 	if g != generation || !slices.Equal(found, []Element{port}) {
 		t.Errorf("found %v in generation %d, want %v in %d", found, g, port, generation)
 	}
+}
+
+// A change while the table is read does not show as a mixture of old and new.
+// The sets are read one after the other, so without the generation it would.
+func TestReadIsConsistent(t *testing.T) {
+	ns := sandboxtest.NewNetns(t)
+	var reader, writer *Conn
+	sandboxtest.Do(t, ns, func() (err error) {
+		if reader, err = Dial(); err != nil {
+			return err
+		}
+		writer, err = Dial()
+		return err
+	})
+	defer reader.Close()
+	defer writer.Close()
+	sync(t, writer, full())
+	pair := full().Elements[6:8] // of two sets
+	stop, stopped := make(chan struct{}), make(chan error)
+	go func() {
+		for {
+			select {
+			case <-stop:
+				stopped <- nil
+				return
+			default:
+			}
+			err := errors.Join(
+				writer.Commit(AnyGeneration, testID().DeleteElements(pair[0]), testID().DeleteElements(pair[1])),
+				writer.Commit(AnyGeneration, testID().AddElements(pair[0]), testID().AddElements(pair[1])))
+			if err != nil {
+				stopped <- err
+				return
+			}
+		}
+	}()
+	for range 300 {
+		have, _, err := reader.Read(testID())
+		if errors.Is(err, ErrUnstable) {
+			continue
+		}
+		must(t, err)
+		if slices.Contains(have.Elements, pair[0]) != slices.Contains(have.Elements, pair[1]) {
+			t.Errorf("a read gave one of two elements that change together")
+		}
+	}
+	close(stop)
+	must(t, <-stopped)
 }

@@ -164,13 +164,13 @@ func (p *planner) updateSets(want, have []Set) (fresh map[string]bool, replaced 
 			did, why, replaced = "replaced", altered, true
 		}
 		p.do(makingSets, p.id.MakeSet(w, uint32(i+1)))
-		p.changed(w.title(), did, why)
+		p.changed(w.Title(), did, why)
 		fresh[w.Name] = true
 	}
 	for _, h := range have {
 		if find(want, func(w Set) bool { return w.Name == h.Name }) == nil {
 			p.do(deletingSets, p.id.DeleteSet(h.Name))
-			p.changed(h.title(), "removed", unwanted)
+			p.changed(h.Title(), "removed", unwanted)
 		}
 	}
 	return fresh, replaced
@@ -237,17 +237,17 @@ func (p *planner) updateElements(s Set, want, have []Element) {
 	broken := s.intervals() && slices.ContainsFunc(have, func(e Element) bool { return e.Last == "" })
 	if broken {
 		p.do(deletingElements, p.id.FlushSet(s.Name))
-		p.changed(s.title(), "emptied", "it had incomplete ranges")
+		p.changed(s.Title(), "emptied", "it had incomplete ranges")
 		have = nil
 	}
 	gone, fresh := without(have, want), without(want, have)
 	p.do(deletingElements, chunked(gone, p.id.DeleteElements)...)
 	p.do(addingElements, chunked(fresh, p.id.AddElements)...)
 	if len(gone) > 0 {
-		p.changed(s.title(), "removed "+s.listed(gone), "")
+		p.changed(s.Title(), "removed "+s.listed(gone), "")
 	}
 	if len(fresh) > 0 {
-		p.changed(s.title(), "added "+s.listed(fresh), "")
+		p.changed(s.Title(), "added "+s.listed(fresh), "")
 	}
 }
 

@@ -11,7 +11,8 @@ import (
 	"github.com/overlay-cni/overlay-cni/internal/nl"
 )
 
-func (s Set) title() string { return s.kind() + " " + s.Name }
+// Title is the set's name with its kind: "map ports4".
+func (s Set) Title() string { return s.kind() + " " + s.Name }
 
 // maxListed is how many elements a log line names. A node that joins has a subnet
 // or two; the first start has thousands.

@@ -5,21 +5,15 @@ import (
 	"fmt"
 	"net/netip"
 
-	"golang.org/x/sys/unix"
+	"github.com/overlay-cni/overlay-cni/internal/nft"
 )
 
-var (
-	// ErrTaken is for a host port that another pod has; the error is a
-	// *TakenError too.
-	ErrTaken = errors.New("host port is taken")
-	// ErrUnsupported is what a kernel gets that lacks a part of nf_tables.
-	ErrUnsupported = errors.New("the kernel lacks nf_tables or a part of it: load the modules nft_chain_nat, nft_nat, " +
-		"nft_masq and nft_fib_inet, or use Linux 5.4 or newer with CONFIG_NF_TABLES_INET, CONFIG_NFT_NAT, CONFIG_NFT_MASQ " +
-		"and CONFIG_NFT_FIB_INET")
-	// ErrUnstable is for rules that other programs change faster than they can
-	// be read.
-	ErrUnstable = errors.New("the rules of the host kept changing")
-)
+// ErrTaken says that another pod has a host port; the error is a *TakenError,
+// too.
+var ErrTaken = errors.New("host port is taken")
+
+// ErrUnsupported says that the kernel lacks nf_tables or a part of it.
+var ErrUnsupported = nft.ErrUnsupported
 
 // TakenError says who has a host port.
 type TakenError struct {
@@ -36,16 +30,3 @@ func (e *TakenError) Error() string {
 
 // Is makes errors.Is(err, ErrTaken) work.
 func (e *TakenError) Is(target error) bool { return target == ErrTaken }
-
-// explain says what an error of the kernel means for the one who reads it.
-func explain(doing string, err error) error {
-	switch {
-	case errors.Is(err, unix.EPERM):
-		return fmt.Errorf("%s: %w: CAP_NET_ADMIN is needed", doing, err)
-	case errors.Is(err, unix.EMSGSIZE):
-		return fmt.Errorf("%s: %w: raise net.core.wmem_max, the transaction has to fit into it", doing, err)
-	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EAFNOSUPPORT), errors.Is(err, unix.EOPNOTSUPP):
-		return fmt.Errorf("%s: %w (%w)", doing, ErrUnsupported, err)
-	}
-	return fmt.Errorf("%s: %w", doing, err)
-}

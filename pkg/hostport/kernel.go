@@ -8,51 +8,45 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/overlay-cni/overlay-cni/internal/nft"
 	"github.com/overlay-cni/overlay-cni/internal/sysctl"
 )
 
 // Kernel is the table in a network namespace. It is for one goroutine at a
 // time.
 type Kernel struct {
-	conn *conn
+	conn *nft.Conn
 }
 
-// Open opens the network namespace of the calling thread.
+// Open opens the network namespace of the calling thread, which has to be in the same
+// namespace when it calls a method. The error is ErrUnsupported where the kernel has
+// no netfilter.
 func Open() (*Kernel, error) {
-	c, err := dial()
+	c, err := nft.Dial()
 	if err != nil {
-		return nil, explain("open a netlink socket to netfilter", err)
+		return nil, err
 	}
 	return &Kernel{c}, nil
 }
 
 // Close closes the socket.
-func (k *Kernel) Close() { k.conn.close() }
+func (k *Kernel) Close() { k.conn.Close() }
 
-// The tasks, as errors name them.
-const (
-	adding   = "add host ports to table inet " + TableName
-	deleting = "delete host ports from table inet " + TableName
-	reading  = "read table inet " + TableName
-	changing = "change table inet " + TableName
-)
-
-// Add opens the pod's host ports, all or none, and forgets what the kernel
-// remembers of UDP that came to them before. What the pod has already is fine,
-// by another network too. If another pod has one of them, the error is a
+// Add opens the pod's host ports, all or none, and deletes the kernel's entries
+// of UDP flows that came to them before. Ports that the pod has already, by another
+// network, too, are fine. If another pod has one of them, the error is a
 // *TakenError.
 //
-// Where the table is there, which is so for all but the first pod, it is one
-// message to the kernel and one back.
+// Where the table exists, which all pods but the first one find, Add is one message
+// to the kernel and one back.
 func (k *Kernel) Add(p Pod) error {
-	entries := p.entries()
-	if len(entries) == 0 {
+	elements := p.elements()
+	if len(elements) == 0 {
 		return nil
 	}
-	k.conn.prepare(len(entries))
-	err := k.insert(entries)
+	err := k.insert(elements)
 	var taken *TakenError
-	if errors.As(err, &taken) && p.leadsElsewhere(taken.Wanted.entry().slot, taken.Holder.Pod) {
+	if errors.As(err, &taken) && p.leadsElsewhere(taken.Holder.encode()) {
 		if err := k.findElsewhere(&p); err != nil {
 			return err
 		}
@@ -61,238 +55,161 @@ func (k *Kernel) Add(p Pod) error {
 	if err != nil {
 		return err
 	}
-	elements := p.elements()
-	if _, err := openLocalnet(p.Bridge, elements); err != nil {
+	mapped := p.mapped()
+	if _, err := openLocalnet(p.Bridge, mapped); err != nil {
 		return err
 	}
-	return k.forgetBefore(elements)
+	return forgetBefore(mapped)
 }
 
-// findElsewhere looks for all ports that lead to siblings at once: by clashes it
-// would take a transaction for each.
+// findElsewhere looks for all ports that lead to siblings at once: finding them
+// by refusals would take a transaction for each.
 func (k *Kernel) findElsewhere(p *Pod) error {
-	var wanted []entry
-	for _, e := range p.elements() {
-		wanted = append(wanted, e.entry())
+	var wanted []nft.Element
+	for _, e := range p.mapped() {
+		wanted = append(wanted, e.encode())
 	}
-	_, found, err := k.lookUp(wanted)
-	if err != nil {
+	_, found, err := k.conn.Find(table(), wanted)
+	for _, e := range found {
+		p.leadsElsewhere(e)
+	}
+	return err
+}
+
+// insert adds elements, and makes or repairs the table where it lacks a set.
+func (k *Kernel) insert(elements []nft.Element) error {
+	err := k.put(elements)
+	if !errors.Is(err, unix.ENOENT) {
 		return err
 	}
-	for _, e := range found {
-		p.leadsElsewhere(e.slot, e.owner())
+	if err := k.repair(); err != nil {
+		return err
 	}
-	return nil
+	return k.put(elements)
 }
 
-// insert adds entries, and makes the table where there is none.
-func (k *Kernel) insert(entries []entry) error {
-	for _, prepare := range []func() error{k.nothing, k.create, k.mend} {
-		if err := prepare(); err != nil {
-			return err
-		}
-		err := k.put(entries)
-		if !errors.Is(err, unix.ENOENT) {
-			return err
-		}
-	}
-	return fmt.Errorf("%s: another program deletes it as fast as it is made", adding)
-}
-
-func (k *Kernel) nothing() error { return nil }
-
-// create makes the table, unless another process is faster.
-func (k *Kernel) create() error {
-	err := k.conn.transact(anyGeneration, skeleton())
-	if errors.Is(err, unix.EEXIST) {
-		return nil
-	}
-	return made(err)
-}
-
-// made explains an error of making the table. That refers to nothing that it
-// did not make before, so what is not found is the kernel's.
-func made(err error) error {
-	if errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("make table inet %s: %w (%w)", TableName, ErrUnsupported, err)
-	}
-	if err != nil {
-		return explain("make table inet "+TableName, err)
-	}
-	return nil
+// repair makes the table whole and keeps its elements.
+func (k *Kernel) repair() error {
+	_, err := k.conn.Sync(table(), func(have *nft.Table) (*nft.Table, error) {
+		want := skeleton()
+		want.Elements = ours(have)
+		return want, nil
+	})
+	return err
 }
 
 // takenAttempts bounds how often a port is tried that was taken, and free when
 // its holder was looked for.
 const takenAttempts = 3
 
-// put adds entries to the table. The error is ENOENT if it isn't there.
-func (k *Kernel) put(entries []entry) error {
-	messages := elementMessages(unix.NFT_MSG_NEWSETELEM, entries)
+// put adds elements to the table, one by one, so that an error tells which one the
+// kernel refused. The error is unix.ENOENT if the table or a set is absent.
+func (k *Kernel) put(elements []nft.Element) error {
+	ops := make([]nft.Op, len(elements))
+	for i, e := range elements {
+		ops[i] = table().AddElements(e)
+	}
 	for range takenAttempts {
-		err := k.conn.transact(anyGeneration, messages)
-		if err == nil || errors.Is(err, unix.ENOENT) {
+		err := k.conn.Commit(nft.AnyGeneration, ops...)
+		var refused *nft.RefusedError
+		if !errors.As(err, &refused) || refused.Op == nil || !clash(refused.Errno) {
 			return err
 		}
-		var r *refused
-		if !errors.As(err, &r) || r.index == whole || !clash(r.errno) {
-			return explain(adding, err)
-		}
-		taken, err := k.holder(entries[r.index])
-		if err != nil {
+		if err := k.holder(refused.Op.Elements[0]); err != nil {
 			return err
-		}
-		if taken != nil {
-			return taken
 		}
 	}
-	return fmt.Errorf("%s: %w: others take and leave it at the same time", adding, ErrTaken)
+	return fmt.Errorf("add host ports to %s: %w: others take and leave it at the same time", table(), ErrTaken)
 }
 
-// clash is what the kernel says of an element whose key is there with other
-// data; adding the very same is no error. It was EBUSY before Linux 5.16.
+// clash is the kernel's answer to an element whose key has other data already. The
+// very same element is no error. Before Linux 5.16 the answer was EBUSY.
 func clash(errno unix.Errno) bool { return errno == unix.EEXIST || errno == unix.EBUSY }
 
-// holder finds out who has the wanted entry's place; nil means nobody.
-func (k *Kernel) holder(wanted entry) (*TakenError, error) {
-	_, found, err := k.lookUp([]entry{wanted})
+// holder returns a *TakenError if another element has the wanted one's place, nil if
+// no element has it any more.
+func (k *Kernel) holder(wanted nft.Element) error {
+	_, found, err := k.conn.Find(table(), []nft.Element{wanted})
 	if err != nil || len(found) == 0 || found[0] == wanted {
-		return nil, err
+		return err
 	}
-	for _, f := range families() {
-		if f.maps(wanted.set) {
-			return &TakenError{wanted.element(f), found[0].element(f)}, nil
-		}
+	w, isPort := decode(wanted)
+	h, leads := decode(found[0])
+	if !isPort || !leads {
+		return nil
 	}
-	return nil, nil
+	return &TakenError{w, h}
 }
 
 // deleteAttempts bounds how often an ADD or DEL of another pod may come between
 // look and deletion. Each time one of them got its work done.
 const deleteAttempts = 1000
 
-// Delete closes the pod's host ports, and forgets what the kernel remembers of
-// UDP that came to them. What is not there, or is another pod's, is left alone.
-// The caller has to hold the pod's addresses, for it is by them that the pod's
-// elements are known.
+// Delete closes the pod's host ports, and deletes the kernel's entries of UDP
+// flows that came to them. Ports that are closed, or another pod's, are left alone.
+// The caller has to hold the pod's addresses, by which the pod's elements are known.
 func (k *Kernel) Delete(p Pod) error {
-	entries := withoutBridges(p.entries())
-	if len(entries) == 0 {
+	elements := withoutBridges(p.elements())
+	if len(elements) == 0 {
 		return nil
 	}
-	k.conn.prepare(len(entries))
-	if err := k.remove(entries); err != nil {
-		return unlessNone(err)
+	if err := k.remove(elements); err != nil {
+		return unlessUnsupported(err)
 	}
-	return k.forgetAfter(Elements(p.Mappings, p.Addresses))
+	return forgetAfter(Elements(p.Mappings, p.Addresses))
 }
 
-// unlessNone is no error where there is nothing to delete, because the kernel
-// has no nf_tables: ADD failed there, and DEL has to succeed.
-func unlessNone(err error) error {
+// unlessUnsupported is nil where the kernel has no nf_tables: ADD failed there, there
+// is nothing to delete, and DEL has to succeed.
+func unlessUnsupported(err error) error {
 	if errors.Is(err, ErrUnsupported) {
 		return nil
 	}
 	return err
 }
 
-// remove deletes those of the entries that are there with the same data. The
-// kernel deletes by key alone; so the transaction is bound to the generation of
-// the rules in which the data were seen.
-func (k *Kernel) remove(entries []entry) error {
+// remove deletes those of the elements that the table has with the same data. The
+// kernel deletes by key alone, so the transaction is bound to the generation in
+// which the data were read.
+func (k *Kernel) remove(elements []nft.Element) error {
 	for range deleteAttempts {
-		generation, found, err := k.lookUp(entries)
+		generation, found, err := k.conn.Find(table(), elements)
 		if err != nil {
 			return err
 		}
-		ours := common(found, entries)
-		if len(ours) == 0 {
-			return nil
+		var ops []nft.Op
+		for _, e := range common(found, elements) {
+			ops = append(ops, table().DeleteElements(e))
 		}
-		err = k.conn.transact(generation, elementMessages(unix.NFT_MSG_DELSETELEM, ours))
-		if err == nil {
-			return nil
-		}
+		err = k.conn.Commit(generation, ops...)
 		if !errors.Is(err, unix.ERESTART) {
-			return explain(deleting, err)
+			return err
 		}
 	}
-	return fmt.Errorf("%s: %w", deleting, ErrUnstable)
+	return fmt.Errorf("delete host ports from %s: %w", table(), nft.ErrUnstable)
+}
+
+// common lists the elements that are in both.
+func common(a, b []nft.Element) []nft.Element {
+	in := make(map[nft.Element]bool, len(b))
+	for _, e := range b {
+		in[e] = true
+	}
+	return slices.DeleteFunc(slices.Clone(a), func(e nft.Element) bool { return !in[e] })
 }
 
 // DeleteAddresses closes all host ports that lead to the addresses. It reads
 // the whole table, and is for an attachment whose record is damaged or lost.
 func (k *Kernel) DeleteAddresses(addresses []netip.Addr) error {
-	s, err := k.read()
+	have, _, err := k.conn.Read(table())
 	if err != nil {
-		return unlessNone(err)
+		return unlessUnsupported(err)
 	}
-	var ours []entry
-	for at, data := range s.entries {
-		if e := (entry{at, data}); slices.Contains(addresses, e.owner()) {
-			ours = append(ours, e)
-		}
-	}
-	if err := k.remove(ours); err != nil {
+	elements := slices.DeleteFunc(ours(have), func(e nft.Element) bool { return !slices.Contains(addresses, owner(e)) })
+	if err := k.remove(elements); err != nil {
 		return err
 	}
-	return k.forgetAfter(elementsOf(ours))
-}
-
-// lookUp returns the generation of the rules and those of the entries' places
-// that are taken, with the data that is there.
-func (k *Kernel) lookUp(entries []entry) (uint32, []entry, error) {
-	var generation uint32
-	var found []entry
-	for start := 0; start < len(entries); start += chunk {
-		part := entries[start:min(start+chunk, len(entries))]
-		// Each part asks for the generation first; that of the first part is
-		// not younger than anything seen.
-		answers, err := k.conn.ask(slices.Concat(
-			[]message{generationMessage()}, elementMessages(unix.NFT_MSG_GETSETELEM, part)))
-		if err != nil {
-			return 0, nil, explain(reading, err)
-		}
-		g, err := generationIn(answers[0])
-		if err != nil {
-			return 0, nil, err
-		}
-		if start == 0 {
-			generation = g
-		}
-		for i, a := range answers[1:] {
-			switch errno := a.errno(); errno {
-			case 0:
-				found = append(found, decodeElements(part[i].set, a.body())...)
-			case unix.ENOENT:
-			default:
-				return 0, nil, explain(reading, errno)
-			}
-		}
-	}
-	return generation, found, nil
-}
-
-// generation is the number of the last change to the namespace's rules.
-func (k *Kernel) generation() (uint32, error) {
-	answers, err := k.conn.ask([]message{generationMessage()})
-	if err != nil {
-		return 0, explain(reading, err)
-	}
-	return generationIn(answers[0])
-}
-
-func generationMessage() message { return tables(unix.NFT_MSG_GETGEN, 0, nil) }
-
-func generationIn(a answer) (uint32, error) {
-	switch errno := a.errno(); errno {
-	case 0:
-		return a.body().get(unix.NFTA_GEN_ID).number(), nil
-	case unix.EINVAL: // how a kernel without nf_tables says it
-		return 0, explain(reading, unix.EOPNOTSUPP)
-	default:
-		return 0, explain(reading, errno)
-	}
+	return forgetAfter(decodeAll(elements))
 }
 
 // openLocalnet lets the host's own connections from 127.0.0.0/8 leave by the

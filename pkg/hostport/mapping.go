@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/overlay-cni/overlay-cni/internal/family"
 )
 
 // Mapping is a port of the host that leads to a port of a pod. In JSON it is an
@@ -17,8 +19,8 @@ type Mapping struct {
 	HostPort      uint16   `json:"hostPort"`
 	ContainerPort uint16   `json:"containerPort"`
 	Protocol      Protocol `json:"protocol"`
-	// HostIP is the only address of the host that has the port. Not set, all
-	// have it; 0.0.0.0 are all of IPv4 and :: all of IPv6.
+	// HostIP is the only address of the host that has the port. The zero Addr
+	// stands for all addresses, 0.0.0.0 for all of IPv4, and :: for all of IPv6.
 	HostIP netip.Addr `json:"hostIP,omitzero"`
 }
 
@@ -47,7 +49,7 @@ const (
 	SCTP Protocol = "sctp"
 )
 
-// number is the protocol's in the IP header, 0 if it is none that can be
+// number is the protocol's number in the IP header, 0 if the protocol can't be
 // mapped.
 func (p Protocol) number() byte {
 	switch p {
@@ -171,7 +173,7 @@ func (m Mapping) collides(o Mapping) bool {
 	if m.HostPort != o.HostPort || m.Protocol != o.Protocol {
 		return false
 	}
-	for _, f := range families() {
+	for _, f := range family.All() {
 		if m.in(f) && o.in(f) && m.address() == o.address() {
 			return true
 		}
@@ -179,8 +181,8 @@ func (m Mapping) collides(o Mapping) bool {
 	return false
 }
 
-// in tells whether the mapping is for addresses of a family.
-func (m Mapping) in(f family) bool { return !m.HostIP.IsValid() || m.HostIP.BitLen() == f.bits() }
+// in reports whether the mapping is for addresses of a family.
+func (m Mapping) in(f family.Family) bool { return !m.HostIP.IsValid() || family.Of(m.HostIP) == f }
 
 // address is the one address that has the port, the zero Addr if all have.
 func (m Mapping) address() netip.Addr {
@@ -190,8 +192,8 @@ func (m Mapping) address() netip.Addr {
 	return m.HostIP
 }
 
-// onLocalhost tells whether the mapping is for 127.0.0.0/8 too.
+// onLocalhost reports whether the mapping is for 127.0.0.0/8, too.
 func (m Mapping) onLocalhost() bool {
 	a := m.address()
-	return m.in(families()[0]) && (!a.IsValid() || a.IsLoopback())
+	return m.in(family.IPv4) && (!a.IsValid() || a.IsLoopback())
 }

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/overlay-cni/overlay-cni/internal/nft"
 )
 
 func TestParse(t *testing.T) {
@@ -80,31 +82,29 @@ func FuzzParse(f *testing.F) {
 		if err != nil || !slices.Equal(again, mappings) {
 			t.Errorf("%s: read again as %v, %v", text, again, err)
 		}
-		checkEntries(t, Elements(mappings, pods))
+		checkElements(t, Elements(mappings, pods))
 	})
 }
 
-// checkEntries looks that elements survive their way to the kernel's form and
+// checkElements checks that elements survive their way to the kernel's form and
 // back, have keys and data of their set's size, and don't exclude each other.
-func checkEntries(t *testing.T, elements []Element) {
+func checkElements(t *testing.T, elements []Element) {
 	t.Helper()
-	taken := map[slot]string{}
+	taken := map[place]nft.Element{}
 	for _, e := range elements {
-		en := e.entry()
+		en := e.encode()
 		for _, s := range sets() {
-			_, keyLen := concat(s.key)
-			_, dataLen := concat(s.data)
-			if s.name == en.set && (len(en.key) != int(keyLen) || len(en.data) != int(dataLen)) {
-				t.Errorf("%v: key of %d and data of %d bytes, want %d and %d", e, len(en.key), len(en.data), keyLen, dataLen)
+			if s.Name == en.Set && (len(en.Key) != int(s.Key.Size) || len(en.Data) != int(s.Data.Size)) {
+				t.Errorf("%v: key of %d and data of %d bytes, want %d and %d", e, len(en.Key), len(en.Data), s.Key.Size, s.Data.Size)
 			}
 		}
-		if back := en.element(familyOf(e.Pod)); back != e || en.owner() != e.Pod {
-			t.Errorf("%v came back as %v of %v", e, back, en.owner())
+		if back, ok := decode(en); !ok || back != e || owner(en) != e.Pod {
+			t.Errorf("%v came back as %v of %v", e, back, owner(en))
 		}
-		if other, there := taken[en.slot]; there && other != en.data {
+		if other, there := taken[placeOf(en)]; there && other != en {
 			t.Errorf("%v excludes another one of the same pod", e)
 		}
-		taken[en.slot] = en.data
+		taken[placeOf(en)] = en
 	}
 }
 
@@ -146,18 +146,18 @@ func TestElements(t *testing.T) {
 			elements := Elements([]Mapping{m}, tc.pods)
 			var got []string
 			for _, e := range elements {
-				got = append(got, e.entry().set)
+				got = append(got, e.encode().Set)
 			}
 			if strings.Join(got, " ") != tc.want {
 				t.Errorf("got %q, want %q", got, tc.want)
 			}
-			checkEntries(t, elements)
+			checkElements(t, elements)
 		})
 	}
 }
 
 // A pod without mappings for its families has no part in the table.
-func TestEntries(t *testing.T) {
+func TestElementsOfPods(t *testing.T) {
 	a := netip.MustParseAddr
 	for _, tc := range []struct {
 		name     string
@@ -166,18 +166,18 @@ func TestEntries(t *testing.T) {
 	}{
 		{"none", "", ""},
 		{"all addresses", `[{"hostPort":80,"containerPort":8080}]`,
-			"bridge cni0, hairpin of 10.244.1.2, hairpin of fd00::2, host port 80/tcp to 10.244.1.2:8080, host port 80/tcp to fd00::2:8080"},
+			"set bridges: cni0, set hairpin4: 10.244.1.2 . 10.244.1.2, set hairpin6: fd00::2 . fd00::2, map ports4: tcp . 80 : 10.244.1.2 . 8080, map ports6: tcp . 80 : fd00::2 . 8080"},
 		{"two ports", `[{"hostPort":80,"containerPort":8080,"hostIP":"0.0.0.0"},{"hostPort":81,"containerPort":8081,"hostIP":"127.0.0.1"}]`,
-			"bridge cni0, hairpin of 10.244.1.2, host port 80/tcp to 10.244.1.2:8080, host port 127.0.0.1:81/tcp to 10.244.1.2:8081"},
+			"set bridges: cni0, set hairpin4: 10.244.1.2 . 10.244.1.2, map ports4: tcp . 80 : 10.244.1.2 . 8080, map bound4: tcp . 127.0.0.1 . 81 : 10.244.1.2 . 8081"},
 		{"not on localhost", `[{"hostPort":80,"containerPort":8080,"hostIP":"192.0.2.1"}]`,
-			"hairpin of 10.244.1.2, host port 192.0.2.1:80/tcp to 10.244.1.2:8080"},
+			"set hairpin4: 10.244.1.2 . 10.244.1.2, map bound4: tcp . 192.0.2.1 . 80 : 10.244.1.2 . 8080"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			mappings, err := Parse([]byte(tc.mappings))
 			must(t, err)
 			var got []string
-			for _, e := range (Pod{Bridge: "cni0", Addresses: []netip.Addr{a("10.244.1.2"), a("fd00::2")}, Mappings: mappings}).entries() {
-				got = append(got, e.String())
+			for _, e := range (Pod{Bridge: "cni0", Addresses: []netip.Addr{a("10.244.1.2"), a("fd00::2")}, Mappings: mappings}).elements() {
+				got = append(got, text(e))
 			}
 			if strings.Join(got, ", ") != tc.want {
 				t.Errorf("got  %s\nwant %s", strings.Join(got, ", "), tc.want)

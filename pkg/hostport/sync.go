@@ -3,14 +3,14 @@ package hostport
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/overlay-cni/overlay-cni/internal/nft"
 	"github.com/overlay-cni/overlay-cni/internal/sysctl"
 )
 
-// Want is what the table follows from.
+// Want is the desired state: the table follows from it.
 type Want struct {
 	// Bridge is the daemon's own.
 	Bridge string
@@ -18,43 +18,52 @@ type Want struct {
 	Pods []Pod
 }
 
-// syncAttempts bounds how often a Sync begins again because the rules changed
-// meanwhile. A read takes less than a millisecond, 20 with 5,000 elements.
-const syncAttempts = 50
-
-// unknown is how many elements a transaction may have that is not planned yet.
-const unknown = 1 << 16
-
-// Sync makes the table what list says and tells what it changed. list is called
+// Sync makes the table what list says and returns what it changed. list is called
 // after the table was read, and again each time that it has to be read again;
 // see the package's description for why this order matters.
-func (k *Kernel) Sync(list func() (Want, error)) ([]string, error) {
-	k.conn.prepare(unknown)
-	var changes []string
+func (k *Kernel) Sync(list func() (Want, error)) (changes []string, err error) {
 	var want Want
-	err := k.settle(func(have state) (plan, error) {
+	var before, after *nft.Table
+	made, err := k.conn.Sync(table(), func(have *nft.Table) (*nft.Table, error) {
 		var err error
-		want, err = list()
-		return planFor(want.claims(), have), err
-	}, func(p plan) error {
-		changes = append(changes, p.changes()...)
-		return errors.Join(k.forgetBefore(elementsOf(p.add)), k.forgetAfter(elementsOf(p.remove)))
+		if want, err = list(); err != nil {
+			return nil, err
+		}
+		before, after = have, want.claims().table(have)
+		return after, nil
 	})
+	changes = nft.Texts(made)
 	if err != nil {
 		return changes, err
 	}
 	opened, err := want.openLocalnet()
-	return append(changes, opened...), err
+	return append(changes, opened...), errors.Join(err, forgetChanged(before, after))
 }
 
-// claims are the pods' and, for as long as the daemon's own bridge has
-// route_localnet, which outlives the last pod with ports, its protection.
-func (w Want) claims() wants {
-	claims := wantsOf(w.Pods)
-	if v, err := sysctl.Get(localnetPath(w.Bridge)); err == nil && v == "1" {
-		claims.add(localnet(w.Bridge))
+// forgetChanged deletes UDP flows that a change of the table leads elsewhere.
+func forgetChanged(before, after *nft.Table) error {
+	return errors.Join(forgetBefore(decodeAll(without(after, before))), forgetAfter(decodeAll(without(before, after))))
+}
+
+// without returns the elements of a that b lacks. Either may be absent.
+func without(a, b *nft.Table) []nft.Element {
+	if a == nil {
+		return nil
 	}
-	return claims
+	in := map[nft.Element]bool{}
+	if b != nil {
+		for _, e := range b.Elements {
+			in[e] = true
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(a.Elements), func(e nft.Element) bool { return in[e] })
+}
+
+// Remove deletes the table, with the host ports of all pods in it, and returns what it
+// changed.
+func (k *Kernel) Remove() (changes []string, err error) {
+	removed, err := k.conn.Sync(table(), func(*nft.Table) (*nft.Table, error) { return nil, nil })
+	return nft.Texts(removed), unlessUnsupported(err)
 }
 
 func (w Want) openLocalnet() ([]string, error) {
@@ -69,168 +78,139 @@ func (w Want) openLocalnet() ([]string, error) {
 	return changes, errors.Join(errs...)
 }
 
-// mend makes a damaged table whole and keeps its elements.
-func (k *Kernel) mend() error {
-	k.conn.prepare(unknown)
-	return k.settle(func(have state) (plan, error) {
-		var p plan
-		if have.present {
-			p.rebuild = differences(wantedObjects(), have.objects)
-		} else {
-			p.rebuild = []string{"it was missing"}
-		}
-		return p, nil
-	}, func(plan) error { return nil })
+// claims are the elements that there should be.
+type claims struct {
+	// elements are those that want a place, in the order of the pods.
+	elements map[place][]nft.Element
+	// busy are the addresses of pods that are left alone.
+	busy map[netip.Addr]bool
 }
 
-// settle reads, plans and applies until there is nothing to do. Each
-// transaction is bound to the generation that was read, so nothing that others
-// do in between is overwritten.
-func (k *Kernel) settle(decide func(state) (plan, error), applied func(plan) error) error {
-	for range syncAttempts {
-		have, err := k.read()
-		if err != nil {
-			return err
-		}
-		p, err := decide(have)
-		if err != nil || p.empty() {
-			return err
-		}
-		err = k.conn.transact(have.generation, p.messages(have))
-		if errors.Is(err, unix.ERESTART) {
+// claims are the pods' and, for as long as the daemon's own bridge has
+// route_localnet, which outlives the last pod with ports, its protection.
+func (w Want) claims() claims {
+	c := claims{elements: map[place][]nft.Element{}, busy: map[netip.Addr]bool{}}
+	for _, p := range w.Pods {
+		if p.Busy {
+			for _, a := range p.Addresses {
+				c.busy[a] = true
+			}
 			continue
 		}
-		if err != nil {
-			if len(p.rebuild) > 0 {
-				return made(err)
-			}
-			return explain(changing, err)
-		}
-		if err := applied(p); err != nil {
-			return err
-		}
+		c.add(p.elements()...)
 	}
-	return fmt.Errorf("%s: %w", changing, ErrUnstable)
+	if v, err := sysctl.Get(localnetPath(w.Bridge)); err == nil && v == "1" {
+		c.add(localnet(w.Bridge))
+	}
+	return c
 }
 
-// read returns the table as it is. It takes several requests; if the number of
-// the last change is another afterwards, the answers may not belong together.
-func (k *Kernel) read() (state, error) {
-	for range syncAttempts {
-		before, err := k.generation()
-		if err != nil {
-			return state{}, err
-		}
-		s, readErr := k.readTable()
-		after, err := k.generation()
-		if err != nil {
-			return state{}, err
-		}
-		if before != after || errors.Is(readErr, errInterrupted) {
-			continue
-		}
-		if readErr != nil {
-			return state{}, explain(reading, readErr)
-		}
-		s.generation = after
-		return s, nil
+func (c claims) add(elements ...nft.Element) {
+	for _, e := range elements {
+		c.elements[placeOf(e)] = append(c.elements[placeOf(e)], e)
 	}
-	return state{}, fmt.Errorf("%s: %w", reading, ErrUnstable)
 }
 
-func (k *Kernel) readTable() (state, error) {
-	answers, err := k.conn.ask([]message{tables(unix.NFT_MSG_GETTABLE, 0, attrs{}.text(unix.NFTA_TABLE_NAME, TableName))})
-	if err != nil {
-		return state{}, err
+// table is the table that the claims ask for, where the kernel has another one. An
+// absent table stays absent as long as it would hold nothing, because a nat chain
+// alone makes the kernel track every connection of the host.
+func (c claims) table(have *nft.Table) *nft.Table {
+	if have == nil && len(c.elements) == 0 {
+		return nil
 	}
-	if errno := answers[0].errno(); errno == unix.ENOENT {
-		return state{}, nil
-	} else if errno != 0 {
-		return state{}, errno
+	want := skeleton()
+	there := placesOf(ours(have))
+	for at := range c.elements {
+		want.Elements = append(want.Elements, c.resolve(at, there))
 	}
-	objects := objectSet{}
-	objects.add(unix.NFT_MSG_NEWTABLE, answers[0].body())
-	if err := k.readObjects(objects); err != nil {
-		return state{}, err
+	for at, e := range there {
+		if _, claimed := c.elements[at]; !claimed && c.leaveAlone(e) {
+			want.Elements = append(want.Elements, e)
+		}
 	}
-	s := state{present: true, objects: objects, entries: map[slot]string{}}
-	return s, k.readEntries(s)
+	return want
 }
 
-// readObjects lists chains, rules and sets. The kernel takes the table's name
-// as a filter for all but chains.
-func (k *Kernel) readObjects(objects objectSet) error {
-	for _, list := range []struct{ get, add, table int }{
-		{unix.NFT_MSG_GETSET, unix.NFT_MSG_NEWSET, unix.NFTA_SET_TABLE},
-		{unix.NFT_MSG_GETCHAIN, unix.NFT_MSG_NEWCHAIN, unix.NFTA_CHAIN_TABLE},
-		{unix.NFT_MSG_GETRULE, unix.NFT_MSG_NEWRULE, unix.NFTA_RULE_TABLE},
-	} {
-		err := k.conn.dump(tables(list.get, 0, attrs{}.text(list.table, TableName)), func(a attrs) {
-			if a.get(list.table).string() == TableName {
-				objects.add(list.add, a)
-			}
-		})
-		if err != nil {
-			return err
-		}
+// resolve decides who gets a place. If two pods claim it, because an ADD was
+// killed that was about to be refused, the one that has it keeps it.
+func (c claims) resolve(at place, there map[place]nft.Element) nft.Element {
+	if e, taken := there[at]; taken && slices.Contains(c.elements[at], e) {
+		return e
 	}
-	return nil
+	return c.elements[at][0]
 }
 
-// readEntries lists the elements of the sets that are as they should be.
-func (k *Kernel) readEntries(s state) error {
-	want := wantedObjects()
-	for _, set := range sets() {
-		name := "set " + set.name
-		if s.objects[name] != want[name] {
-			continue
-		}
-		err := k.conn.dump(tables(unix.NFT_MSG_GETSETELEM, 0, inSet(set.name)), func(a attrs) {
-			for _, e := range decodeElements(set.name, a) {
-				s.entries[e.slot] = e.data
-			}
-		})
-		if err != nil {
-			return err
-		}
+// leaveAlone reports whether an element stays that nobody claims: a bridge keeps its
+// protection for as long as it may have route_localnet, which it keeps, too.
+func (c claims) leaveAlone(e nft.Element) bool {
+	return (e.Set == bridges && e.Key != "") || c.busy[owner(e)]
+}
+
+// ours are the elements of those sets that are defined as they should be. Those
+// of other sets mean nothing.
+func ours(have *nft.Table) []nft.Element {
+	if have == nil {
+		return nil
 	}
-	return nil
+	right := map[string]bool{}
+	for _, s := range sets() {
+		right[s.Name] = slices.Contains(have.Sets, s)
+	}
+	return slices.DeleteFunc(slices.Clone(have.Elements), func(e nft.Element) bool { return !right[e.Set] })
 }
 
 // Check compares the pod's part of the table and the table's rules with the
 // kernel and returns what differs, a phrase each, empty if nothing does.
 func (k *Kernel) Check(p Pod) ([]string, error) {
-	if len(p.entries()) == 0 {
+	if len(p.elements()) == 0 {
 		return nil, nil
 	}
-	s, err := k.read()
+	have, _, err := k.conn.Read(table())
 	if err != nil {
 		return nil, err
 	}
-	if !s.present {
-		return []string{"table inet " + TableName + " is gone"}, nil
+	if have == nil {
+		return []string{table().String() + " is gone"}, nil
 	}
-	var diffs []string
-	for _, d := range differences(wantedObjects(), s.objects) {
-		diffs = append(diffs, fmt.Sprintf("table inet %s: %s", TableName, d))
-	}
-	for _, e := range p.elements() {
-		if data, there := s.entries[e.entry().slot]; there {
-			p.leadsElsewhere(e.entry().slot, entry{e.entry().slot, data}.owner())
-		}
-	}
-	for _, e := range p.entries() {
-		switch data, there := s.entries[e.slot]; {
-		case !there:
-			diffs = append(diffs, fmt.Sprintf("table inet %s: %s is gone", TableName, e))
-		case data != e.data:
-			diffs = append(diffs, fmt.Sprintf("table inet %s: there is %s instead of %s", TableName, entry{e.slot, data}, e))
-		}
-	}
-	if onLocalhost(p.elements()) {
+	diffs := append(damage(have), p.differences(ours(have))...)
+	if onLocalhost(p.mapped()) {
 		if v, err := sysctl.Get(localnetPath(p.Bridge)); err != nil || v != "1" {
 			diffs = append(diffs, fmt.Sprintf("sysctl net.ipv4.conf.%s.route_localnet is %q, not 1", p.Bridge, v))
 		}
 	}
-	return slices.Clip(diffs), nil
+	return diffs, nil
+}
+
+// damage says how the table differs from what it should be, apart from elements.
+func damage(have *nft.Table) []string {
+	want := skeleton()
+	want.Elements = ours(have)
+	var diffs []string
+	for _, c := range nft.Plan(table(), want, have).Changes {
+		if c.Why != "" {
+			diffs = append(diffs, c.Where+": "+c.Why)
+		}
+	}
+	return diffs
+}
+
+// differences says what the table lacks of the pod, or has otherwise. Ports that
+// lead to a sibling don't count.
+func (p *Pod) differences(have []nft.Element) []string {
+	there := placesOf(have)
+	for _, e := range p.mapped() {
+		if at, taken := there[placeOf(e.encode())]; taken {
+			p.leadsElsewhere(at)
+		}
+	}
+	var diffs []string
+	for _, e := range p.elements() {
+		switch at, taken := there[placeOf(e)]; {
+		case !taken:
+			diffs = append(diffs, fmt.Sprintf("%s, %s is gone", table(), text(e)))
+		case at != e:
+			diffs = append(diffs, fmt.Sprintf("%s, %s instead of %s", table(), text(at), text(e)))
+		}
+	}
+	return diffs
 }

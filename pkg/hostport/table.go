@@ -1,205 +1,119 @@
 package hostport
 
 import (
+	"net/netip"
+
 	"golang.org/x/sys/unix"
+
+	"github.com/overlay-cni/overlay-cni/internal/family"
+	"github.com/overlay-cni/overlay-cni/internal/nft"
 )
 
-// TableName is the name of the table, of family inet.
+// TableName is the name of the table, of family inet. All networks share the
+// table, because a port of the host has one owner.
 const TableName = "overlay-cni-ports"
 
-// Places of the chains among those of other tables, as nft names them.
-const (
-	hookPrerouting  = unix.NF_INET_PRE_ROUTING
-	hookOutput      = unix.NF_INET_LOCAL_OUT
-	hookPostrouting = unix.NF_INET_POST_ROUTING
+func table() nft.ID { return nft.ID{Family: nft.Inet, Name: TableName} }
 
-	priorityRaw    = -300
-	priorityDstNAT = -100
-	prioritySrcNAT = 100
-)
+// bridges is the name of the set of bridges whose pods have ports on 127.0.0.0/8.
+const bridges = "bridges"
 
-// skeleton are the messages that make the table with everything but the
-// elements. They fail if there is a table, so that two who make it at once
-// don't both add their rules.
-func skeleton() []message {
-	messages := []message{tables(unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE|unix.NLM_F_EXCL,
-		attrs{}.text(unix.NFTA_TABLE_NAME, TableName).u32(unix.NFTA_TABLE_FLAGS, 0))}
-	for i, s := range sets() {
-		messages = append(messages, s.message(uint32(i+1)))
+// Names of the sets of a family.
+func portsSet(f family.Family) string   { return "ports" + digit(f) }   // a port of all addresses
+func boundSet(f family.Family) string   { return "bound" + digit(f) }   // a port of one address
+func hairpinSet(f family.Family) string { return "hairpin" + digit(f) } // pods with ports
+
+func digit(f family.Family) string {
+	if f == family.IPv4 {
+		return "4"
 	}
-	for _, c := range chains() {
-		messages = append(messages, c.message())
-		for _, r := range c.rules {
-			messages = append(messages, r.message(c.name))
-		}
-	}
-	return messages
+	return "6"
 }
 
-// set is a set or, if it has data, a map. Keys and data are lists of fields.
-type set struct {
-	name      string
-	key, data []fieldType
+// skeleton is the table with everything but the elements.
+func skeleton() *nft.Table {
+	return &nft.Table{Sets: sets(), Chains: []nft.Chain{
+		chain("localnet", "filter", unix.NF_INET_PRE_ROUTING, nft.PriorityRaw, localnetRules()),
+		// The same rules, for what comes in and for what the host itself sends.
+		chain("prerouting", "nat", unix.NF_INET_PRE_ROUTING, nft.PriorityDstNAT, portRules()),
+		chain("output", "nat", unix.NF_INET_LOCAL_OUT, nft.PriorityDstNAT, portRules()),
+		chain("postrouting", "nat", unix.NF_INET_POST_ROUTING, nft.PrioritySrcNAT, sourceRules()),
+	}}
 }
 
-type fieldType struct {
-	nft  uint32 // its number in nft, which lists the set's elements by it
-	size int
+func chain(name, typ string, hook uint32, priority int32, rules []nft.Rule) nft.Chain {
+	return nft.Chain{Name: name, Hook: nft.Hook{Type: typ, Number: hook, Priority: priority, Policy: nft.Accept}, Rules: rules}
 }
 
-func (f family) address() fieldType { return fieldType{f.dataType, f.size} }
-
-func protocolField() fieldType { return fieldType{12, 1} } // inet_proto
-func portField() fieldType     { return fieldType{13, 2} } // inet_service
-func nameField() fieldType     { return fieldType{41, unix.IFNAMSIZ} }
-
-func sets() []set {
-	all := []set{{name: bridges, key: []fieldType{nameField()}}}
-	for _, f := range families() {
-		pod := []fieldType{f.address(), portField()}
+func sets() []nft.Set {
+	all := []nft.Set{nft.NewSet(bridges, nft.IfName)}
+	for _, f := range family.All() {
+		address := nft.Addr(f)
+		pod := nft.Concat(address, nft.Port)
 		all = append(all,
-			set{f.ports(), []fieldType{protocolField(), portField()}, pod},
-			set{f.bound(), []fieldType{protocolField(), f.address(), portField()}, pod},
-			set{f.hairpin(), []fieldType{f.address(), f.address()}, nil})
+			nft.NewMap(portsSet(f), nft.Concat(nft.Protocol, nft.Port), pod),
+			nft.NewMap(boundSet(f), nft.Concat(nft.Protocol, address, nft.Port), pod),
+			nft.NewSet(hairpinSet(f), nft.Concat(address, address)))
 	}
 	return all
 }
 
-func (s set) message(id uint32) message {
-	keyType, keyLen := concat(s.key)
-	flags := uint32(0)
-	if s.data != nil {
-		flags = unix.NFT_SET_MAP
-	}
-	a := attrs{}.text(unix.NFTA_SET_TABLE, TableName).text(unix.NFTA_SET_NAME, s.name).
-		u32(unix.NFTA_SET_ID, id).u32(unix.NFTA_SET_FLAGS, flags).
-		u32(unix.NFTA_SET_KEY_TYPE, keyType).u32(unix.NFTA_SET_KEY_LEN, keyLen)
-	if s.name == bridges {
-		// Names are the one type that nft doesn't take for big-endian; it needs
-		// to be told in data of its own: key byte order, length, host's.
-		a = a.bytes(unix.NFTA_SET_USERDATA, native.AppendUint32([]byte{0, 4}, 1))
-	}
-	if s.data != nil {
-		dataType, dataLen := concat(s.data)
-		a = a.u32(unix.NFTA_SET_DATA_TYPE, dataType).u32(unix.NFTA_SET_DATA_LEN, dataLen)
-	}
-	return tables(unix.NFT_MSG_NEWSET, unix.NLM_F_CREATE, a)
-}
-
-// concat is the type and the size of fields in a row. nft has 6 bits for each
-// type, the first field's the highest.
-func concat(fields []fieldType) (nft, size uint32) {
-	const typeBits = 6
-	for _, f := range fields {
-		nft = nft<<typeBits | f.nft
-		size += uint32(align(f.size))
-	}
-	return nft, size
-}
-
-// chain is a chain that the kernel calls.
-type chain struct {
-	name, kind     string
-	hook, priority int
-	rules          []rule
-}
-
-func (c chain) message() message {
-	hook := attrs{}.u32(unix.NFTA_HOOK_HOOKNUM, uint32(c.hook)).u32(unix.NFTA_HOOK_PRIORITY, uint32(int32(c.priority)))
-	return tables(unix.NFT_MSG_NEWCHAIN, unix.NLM_F_CREATE, attrs{}.
-		text(unix.NFTA_CHAIN_TABLE, TableName).text(unix.NFTA_CHAIN_NAME, c.name).
-		nest(unix.NFTA_CHAIN_HOOK, hook).u32(unix.NFTA_CHAIN_POLICY, verdictAccept).text(unix.NFTA_CHAIN_TYPE, c.kind))
-}
-
-// chains are all of the table. The two for translation of destinations are the
-// same: one sees what comes in, the other what the host itself sends.
-func chains() []chain {
-	return []chain{
-		{"localnet", "filter", hookPrerouting, priorityRaw, localnetRules()},
-		{"prerouting", "nat", hookPrerouting, priorityDstNAT, portRules()},
-		{"output", "nat", hookOutput, priorityDstNAT, portRules()},
-		{"postrouting", "nat", hookPostrouting, prioritySrcNAT, sourceRules()},
-	}
-}
-
-// rule is a list of the kernel's instructions. A packet leaves it at the first
-// test that it fails.
-type rule struct {
-	comment string
-	steps   []attrs
-}
-
-func (r rule) message(chain string) message {
-	var list attrs
-	for _, s := range r.steps {
-		list = list.nest(unix.NFTA_LIST_ELEM, s)
-	}
-	// nft's form of a comment: type 0, length, text.
-	comment := append([]byte{0, byte(len(r.comment) + 1)}, append([]byte(r.comment), 0)...)
-	return tables(unix.NFT_MSG_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_APPEND, attrs{}.
-		text(unix.NFTA_RULE_TABLE, TableName).text(unix.NFTA_RULE_CHAIN, chain).
-		nest(unix.NFTA_RULE_EXPRESSIONS, list).bytes(unix.NFTA_RULE_USERDATA, comment))
-}
-
 // portRules lead ports of the host to pods. A port of one address goes before
 // the same port of all.
-func portRules() []rule {
-	var rules []rule
-	for _, f := range families() {
+func portRules() []nft.Rule {
+	var rules []nft.Rule
+	for _, f := range family.All() {
+		l4, address, port := nft.L4Proto(), nft.Destination(f, f.Bytes()), nft.DestinationPort()
 		rules = append(rules,
-			portRule(f, f.bound(), f.address()),
-			portRule(f, f.ports()))
+			portRule(f, l4.And(address, port).Find(boundSet(f))),
+			portRule(f, l4.And(port).Find(portsSet(f))))
 	}
 	return rules
 }
 
 // portRule asks the map first and the FIB second: most packets miss the map,
-// and that costs less. The registers hold the key from slot 0 on, what the map
-// has for it from slot 8.
-func portRule(f family, set string, address ...fieldType) rule {
-	const found = 8
-	r := rule{"ports of the host that lead to pods", is(f)}
-	if f.except.IsValid() {
-		r.steps = append(r.steps, networkHeader(f.source, f.size, 0), differ(0, f.except.AsSlice()))
+// and the map costs less.
+func portRule(f family.Family, find []nft.Expr) nft.Rule {
+	return nft.NewRule("ports of the host that lead to pods",
+		nft.IsFamily(f), notFromLoopback(f), find, nft.IsLocal(), nft.DNAT(f))
+}
+
+// notFromLoopback leaves out callers at ::1, whom no pod can answer: the kernel
+// lets nothing with that address leave the host.
+func notFromLoopback(f family.Family) []nft.Expr {
+	if f == family.IPv4 {
+		return nil
 	}
-	r.steps = append(r.steps, meta(unix.NFT_META_L4PROTO, 0))
-	next := 1
-	for _, a := range address {
-		r.steps = append(r.steps, networkHeader(f.dest, a.size, next))
-		next += a.size / slotSize
-	}
-	r.steps = append(r.steps, destinationPort(next), find(set, 0, found))
-	r.steps = append(r.steps, toThisHost(0)...)
-	r.steps = append(r.steps, translate(f, found, found+f.size/slotSize))
-	return r
+	return nft.Source(f, f.Bytes()).IsNot(netip.IPv6Loopback().AsSlice()...)
 }
 
 // sourceRules give the bridge's address to callers that a pod couldn't answer:
-// itself, and 127.0.0.0/8. Ports are chosen at random because choosing them in
-// a row makes connections race for the same one.
-func sourceRules() []rule {
-	var rules []rule
-	for _, f := range families() {
-		pair := append(is(f),
-			networkHeader(f.source, f.size, 0), networkHeader(f.dest, f.size, f.size/slotSize),
-			in(f.hairpin(), 0), masquerade())
-		rules = append(rules, rule{"a pod that calls itself by a port of the host", pair})
+// itself, and 127.0.0.0/8.
+func sourceRules() []nft.Rule {
+	var rules []nft.Rule
+	for _, f := range family.All() {
+		pair := nft.Source(f, f.Bytes()).And(nft.Destination(f, f.Bytes()))
+		rules = append(rules, nft.NewRule("a pod that calls itself by a port of the host",
+			nft.IsFamily(f), pair.In(hairpinSet(f)), nft.Masquerade()))
 	}
-	v4 := families()[0]
-	return append(rules, rule{"the host that calls a pod by a port of 127.0.0.0/8",
-		append(is(v4), networkHeader(v4.source, 1, 0), equal(0, []byte{127}), meta(unix.NFT_META_OIFNAME, 0), in(bridges, 0), masquerade())})
+	return append(rules, nft.NewRule("the host that calls a pod by a port of 127.0.0.0/8",
+		nft.IsFamily(family.IPv4), inLoopbackNet(nft.Source), nft.OutName().In(bridges), nft.Masquerade()))
 }
 
 // localnetRules undo for pods what route_localnet does: without them the
 // services on the host's 127.0.0.0/8 would be open to pods. Answers to the
 // host's own calls pass, because here, before connection tracking, they still
 // have the bridge's address.
-func localnetRules() []rule {
-	v4 := families()[0]
-	var rules []rule
-	for _, offset := range []int{v4.dest, v4.source} {
-		rules = append(rules, rule{"127.0.0.0/8 is not for pods", append(is(v4),
-			networkHeader(offset, 1, 0), equal(0, []byte{127}), meta(unix.NFT_META_IIFNAME, 0), in(bridges, 0), drop())})
+func localnetRules() []nft.Rule {
+	var rules []nft.Rule
+	for _, end := range []func(family.Family, int) nft.Field{nft.Destination, nft.Source} {
+		rules = append(rules, nft.NewRule("127.0.0.0/8 is not for pods",
+			nft.IsFamily(family.IPv4), inLoopbackNet(end), nft.InName().In(bridges), nft.Drop.Exprs()))
 	}
 	return rules
+}
+
+// inLoopbackNet compares the first byte of an IPv4 address with 127.
+func inLoopbackNet(end func(family.Family, int) nft.Field) []nft.Expr {
+	return end(family.IPv4, 1).Is(127)
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/overlay-cni/overlay-cni/internal/lab/probe"
 	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox"
 	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox/sandboxtest"
+	"github.com/overlay-cni/overlay-cni/internal/nft"
 	"github.com/overlay-cni/overlay-cni/internal/sysctl"
 )
 
@@ -274,7 +275,7 @@ func TestLocalhostIsClosedToPods(t *testing.T) {
 	m.sendLocalhostOut(m.pods[1], n)
 	attack := call{"to a service on the host's localhost", m.pods[1], n.localhost, n.pods[1]}
 
-	m.transact(flushChain("localnet"))
+	m.transact(table().FlushChain("localnet"))
 	attack.udp(t, 9000)
 	if !m.hearsLocalhost(n) {
 		t.Error("without the rules a pod can't send as 127.0.0.2")
@@ -370,7 +371,7 @@ func (s sticky) answered(ctx context.Context) error {
 func TestStaleUDP(t *testing.T) {
 	eachNetwork(t, func(t *testing.T, n network) {
 		m := newMachine(t)
-		m.transact(skeleton()...) // without nat chains there is no connection tracking
+		m.track()
 		mapping := Mapping{HostPort: 5300, ContainerPort: 53, Protocol: UDP}
 		m.echo(m.pods[1], netip.AddrPortFrom(n.pods[1], 53)) // pod 0 serves nothing
 		for name, c := range map[string]sticky{
@@ -394,81 +395,10 @@ func TestStaleUDP(t *testing.T) {
 	})
 }
 
-// flows are the ids of all UDP flows to the port in the host's table.
-func (m *machine) flows(n network, port uint16) map[uint32]bool {
+// track makes the table, empty. Without nat chains there is no connection tracking.
+func (m *machine) track() {
 	m.t.Helper()
-	ids := map[uint32]bool{}
-	inside(m.t, m.host, func(k *Kernel) error {
-		return k.conn.dump(conntrack(familyOf(n.host), conntrackGet, nil), func(a attrs) {
-			if uint16(a.get(ctaOrig, ctaProto, ctaProtoDest).number()) == port {
-				ids[a.get(ctaID).number()] = true
-			}
-		})
-	})
-	return ids
-}
-
-// All ways to drop flows drop the same: those to the host itself that are led
-// to it, or those that were led to the pod.
-func TestForgetsOnlyWhatIsStale(t *testing.T) {
-	pick := func(k *Kernel, p []pattern) error { return k.pick(p[0].family, p) }
-	for name, forget := range map[string]func(*Kernel, []pattern) error{"as usual": (*Kernel).forget, "pick": pick} {
-		t.Run(name, func(t *testing.T) {
-			eachNetwork(t, func(t *testing.T, n network) {
-				m := newMachine(t)
-				send := func(from *sandbox.Netns, to netip.Addr) uint32 {
-					before := m.flows(n, 5300)
-					_ = m.sticky(from, netip.AddrPortFrom(to, 5300)).answered(within(t, brief))
-					for id := range m.flows(n, 5300) {
-						if !before[id] {
-							return id
-						}
-					}
-					t.Fatalf("no flow to %s", to)
-					return 0
-				}
-				m.transact(skeleton()...) // without nat chains there is no connection tracking
-				unmapped, second := send(m.outside, n.host), send(m.outside, n.secondHost)
-				forwarded := send(m.pods[1], n.outside)
-				m.transact(elementMessages(unix.NFT_MSG_NEWSETELEM,
-					m.pod(0, Mapping{HostPort: 5300, ContainerPort: 53, Protocol: UDP}).entries())...)
-				mapped := send(m.outside, n.host)
-				m.expectFlows(n, "at first", unmapped, second, forwarded, mapped)
-
-				f := familyOf(n.host)
-				inside(t, m.host, func(k *Kernel) error {
-					return forget(k, []pattern{{f, 5300, n.host, netip.AddrPortFrom(n.host, 0)}, {f, 5301, n.host, netip.AddrPortFrom(n.host, 0)}})
-				})
-				m.expectFlows(n, "without those of one address", second, forwarded, mapped)
-				inside(t, m.host, func(k *Kernel) error {
-					return forget(k, []pattern{{f, 5300, netip.Addr{}, netip.AddrPortFrom(n.pods[0], 54)}})
-				})
-				m.expectFlows(n, "with another port of the pod", second, forwarded, mapped)
-				inside(t, m.host, func(k *Kernel) error {
-					return forget(k, []pattern{{f, 5300, netip.Addr{}, netip.AddrPortFrom(n.pods[0], 53)}})
-				})
-				m.expectFlows(n, "without those of the pod", second, forwarded)
-				for range 2 {
-					inside(t, m.host, func(k *Kernel) error {
-						return k.forgetBefore([]Element{{Mapping{HostPort: 5300, Protocol: UDP}, n.pods[0]}})
-					})
-				}
-				m.expectFlows(n, "without those of the host", forwarded)
-			})
-		})
-	}
-}
-
-func (m *machine) expectFlows(n network, when string, want ...uint32) {
-	m.t.Helper()
-	got := m.flows(n, 5300)
-	same := len(got) == len(want)
-	for _, id := range want {
-		same = same && got[id]
-	}
-	if !same {
-		m.t.Errorf("flows %s: %v, want %v", when, got, want)
-	}
+	inside(m.t, m.host, (*Kernel).repair)
 }
 
 // The host's kernel needs no SCTP for the table to have it.
@@ -477,8 +407,8 @@ func TestSCTPElement(t *testing.T) {
 	p := m.pod(0, Mapping{HostPort: 3868, ContainerPort: 3869, Protocol: SCTP})
 	m.add(p)
 	inside(t, m.host, func(k *Kernel) error {
-		_, found, err := k.lookUp(p.entries())
-		if got := elementsOf(found); len(got) != 2 || got[0].String() != "3868:3869/sctp" || got[0].Protocol != SCTP {
+		_, found, err := k.conn.Find(table(), p.elements())
+		if got := decodeAll(found); len(got) != 2 || got[0].String() != "3868:3869/sctp" || got[0].Protocol != SCTP {
 			err = errors.Join(err, fmt.Errorf("the table has %v", got))
 		}
 		return err
@@ -486,11 +416,7 @@ func TestSCTPElement(t *testing.T) {
 }
 
 // transact changes the host's rules, as somebody else would.
-func (m *machine) transact(messages ...message) {
+func (m *machine) transact(ops ...nft.Op) {
 	m.t.Helper()
-	inside(m.t, m.host, func(k *Kernel) error { return k.conn.transact(anyGeneration, messages) })
-}
-
-func flushChain(name string) message {
-	return tables(unix.NFT_MSG_DELRULE, 0, attrs{}.text(unix.NFTA_RULE_TABLE, TableName).text(unix.NFTA_RULE_CHAIN, name))
+	inside(m.t, m.host, func(k *Kernel) error { return k.conn.Commit(nft.AnyGeneration, ops...) })
 }

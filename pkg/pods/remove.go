@@ -72,12 +72,9 @@ func (h *Host) Remove(bridge string) ([]string, error) {
 		errs = append(errs, h.bridge.Remove(attachment.DevicesOf(port)...))
 		removed = append(removed, "port "+port)
 	}
-	was, err := h.ports.Remove()
-	if was {
+	changes, err := h.ports.Remove()
+	if len(changes) > 0 {
 		removed = append(removed, "table inet "+hostport.TableName)
-	}
-	if errors.Is(err, hostport.ErrUnsupported) {
-		err = nil
 	}
 	return removed, errors.Join(append(errs, err)...)
 }
