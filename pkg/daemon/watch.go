@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/overlay-cni/overlay-cni/internal/network"
 	"github.com/overlay-cni/overlay-cni/pkg/firewall"
 	"github.com/overlay-cni/overlay-cni/pkg/hostport"
 	"github.com/overlay-cni/overlay-cni/pkg/monitor"
@@ -57,8 +58,8 @@ func forward(ctx context.Context, changed <-chan struct{}, trigger func()) {
 // watchedTables are the tables of nftables that concern a round.
 func watchedTables() map[monitor.Table]monitor.Change {
 	return map[monitor.Table]monitor.Change{
-		{Family: unix.NFPROTO_INET, Name: firewall.TableName}: monitor.Network,
-		{Family: unix.NFPROTO_INET, Name: hostport.TableName}: monitor.Pods,
+		{Family: unix.NFPROTO_INET, Name: firewall.TableName(network.Default)}: monitor.Network,
+		{Family: unix.NFPROTO_INET, Name: hostport.TableName}:                  monitor.Pods,
 		// iptables-nft keeps its table "filter" here.
 		{Family: unix.NFPROTO_IPV4, Name: "filter"}: monitor.Network,
 		{Family: unix.NFPROTO_IPV6, Name: "filter"}: monitor.Network,

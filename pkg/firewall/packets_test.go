@@ -15,6 +15,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox/sandboxtest"
+	"github.com/overlay-cni/overlay-cni/internal/nft"
 	"github.com/overlay-cni/overlay-cni/pkg/firewall"
 )
 
@@ -62,15 +63,15 @@ func (a addresses) config() firewall.Config {
 
 // segment is a pod, the host it is on, and what is outside.
 type segment struct {
-	pod, host, outside sandboxtest.Space
-	fw                 *firewall.Kernel
+	pod, outside sandboxtest.Space
+	host         host
 }
 
 // newSegment joins them in a row. Outside knows the way back to every address,
 // so that a packet whose source was not rewritten is answered as well.
 func newSegment(t *testing.T, a addresses) segment {
 	t.Helper()
-	s := segment{pod: sandboxtest.NewSpace(t), host: sandboxtest.NewSpace(t), outside: sandboxtest.NewSpace(t)}
+	s := segment{pod: sandboxtest.NewSpace(t), host: newHost(t), outside: sandboxtest.NewSpace(t)}
 	s.host.Join("cni0", s.pod, "eth0")
 	s.host.Join("eth0", s.outside, "eth0")
 
@@ -89,14 +90,13 @@ func newSegment(t *testing.T, a addresses) segment {
 	s.outside.Up("eth0", a.outside+a.uplinkBits)
 	s.outside.Up("lo", a.exempt+a.bits, a.peerPod+a.bits)
 	s.outside.Route(a.any, a.uplink, "eth0")
-	s.fw = firewall.New(firewall.InNetns(s.host.NS.FD()))
 	return s
 }
 
 func (s segment) sync(t *testing.T, c firewall.Config) {
 	t.Helper()
-	_, err := s.fw.Sync(desired(t, c))
-	must(t, err)
+	s.host.T = t
+	s.host.sync(desired(t, c))
 }
 
 // call is a connection: who calls whom.
@@ -144,9 +144,9 @@ func TestMasquerading(t *testing.T) {
 				{"to where it is not wanted", a.config(), call{s.pod, s.outside, a.pod, a.exempt}, a.pod},
 				{"to a pod of another node", a.config(), call{s.pod, s.outside, a.pod, a.peerPod}, a.pod},
 				{"from an address that is no pod's", a.config(),
-					call{s.host, s.outside, a.otherSource, a.outside}, a.otherSource},
+					call{s.host.Space, s.outside, a.otherSource, a.outside}, a.otherSource},
 				{"out of the bridge", a.config(),
-					call{s.host, s.pod, a.ownSubnetOfHost, a.behindBridge}, a.ownSubnetOfHost},
+					call{s.host.Space, s.pod, a.ownSubnetOfHost, a.behindBridge}, a.ownSubnetOfHost},
 				{"off", off, call{s.pod, s.outside, a.pod, a.outside}, a.pod},
 			} {
 				t.Run(tc.name, func(t *testing.T) {
@@ -170,16 +170,15 @@ func TestPodsGetNoRedirects(t *testing.T) {
 		config.Masquerade = false
 		for _, tc := range []struct {
 			name  string
-			table firewall.State
+			table *nft.Table
 			some  bool
 		}{
-			{"without the table", firewall.State{}, true},
+			{"without the table", nil, true},
 			{"with the table", desired(t, config), false},
 		} {
 			t.Run(a.family+" "+tc.name, func(t *testing.T) {
 				host, pods := newBridge(t, a)
-				_, err := firewall.New(firewall.InNetns(host.NS.FD())).Sync(tc.table)
-				must(t, err)
+				host.sync(tc.table)
 				exchange(t, call{pods[0], pods[1], a.pod, a.pod2})
 				if got := redirectsReceived(t, pods[0]); (got > 0) != tc.some {
 					t.Errorf("the pod got %d redirects, want some: %t", got, tc.some)
@@ -191,9 +190,9 @@ func TestPodsGetNoRedirects(t *testing.T) {
 
 // newBridge makes a host with a bridge and two pods on it, whose traffic to
 // each other is routed.
-func newBridge(t *testing.T, a addresses) (sandboxtest.Space, [2]sandboxtest.Space) {
+func newBridge(t *testing.T, a addresses) (host, [2]sandboxtest.Space) {
 	t.Helper()
-	host, pods := sandboxtest.NewSpace(t), [2]sandboxtest.Space{sandboxtest.NewSpace(t), sandboxtest.NewSpace(t)}
+	host, pods := newHost(t), [2]sandboxtest.Space{sandboxtest.NewSpace(t), sandboxtest.NewSpace(t)}
 	bridge := &netlink.Bridge{LinkAttrs: netlink.NewLinkAttrs()}
 	bridge.Name = "cni0"
 	must(t, host.Netlink.LinkAdd(bridge))

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/overlay-cni/overlay-cni/internal/family"
+	"github.com/overlay-cni/overlay-cni/internal/nft"
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
 	"github.com/overlay-cni/overlay-cni/pkg/cnifiles"
 	"github.com/overlay-cni/overlay-cni/pkg/config"
@@ -43,7 +44,7 @@ type Desired struct {
 	Bridge    bridge.Spec
 	Tunnel    vxlan.State
 	Sysctls   Sysctls
-	Firewall  firewall.State
+	Firewall  *nft.Table
 	IPTables  iptables.State
 	Published nodestate.State
 	Conflist  cnifiles.Config // without a directory: the daemon keeps none

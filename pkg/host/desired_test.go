@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/overlay-cni/overlay-cni/internal/family"
+	"github.com/overlay-cni/overlay-cni/internal/nft"
 	"github.com/overlay-cni/overlay-cni/internal/tunnel"
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
 	"github.com/overlay-cni/overlay-cni/pkg/config"
@@ -107,7 +108,7 @@ func TestCompute(t *testing.T) {
 			if len(got.Tunnel.Forwards) != 2 || len(got.Tunnel.Routes) != 2*len(in.Own.Subnets) {
 				t.Errorf("for two peers there are the forwards %v and routes %v", got.Tunnel.Forwards, got.Tunnel.Routes)
 			}
-			if !got.Firewall.Present || len(got.Firewall.Sets) == 0 {
+			if got.Firewall == nil || len(got.Firewall.Sets) == 0 {
 				t.Errorf("the firewall is %+v", got.Firewall)
 			}
 		})
@@ -126,8 +127,8 @@ func TestComputeFollowsTheConfiguration(t *testing.T) {
 				return d.Published.MTU == 1300 && d.Bridge.MTU == 1300 && d.Tunnel.Device.MTU == 1300
 			}},
 			{"bridge", func(in *Input) { in.Config.Bridge = "br7" }, func(d Desired) bool {
-				return d.Published.Bridge == "br7" && d.Bridge.Name == "br7" && strings.Contains(fmt.Sprint(d.Firewall), "br7") &&
-					!strings.Contains(fmt.Sprint(d.Firewall), "cni0")
+				return d.Published.Bridge == "br7" && d.Bridge.Name == "br7" && strings.Contains(raw(d.Firewall), "br7") &&
+					!strings.Contains(raw(d.Firewall), "cni0")
 			}},
 			{"device", func(in *Input) { in.Config.VXLAN.Device = "tun7" }, func(d Desired) bool {
 				return d.Published.Device == "tun7" && d.Tunnel.Device.Name == "tun7"
@@ -136,11 +137,10 @@ func TestComputeFollowsTheConfiguration(t *testing.T) {
 				return d.Tunnel.Device.Tunnel.VNI == 7 && d.Tunnel.Device.Tunnel.Port == 8472
 			}},
 			{"no masquerading", func(in *Input) { in.Config.Masquerade = false }, func(d Desired) bool {
-				return !strings.Contains(fmt.Sprint(d.Firewall), "masquerade")
+				return len(d.Firewall.Sets) == 0
 			}},
 			{"exempt destinations", func(in *Input) { in.Config.NoMasqueradeTo = prefixes("198.51.100.0/24 2001:db8::/32") }, func(d Desired) bool {
-				text := fmt.Sprint(d.Firewall)
-				return strings.Contains(text, "198.51.100.0") && strings.Contains(text, "2001:db8::")
+				return strings.Contains(raw(d.Firewall), string([]byte{198, 51, 100, 0})) && strings.Contains(raw(d.Firewall), "\x20\x01\x0d\xb8")
 			}},
 			{"claimed", func(in *Input) { in.Claimed = true }, func(d Desired) bool { return d.Tunnel.Device.Claimed }},
 			{"peers gone", func(in *Input) { in.Nodes = in.Nodes[:1] }, func(d Desired) bool {
@@ -183,7 +183,7 @@ func TestComputeRefuses(t *testing.T) {
 					t.Errorf("got %v", err)
 				}
 				if tt.peers < 0 {
-					if got.Published.Node != "" || got.Tunnel.Device.Name != "" || got.Firewall.Present {
+					if got.Published.Node != "" || got.Tunnel.Device.Name != "" || got.Firewall != nil {
 						t.Errorf("got %+v", got)
 					}
 					return
@@ -243,4 +243,20 @@ func TestLeftOut(t *testing.T) {
 			t.Errorf("%s: %v does not name the tunnel's address", name, err)
 		}
 	}
+}
+
+// raw is the bytes that a table's rules compare with, and those of its elements.
+func raw(t *nft.Table) string {
+	var b strings.Builder
+	for _, c := range t.Chains {
+		for _, r := range c.Rules {
+			for _, e := range r.Exprs {
+				b.Write(e.Data)
+			}
+		}
+	}
+	for _, e := range t.Elements {
+		b.WriteString(e.Key)
+	}
+	return b.String()
 }

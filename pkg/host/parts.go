@@ -54,7 +54,7 @@ type Host struct {
 func Open(runDir string) (*Host, error) {
 	h := &Host{
 		runDir: runDir, store: attachment.Open(runDir, network.Default),
-		firewall: firewall.New(), iptables: iptables.New(),
+		firewall: firewall.New(network.Default), iptables: iptables.New(),
 	}
 	if err := h.open(); err != nil {
 		h.Close()
@@ -76,6 +76,8 @@ func (h *Host) open() (err error) {
 
 // Close closes what is open.
 func (h *Host) Close() {
+	h.firewall.Close()
+	h.iptables.Close()
 	if h.pods != nil {
 		h.pods.Close()
 	}
@@ -184,7 +186,7 @@ func (h *Host) removeFirewall() ([]string, error) {
 	if len(changes) == 0 {
 		return nil, err
 	}
-	return []string{"table inet " + firewall.TableName}, err
+	return []string{"table inet " + firewall.TableName(network.Default)}, err
 }
 
 func (h *Host) removeIPTables() ([]string, error) {

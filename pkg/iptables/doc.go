@@ -54,8 +54,5 @@
 //     kube-proxy accepts them, but for its mode nftables.
 //   - firewalld with nftables drops in a table of its own, which no rule in
 //     iptables can prevent: cni0 and overlay0 belong into its zone trusted.
-//   - The nftables library leaves out instructions that it doesn't know. Another
-//     program's rule of such instructions and a drop would be taken for a rule
-//     that drops every packet.
 //   - 64-bit kernels, and 32-bit ones that align to 8 bytes as ARM does.
 package iptables

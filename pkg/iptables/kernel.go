@@ -10,13 +10,15 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/overlay-cni/overlay-cni/internal/family"
+	"github.com/overlay-cni/overlay-cni/internal/nft"
 )
 
 // Kernel reads and changes both kinds of iptables in the network namespace of
 // the thread that calls a method: where threads are in different namespaces the
-// caller has to hold the thread (runtime.LockOSThread). It keeps no socket, so
-// it needs no closing. It is for one goroutine at a time, but for Watch.
+// caller has to hold the thread (runtime.LockOSThread). It is for one goroutine
+// at a time, but for Watch.
 type Kernel struct {
+	nft *nft.Conn // nil before the first Sync
 	// settled are the places that the last Sync found right.
 	settled map[place]settled
 }
@@ -55,7 +57,11 @@ func New() *Kernel { return &Kernel{settled: map[place]settled{}} }
 // ErrNoProgram among the errors asks for the administrator's help.
 func (k *Kernel) Sync(want State) (changes []string, err error) {
 	var errs []error
-	for _, d := range []kind{nft{}, legacy{}} {
+	kinds, err := k.kinds()
+	if err != nil {
+		errs = append(errs, err)
+	}
+	for _, d := range kinds {
 		for _, f := range family.All() {
 			ops, err := k.sync(d, f, want[f])
 			if err != nil {
@@ -68,6 +74,28 @@ func (k *Kernel) Sync(want State) (changes []string, err error) {
 		}
 	}
 	return changes, errors.Join(errs...)
+}
+
+// kinds returns both kinds, or only the second one on a kernel without nf_tables.
+func (k *Kernel) kinds() (_ []kind, err error) {
+	if k.nft == nil {
+		k.nft, err = nft.Dial()
+	}
+	if errors.Is(err, nft.ErrUnsupported) {
+		return []kind{legacy{}}, nil
+	}
+	if err != nil {
+		return []kind{legacy{}}, err
+	}
+	return []kind{nftTables{k.nft}, legacy{}}, nil
+}
+
+// Close closes what Sync opened.
+func (k *Kernel) Close() {
+	if k.nft != nil {
+		k.nft.Close()
+		k.nft = nil
+	}
 }
 
 // Remove deletes our chains and the jumps to them and returns what it changed.

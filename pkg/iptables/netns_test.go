@@ -65,7 +65,9 @@ func (s space) mustSync(k *Kernel, want State) []string {
 	s.T.Helper()
 	changes, err := s.sync(k, want)
 	must(s.T, err)
-	again, err := s.sync(New(), want)
+	fresh := New()
+	defer fresh.Close()
+	again, err := s.sync(fresh, want)
 	must(s.T, err)
 	if len(again) > 0 {
 		s.T.Errorf("a second Sync changed %q", again)

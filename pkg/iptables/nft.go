@@ -4,268 +4,181 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
-	"github.com/google/nftables"
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/overlay-cni/overlay-cni/internal/family"
+	"github.com/overlay-cni/overlay-cni/internal/nft"
+	"github.com/overlay-cni/overlay-cni/internal/nl"
 )
 
-// nft is iptables-nft's tables. They are ordinary tables of nf_tables, so no
-// program is needed: we send what iptables would send.
-type nft struct{}
+// nftTables is iptables-nft's tables. They are ordinary tables of nf_tables, so
+// no program is needed: we send what iptables would send.
+type nftTables struct{ conn *nft.Conn }
 
-func (nft) name() string { return "iptables-nft" }
+func (nftTables) name() string { return "iptables-nft" }
+
+func filterID(f family.Family) nft.ID { return nft.ID{Family: nft.Family(f), Name: filterTable} }
 
 // stamp changes with every table of the namespace.
-func (nft) stamp(family.Family) (any, error) {
-	number, err := generation()
-	if err != nil || number == 0 {
-		return nil, err
+func (t nftTables) stamp(family.Family) (any, error) {
+	generation, err := t.conn.Generation()
+	if errors.Is(err, nft.ErrUnsupported) {
+		return nil, nil
 	}
-	return number, nil
+	return generation, err
 }
 
-// generation is the number of the last change to any table of the namespace.
-func generation() (uint64, error) {
-	const doing = "ask nf_tables for its generation"
-	replies, err := ask(unix.NFT_MSG_GETGEN, unix.AF_UNSPEC)
-	if without(err) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, failed(doing, err)
-	}
-	for _, m := range replies {
-		if id, found := attribute(m, unix.NFTA_GEN_ID); found && len(id) == 4 {
-			return uint64(binary.BigEndian.Uint32(id)), nil
-		}
-	}
-	return 0, fmt.Errorf("%s: the answer has none", doing)
-}
-
-// without tells whether the error is that of a kernel without nf_tables: no
-// netlink for netfilter, or nobody there who answers for it.
-func without(err error) bool {
-	for _, errno := range []error{unix.EPROTONOSUPPORT, unix.EAFNOSUPPORT, unix.EINVAL, unix.EOPNOTSUPP} {
-		if errors.Is(err, errno) {
-			return true
-		}
-	}
-	return false
-}
-
-// ask sends one request and returns what is answered.
-func ask(message uint16, family byte, attributes ...netlink.Attribute) ([]netlink.Message, error) {
-	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = c.Close() }() // nothing was written that could be lost
-	data, err := netlink.MarshalAttributes(attributes)
-	if err != nil {
-		return nil, err
-	}
-	return c.Execute(netlink.Message{
-		Header: netlink.Header{
-			Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | message),
-			Flags: netlink.Request,
-		},
-		Data: append([]byte{family, unix.NFNETLINK_V0, 0, 0}, data...),
-	})
-}
-
-// attribute finds one in a message, after the 4 bytes of its header.
-func attribute(m netlink.Message, kind uint16) ([]byte, bool) {
-	const header = 4
-	if len(m.Data) < header {
-		return nil, false
-	}
-	ad, err := netlink.NewAttributeDecoder(m.Data[header:])
-	if err != nil {
-		return nil, false
-	}
-	for ad.Next() {
-		if ad.Type() == kind {
-			return ad.Bytes(), true
-		}
-	}
-	return nil, false
-}
-
-// chainKind is what a name of a chain stands for.
-type chainKind int
-
-const (
-	noChain chainKind = iota
-	ordinaryChain
-	baseChain // one that the kernel calls
-)
-
-// look asks for one chain. Listing all would take long where kube-proxy has
-// some for each Service.
-func look(family byte, table, chain string) (chainKind, error) {
-	replies, err := ask(unix.NFT_MSG_GETCHAIN, family,
-		netlink.Attribute{Type: unix.NFTA_CHAIN_TABLE, Data: append([]byte(table), 0)},
-		netlink.Attribute{Type: unix.NFTA_CHAIN_NAME, Data: append([]byte(chain), 0)})
-	if errors.Is(err, unix.ENOENT) || without(err) {
-		return noChain, nil
-	}
-	if err != nil {
-		return noChain, failed(fmt.Sprintf("look for chain %s of table %s", chain, table), err)
-	}
-	for _, m := range replies {
-		if _, hooked := attribute(m, unix.NFTA_CHAIN_HOOK); hooked {
-			return baseChain, nil
-		}
-	}
-	return ordinaryChain, nil
-}
-
-// nftTable is table filter. nf_tables numbers the families as AF_* does.
-func nftTable(f family.Family) *nftables.Table {
-	return &nftables.Table{Name: filterTable, Family: nftables.TableFamily(f)}
-}
-
-// read takes several requests. What changes between them makes another stamp,
-// and by that another reading; and rules are addressed by handles, which are
-// never used twice, so a plan that was made of two states harms nobody.
-func (nft) read(f family.Family, want []Rule) (Table, error) {
-	t := nftTable(f)
-	base, err := look(byte(t.Family), t.Name, forwardChain)
-	if err != nil || base != baseChain {
+// read asks for two chains, because listing the table would take long where
+// kube-proxy has some chains for each Service. A change in between leads to
+// another stamp, and so to another reading; and a handle is never used twice, so
+// a plan that was made of two states harms nobody.
+func (t nftTables) read(f family.Family, want []Rule) (Table, error) {
+	forward, err := t.conn.ReadChain(filterID(f), forwardChain)
+	if err != nil || forward == nil || forward.Hook == (nft.Hook{}) {
 		return Table{}, err
 	}
-	own, err := look(byte(t.Family), t.Name, ourChain)
+	ours, err := t.conn.ReadChain(filterID(f), ourChain)
 	if err != nil {
 		return Table{}, err
 	}
-	c, err := nftables.New(nftables.AsLasting())
-	if err != nil {
-		return Table{}, failed("open a netlink socket to nf_tables", err)
+	have := Table{Present: true, Chain: ours != nil}
+	for _, r := range forward.Rules {
+		have.Forward = append(have.Forward, BaseRule{Kind: kindOf(r), Handle: r.Handle})
 	}
-	defer func() { _ = c.CloseLasting() }()
-	have := Table{Present: true, Chain: own != noChain}
-	if have.Forward, err = baseRules(c, t); err != nil {
-		return Table{}, err
+	if ours != nil {
+		for _, r := range ours.Rules {
+			have.Rules = append(have.Rules, textOf(r, want))
+		}
 	}
-	if have.Chain {
-		have.Rules, err = ownRules(c, t, want)
-	}
-	return have, err
+	return have, nil
 }
 
-func baseRules(c *nftables.Conn, t *nftables.Table) ([]BaseRule, error) {
-	rules, err := rulesOf(c, t, forwardChain)
-	if err != nil {
-		return nil, err
-	}
-	var base []BaseRule
-	for _, r := range rules {
-		base = append(base, BaseRule{Kind: kindOf(r), Handle: r.Handle})
-	}
-	return base, nil
-}
-
-func ownRules(c *nftables.Conn, t *nftables.Table, want []Rule) ([]string, error) {
-	rules, err := rulesOf(c, t, ourChain)
-	if err != nil {
-		return nil, err
-	}
-	var texts []string
-	for _, r := range rules {
-		texts = append(texts, textOf(r, byte(t.Family), want))
-	}
-	return texts, nil
-}
-
-func rulesOf(c *nftables.Conn, t *nftables.Table, chain string) ([]*nftables.Rule, error) {
-	rules, err := c.GetRules(t, &nftables.Chain{Table: t, Name: chain})
-	if err != nil {
-		return nil, fmt.Errorf("list the rules of chain %s of table %s: %w", chain, t.Name, err)
-	}
-	return rules, nil
-}
-
-// apply carries the operations out in one transaction.
-func (nft) apply(f family.Family, ops []Op) error {
-	c, err := nftables.New()
-	if err != nil {
-		return failed("open a netlink socket to nf_tables", err)
-	}
-	b := batch{
-		conn: c,
-		base: &nftables.Chain{Table: nftTable(f), Name: forwardChain},
-		own:  &nftables.Chain{Table: nftTable(f), Name: ourChain},
-	}
+func (t nftTables) apply(f family.Family, ops []Op) error {
+	var all []nft.Op
 	for _, op := range ops {
-		if err := b.stage(op); err != nil {
-			return fmt.Errorf("change table %s: %w", filterTable, err)
-		}
+		all = append(all, nftOps(filterID(f), op)...)
 	}
-	if err := c.Flush(); err != nil {
-		return failed("change table "+filterTable, err)
-	}
-	return nil
+	return t.conn.Commit(nft.AnyGeneration, all...)
 }
 
-// batch is a transaction that is being put together.
-type batch struct {
-	conn      *nftables.Conn
-	base, own *nftables.Chain
-}
-
-func (b batch) stage(op Op) error {
+func nftOps(id nft.ID, op Op) []nft.Op {
 	switch op := op.(type) {
 	case Fill:
-		b.fill(op.Rules)
-		return nil
+		ops := []nft.Op{id.MakeChain(nft.Chain{Name: ourChain}), id.FlushChain(ourChain)}
+		for _, r := range op.Rules {
+			ops = append(ops, id.AddRule(ourChain, encode(r)))
+		}
+		return ops
 	case PutJump:
-		return b.jump(op)
+		jump := nft.NewRule("", nft.Counter(), nft.Jump(ourChain).Exprs())
+		put := id.AddRule(forwardChain, jump)
+		if op.Number > 0 {
+			put = id.InsertRule(forwardChain, op.Before.Handle, jump)
+		}
+		return append([]nft.Op{put}, nftDeletions(id, op.Remove)...)
 	case Remove:
-		return b.remove(op)
+		ops := nftDeletions(id, op.Jumps)
+		if op.Chain {
+			ops = append(ops, id.FlushChain(ourChain), id.DeleteChain(ourChain))
+		}
+		return ops
 	}
-	return fmt.Errorf("no such operation: %s", op)
+	return nil
 }
 
-func (b batch) fill(rules []Rule) {
-	b.conn.AddChain(b.own)
-	b.conn.FlushChain(b.own)
+func nftDeletions(id nft.ID, rules []BaseRule) []nft.Op {
+	var ops []nft.Op
 	for _, r := range rules {
-		b.conn.AddRule(&nftables.Rule{Table: b.own.Table, Chain: b.own, Exprs: encode(r)})
+		ops = append(ops, id.DeleteRule(forwardChain, r.Handle))
 	}
+	return ops
 }
 
-// jump adds the new jump before it removes the old ones. The library inserts
-// before the rule of a position, but adds behind it.
-func (b batch) jump(j PutJump) error {
-	rule := &nftables.Rule{Table: b.base.Table, Chain: b.base, Exprs: encodeJump(b.own.Name)}
-	if j.Number > 0 {
-		rule.Position = j.Before.Handle
-		b.conn.InsertRule(rule)
-	} else {
-		b.conn.AddRule(rule)
+// encode returns the instructions that iptables-nft 1.8 makes of a rule. Because
+// of any other instruction, though it did the same, iptables would say that it
+// does not know the table.
+func encode(r Rule) nft.Rule {
+	var parts [][]nft.Expr
+	if r.In != "" {
+		parts = append(parts, nft.InName().Is(terminated(r.In)...))
 	}
-	return b.drop(j.Remove)
+	if r.Out != "" {
+		parts = append(parts, nft.OutName().Is(terminated(r.Out)...))
+	}
+	if r.Replies {
+		parts = append(parts, matchReplies())
+	}
+	return nft.NewRule("", append(parts, nft.Counter(), nft.Accept.Exprs())...)
 }
 
-func (b batch) drop(rules []BaseRule) error {
-	for _, r := range rules {
-		if err := b.conn.DelRule(&nftables.Rule{Table: b.base.Table, Chain: b.base, Handle: r.Handle}); err != nil {
-			return err
+// terminated is a name with the zero at its end. Without the zero, all names that
+// begin so would match.
+func terminated(name string) []byte { return append([]byte(name), 0) }
+
+// matchReplies is ip_tables' match "conntrack", which nf_tables has for iptables'
+// sake: iptables-nft does not know nf_tables' own "ct state". The match's data are
+// struct xt_conntrack_mtinfo3 of linux/netfilter/xt_conntrack.h, padded to 8 bytes.
+func matchReplies() []nft.Expr {
+	const (
+		revision             = 3
+		size                 = 168
+		matchFlags, stateSet = 146, 150       // offsets
+		matchState           = 1 << 0         // XT_CONNTRACK_STATE
+		established, related = 1 << 1, 1 << 2 // XT_CONNTRACK_STATE_BIT
+		name, rev, info      = 1, 2, 3        // NFTA_MATCH_*
+	)
+	data := make([]byte, size)
+	binary.NativeEndian.PutUint16(data[matchFlags:], matchState)
+	binary.NativeEndian.PutUint16(data[stateSet:], established|related)
+	return []nft.Expr{{Name: "match", Data: nl.Attrs{}.Text(name, "conntrack").Uint32BE(rev, revision).Bytes(info, data)}}
+}
+
+// textOf finds the rule among the known ones. Others need no text that iptables
+// would print: it is enough that they differ.
+func textOf(r nft.Rule, known []Rule) string {
+	r.Comment = ""
+	for _, k := range known {
+		if r.Equal(encode(k)) {
+			return k.String()
 		}
 	}
-	return nil
+	return fmt.Sprintf("handle %d", r.Handle)
 }
 
-func (b batch) remove(r Remove) error {
-	if err := b.drop(r.Jumps); err != nil {
-		return err
+// kindOf tells what a rule of FORWARD means to us.
+func kindOf(r nft.Rule) Kind {
+	exprs := slices.DeleteFunc(slices.Clone(r.Exprs), effectless)
+	if len(exprs) == 0 {
+		return Unmanaged
 	}
-	if r.Chain {
-		b.conn.FlushChain(b.own)
-		b.conn.DelChain(b.own)
+	last, alone := exprs[len(exprs)-1], len(exprs) == 1
+	v, _ := last.Verdict()
+	switch {
+	case v == nft.Jump(ourChain) && alone:
+		return Jump
+	case v.Chain == ourChain:
+		return WrongJump
+	case alone && final(last):
+		return Final
 	}
-	return nil
+	return Unmanaged
+}
+
+// effectless instructions let every packet through.
+func effectless(e nft.Expr) bool {
+	return e.Name == "counter" || e.Name == "match" && extension(e) == "comment"
+}
+
+// extension is the name of a match or a target of ip_tables (NFTA_MATCH_NAME,
+// NFTA_TARGET_NAME).
+func extension(e nft.Expr) string { return e.Data.Get(1).Text() }
+
+// final tells whether no packet gets past the instruction. From a built-in chain
+// RETURN leads to its policy.
+func final(e nft.Expr) bool {
+	v, is := e.Verdict()
+	return is && (v == nft.Drop || v == nft.Accept || v.Code == unix.NFT_RETURN) ||
+		e.Name == "reject" || e.Name == "target" && extension(e) == "REJECT"
 }

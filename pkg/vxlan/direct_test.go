@@ -15,6 +15,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/overlay-cni/overlay-cni/internal/network"
 	"github.com/overlay-cni/overlay-cni/pkg/config"
 	"github.com/overlay-cni/overlay-cni/pkg/firewall"
 	"github.com/overlay-cni/overlay-cni/pkg/registry"
@@ -355,9 +356,9 @@ func connect(hosts [2]*host, f familyCase, direct [2]bool) {
 // withPods gives both hosts of a wire an address that stands for a pod, and a
 // firewall that masquerades.
 func withPods(hosts [2]*host, f familyCase) {
-	var network []netip.Prefix
+	var subnets []netip.Prefix
 	for _, n := range f.nodes(1, 2) {
-		network = append(network, n.Subnets...)
+		subnets = append(subnets, n.Subnets...)
 	}
 	for i, h := range hosts {
 		h.t.Helper()
@@ -365,10 +366,14 @@ func withPods(hosts [2]*host, f familyCase) {
 		for _, p := range own {
 			h.addAddr("lo", subnet.Host(pod(p)).String())
 		}
-		table, err := firewall.Desired(firewall.Config{Own: own, Network: network, Masquerade: true, Bridge: "cni0"})
+		table, err := firewall.Desired(firewall.Config{Own: own, Network: subnets, Masquerade: true, Bridge: "cni0"})
 		h.must(err)
-		_, err = firewall.New(firewall.InNetns(h.ns.FD())).Sync(table)
-		h.must(err)
+		k := firewall.New(network.Default)
+		h.in(func() error {
+			_, err := k.Sync(table)
+			return err
+		})
+		k.Close()
 	}
 }
 

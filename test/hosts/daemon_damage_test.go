@@ -1,18 +1,18 @@
 package hosts
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net"
+	"os/exec"
 	"slices"
 	"strings"
 
-	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/overlay-cni/overlay-cni/internal/lab"
-	"github.com/overlay-cni/overlay-cni/pkg/firewall"
 )
 
 func damages() []damage { return damagesIn(modes[2]) }
@@ -208,78 +208,38 @@ func onPort(do func(*netlink.Handle, netlink.Link) error) func(*netlink.Handle) 
 	}
 }
 
-// ruleDamages change the firewall.
-func ruleDamages() map[string]func(*nftables.Conn) error {
-	ours := func(c *nftables.Conn) (*nftables.Table, error) {
-		return c.ListTableOfFamily(firewall.TableName, nftables.TableFamilyINet)
-	}
-	return map[string]func(*nftables.Conn) error{
-		"our table is deleted": func(c *nftables.Conn) error {
-			table, err := ours(c)
-			if err == nil {
-				c.DelTable(table)
-			}
-			return err
-		},
-		"our table is flushed": func(c *nftables.Conn) error {
-			table, err := ours(c)
-			if err == nil {
-				c.FlushTable(table)
-			}
-			return err
-		},
-		"all rules of the host are deleted": func(c *nftables.Conn) error {
-			c.FlushRuleset()
-			return nil
-		},
-		"one of our rules is deleted": func(c *nftables.Conn) error {
-			table, err := ours(c)
-			if err != nil {
-				return err
-			}
-			chains, err := c.ListChainsOfTableFamily(nftables.TableFamilyINet)
-			for _, ch := range chains {
-				if ch.Table.Name != table.Name {
-					continue
-				}
-				rules, err := c.GetRules(table, ch)
-				if err != nil {
-					return err
-				}
-				if len(rules) > 0 {
-					return c.DelRule(rules[0])
-				}
-			}
-			return errors.Join(err, errors.New("there are no rules"))
-		},
-		"one of our rules is doubled": func(c *nftables.Conn) error {
-			table, err := ours(c)
-			if err != nil {
-				return err
-			}
-			chains, err := c.ListChainsOfTableFamily(nftables.TableFamilyINet)
-			for _, ch := range chains {
-				if ch.Table.Name != table.Name {
-					continue
-				}
-				c.AddRule(&nftables.Rule{Table: table, Chain: ch})
-				return nil
-			}
-			return errors.Join(err, errors.New("there are no chains"))
-		},
+// ruleDamages are done to the firewall, by nft.
+func ruleDamages() map[string]string {
+	const table = "inet overlay-cni"
+	return map[string]string{
+		"our table is deleted":              "delete table " + table,
+		"our table is flushed":              "flush table " + table,
+		"all rules of the host are deleted": "flush ruleset",
+		"our rules are deleted":             "flush chain " + table + " postrouting",
+		"a rule is put before ours":         "insert rule " + table + " postrouting accept",
+		"our subnets are forgotten":         "flush set " + table + " own4; flush set " + table + " own6",
 	}
 }
 
-// nftables changes the rules of the first host.
-func (f *fleet) nftables(change func(*nftables.Conn) error) {
+// nft has the program of that name do something on a host, and returns what it
+// prints.
+func nft(h *lab.Host, args ...string) (string, error) {
+	var out bytes.Buffer
+	cmd := exec.Command("nft", args...)
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := h.Netns().Start(cmd); err != nil {
+		return "", err
+	}
+	if err := cmd.Wait(); err != nil {
+		return "", fmt.Errorf("%s: %w: %s", cmd, err, &out)
+	}
+	return out.String(), nil
+}
+
+// nft is the same for a host that can be trusted to do it.
+func (f *fleet) nft(h *lab.Host, args ...string) string {
 	f.t.Helper()
-	f.must(changeRules(f.hosts[0], change))
-}
-
-func changeRules(h *lab.Host, change func(*nftables.Conn) error) error {
-	c, err := nftables.New(nftables.WithNetNSFd(h.Netns().FD()))
-	if err != nil {
-		return err
-	}
-	return errors.Join(change(c), c.Flush())
+	out, err := nft(h, args...)
+	f.must(err)
+	return out
 }

@@ -18,7 +18,6 @@ import (
 
 	"github.com/overlay-cni/overlay-cni/internal/lab"
 	"github.com/overlay-cni/overlay-cni/internal/lab/probe"
-	"github.com/overlay-cni/overlay-cni/pkg/firewall"
 )
 
 // noResync leaves healing to the kernel's notifications.
@@ -99,7 +98,7 @@ func TestDaemonHeals(t *testing.T) {
 		for name, change := range ruleDamages() {
 			t.Run(name, func(t *testing.T) {
 				f, ctx := f.sub(t), withPatience(t)
-				f.nftables(change)
+				f.nft(f.hosts[0], change)
 				f.healed(ctx, want)
 			})
 		}
@@ -213,8 +212,7 @@ func TestDaemonResyncHeals(t *testing.T) {
 		want := asNew(f.state(h))
 		f.stop(ctx, h)
 		f.start(ctx, h, "--resync", "1s")
-		_, err := firewall.New(firewall.InNetns(h.Netns().FD())).Sync(firewall.State{})
-		f.must(err)
+		f.nft(h, "delete table inet overlay-cni")
 		f.must(os.Remove(filepath.Join(h.RunDir(), "node.json")))
 		f.eventually(ctx, func(context.Context) error {
 			if _, err := os.Stat(filepath.Join(h.RunDir(), "node.json")); err != nil {

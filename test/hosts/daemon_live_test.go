@@ -17,7 +17,6 @@ import (
 
 	"github.com/overlay-cni/overlay-cni/internal/lab"
 	"github.com/overlay-cni/overlay-cni/internal/lab/probe"
-	"github.com/overlay-cni/overlay-cni/pkg/firewall"
 )
 
 // change is made while pods talk, and then undone.
@@ -144,14 +143,10 @@ func settingChanges() []change {
 		return mtuOf(f, h.Handle(), tunnel) == 1400 && mtuOf(f, h.Handle(), "cni0") == 1400
 	}
 	masquerades := func(f *fleet, h *lab.Host) bool {
-		table, err := firewall.New(firewall.InNetns(h.Netns().FD())).Read()
-		f.must(err)
-		return strings.Contains(fmt.Sprint(table), "masquerade")
+		return strings.Contains(f.nft(h, "list", "table", "inet", "overlay-cni"), "masquerade")
 	}
 	exempts := func(f *fleet, h *lab.Host) bool {
-		table, err := firewall.New(firewall.InNetns(h.Netns().FD())).Read()
-		f.must(err)
-		return strings.Contains(fmt.Sprint(table), "198.51.100.0")
+		return strings.Contains(f.nft(h, "list", "table", "inet", "overlay-cni"), "198.51.100.0")
 	}
 	return []change{
 		setTo("mtu: 1400", (*fleet).all, lower),

@@ -13,7 +13,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 
 	"github.com/overlay-cni/overlay-cni/internal/lab"
@@ -120,39 +119,16 @@ func TestDaemonHealsHostPorts(t *testing.T) {
 		}
 		ports := map[bool]string{true: "ports4", false: "ports6"}[m.hasIPv4()]
 		before := f.attached(h)
-		table := &nftables.Table{Name: hostport.TableName, Family: nftables.TableFamilyINet}
-		for name, change := range map[string]func(*nftables.Conn) error{
-			"the table is deleted": func(c *nftables.Conn) error {
-				c.DelTable(table)
-				return nil
-			},
-			"all rules of the host are deleted": func(c *nftables.Conn) error {
-				c.FlushRuleset()
-				return nil
-			},
-			"the ports are closed": func(c *nftables.Conn) error {
-				set, err := c.GetSetByName(table, ports)
-				c.FlushSet(set)
-				return err
-			},
-			"a port is opened for nobody": func(c *nftables.Conn) error {
-				set, err := c.GetSetByName(table, ports)
-				if err != nil {
-					return err
-				}
-				elements, err := c.GetSetElements(set)
-				if err != nil || len(elements) != 1 {
-					return errors.Join(err, fmt.Errorf("%d elements", len(elements)))
-				}
-				other := elements[0]
-				other.Key = slices.Clone(other.Key)
-				other.Key[len(other.Key)-3]++
-				return c.SetAddElements(set, []nftables.SetElement{other})
-			},
+		const table = "inet " + hostport.TableName
+		for name, change := range map[string]string{
+			"the table is deleted":              "delete table " + table,
+			"all rules of the host are deleted": "flush ruleset",
+			"the ports are closed":              "flush map " + table + " " + ports,
+			"a port is opened for nobody":       fmt.Sprintf("add element %s %s { tcp . 8081 : %s . 80 }", table, ports, web.Addresses[0]),
 		} {
 			t.Run(name, func(t *testing.T) {
 				f, ctx := f.sub(t), withPatience(t)
-				f.nftables(change)
+				f.nft(h, change)
 				f.eventuallyAttached(ctx, h, before)
 				for _, a := range h.Addresses() {
 					_, err := probe.TCP(ctx, client.Netns(), netip.AddrPortFrom(a, 8080))

@@ -74,7 +74,7 @@ func (f *fleet) kernelState(h *lab.Host) []string {
 	s := stateReader{fleet: f, handle: h.Handle(), names: map[int]string{}}
 	s.links()
 	s.routes()
-	s.firewall(h.Netns())
+	s.firewall(h)
 	return s.lines
 }
 

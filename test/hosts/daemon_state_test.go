@@ -16,8 +16,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/overlay-cni/overlay-cni/internal/lab"
-	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox"
-	"github.com/overlay-cni/overlay-cni/pkg/firewall"
 	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
 )
 
@@ -33,7 +31,7 @@ func (f *fleet) state(h *lab.Host) []string {
 	s.addresses()
 	s.routes()
 	s.neighbors()
-	s.firewall(h.Netns())
+	s.firewall(h)
 	s.files(h)
 	slices.Sort(s.lines)
 	return s.lines
@@ -154,16 +152,10 @@ func (s *stateReader) neighbors() {
 	}
 }
 
-func (s *stateReader) firewall(ns *sandbox.Netns) {
+func (s *stateReader) firewall(h *lab.Host) {
 	s.t.Helper()
-	table, err := firewall.New(firewall.InNetns(ns.FD())).Read()
-	s.must(err)
-	s.add("table present %v flags %d", table.Present, table.Flags)
-	for _, c := range table.Chains {
-		s.add("chain %+v", c)
-	}
-	for _, set := range table.Sets {
-		s.add("set %+v holds %+v", set, table.Elements[set.Name])
+	for line := range strings.Lines(s.nft(h, "list", "table", "inet", "overlay-cni")) {
+		s.add("firewall: %s", strings.TrimSpace(line))
 	}
 }
 

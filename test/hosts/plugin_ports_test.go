@@ -6,11 +6,11 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/nftables"
-
 	"github.com/overlay-cni/overlay-cni/internal/lab/probe"
 	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox"
 	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox/sandboxtest"
+	nftables "github.com/overlay-cni/overlay-cni/internal/nft"
+	"github.com/overlay-cni/overlay-cni/pkg/hostport"
 	"github.com/overlay-cni/overlay-cni/pkg/plugin"
 )
 
@@ -18,31 +18,26 @@ import (
 // belongs to the bridge, and not to a pod, is left out.
 func (p *pluginHost) portLines(t *testing.T) []string {
 	t.Helper()
-	conn, err := nftables.New(nftables.WithNetNSFd(p.host.Netns().FD()))
+	var table *nftables.Table
+	err := p.host.Netns().Do(func() error {
+		c, err := nftables.Dial()
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		table, _, err = c.Read(nftables.ID{Family: nftables.Inet, Name: hostport.TableName})
+		return err
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyINet)
-	if err != nil {
-		t.Fatal(err)
+	if table == nil {
+		return nil
 	}
 	var lines []string
-	for _, table := range tables {
-		sets, err := conn.GetSets(table)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, set := range sets {
-			if set.Name == "bridges" {
-				continue
-			}
-			elements, err := conn.GetSetElements(set)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, e := range elements {
-				lines = append(lines, fmt.Sprintf("port %s %x %x", set.Name, e.Key, e.Val))
-			}
+	for _, e := range table.Elements {
+		if e.Set != "bridges" {
+			lines = append(lines, fmt.Sprintf("port %s %x %x", e.Set, e.Key, e.Data))
 		}
 	}
 	return lines

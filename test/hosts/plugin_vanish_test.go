@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
-	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
 	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox"
@@ -228,12 +227,7 @@ func (p *pluginHost) setTimes(t *testing.T, of [2]time.Time) {
 // flushRules removes the host's whole firewall.
 func (p *pluginHost) flushRules(t *testing.T) {
 	t.Helper()
-	conn, err := nftables.New(nftables.WithNetNSFd(p.host.Netns().FD()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn.FlushRuleset()
-	if err := conn.Flush(); err != nil {
+	if _, err := nft(p.host, "flush ruleset"); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"slices"
 
-	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 
 	"github.com/overlay-cni/overlay-cni/internal/lab"
@@ -25,23 +24,15 @@ func (s *soak) breakRules(h *lab.Host) {
 	maps.Copy(all, portDamages())
 	names := slices.Sorted(maps.Keys(all))
 	name := names[s.rng.IntN(len(names))]
-	s.tolerate(name, changeRules(h, all[name]))
+	_, err := nft(h, all[name])
+	s.tolerate(name, err)
 }
 
-func portDamages() map[string]func(*nftables.Conn) error {
-	table := &nftables.Table{Name: hostport.TableName, Family: nftables.TableFamilyINet}
-	return map[string]func(*nftables.Conn) error{
-		"the table of host ports is deleted": func(c *nftables.Conn) error {
-			c.DelTable(table)
-			return nil
-		},
-		"the host ports are closed": func(c *nftables.Conn) error {
-			set, err := c.GetSetByName(table, "ports4")
-			if err == nil {
-				c.FlushSet(set)
-			}
-			return err
-		},
+func portDamages() map[string]string {
+	const table = "inet " + hostport.TableName
+	return map[string]string{
+		"the table of host ports is deleted": "delete table " + table,
+		"the host ports are closed":          "flush map " + table + " ports4",
 	}
 }
 

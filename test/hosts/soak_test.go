@@ -16,7 +16,6 @@ import (
 
 	"github.com/overlay-cni/overlay-cni/internal/lab"
 	"github.com/overlay-cni/overlay-cni/internal/lab/probe"
-	"github.com/overlay-cni/overlay-cni/pkg/firewall"
 )
 
 var (
@@ -307,10 +306,7 @@ func portOf(line string) (string, bool) {
 func (s *soak) nothingToDo(ctx context.Context) {
 	for _, h := range s.hosts {
 		s.stop(ctx, h)
-		table, err := firewall.New(firewall.InNetns(h.Netns().FD())).Read()
-		if err != nil || !table.Present {
-			s.t.Errorf("%s: the firewall table: %+v, %v", h.Name, table, err)
-		}
+		s.nft(h, "list", "table", "inet", "overlay-cni")
 		d := s.start(ctx, h, s.registry.args(h)...)
 		s.must(d.Log.Wait(ctx, "reconciled pods"))
 		s.registry.awaitNodes(ctx, s, h)

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 
 	"github.com/overlay-cni/overlay-cni/internal/lab"
@@ -55,16 +54,9 @@ func (i installation) left() []string {
 	s.links()
 	s.addresses()
 	s.routes()
-	c, err := nftables.New(nftables.WithNetNSFd(i.h.Netns().FD()))
-	i.f.must(err)
-	tables, err := c.ListTables()
-	i.f.must(err)
-	for _, t := range tables {
-		chains, err := c.ListChainsOfTableFamily(t.Family)
-		i.f.must(err)
-		s.add("table %d %s", t.Family, t.Name)
-		for _, chain := range chains {
-			s.add("chain %s in %s", chain.Name, chain.Table.Name)
+	for line := range strings.Lines(i.f.nft(i.h, "list", "chains")) {
+		if strings.Contains(line, "table ") || strings.Contains(line, "chain ") {
+			s.add("%s", strings.TrimSpace(line))
 		}
 	}
 	i.f.must(filepath.WalkDir(i.dir, func(path string, _ os.DirEntry, err error) error {
@@ -94,14 +86,7 @@ func (i installation) prepare() {
 		}
 		return nil
 	})
-	c, err := nftables.New(nftables.WithNetNSFd(i.h.Netns().FD()))
-	i.f.must(err)
-	filter := c.AddTable(&nftables.Table{Name: "filter", Family: nftables.TableFamilyIPv4})
-	c.AddChain(&nftables.Chain{
-		Name: "FORWARD", Table: filter, Type: nftables.ChainTypeFilter,
-		Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter,
-	})
-	i.f.must(c.Flush())
+	i.f.nft(i.h, "add table ip filter; add chain ip filter FORWARD { type filter hook forward priority filter; }")
 	i.f.must(os.MkdirAll(i.file("bin"), 0o755))
 	i.f.must(os.MkdirAll(i.file("net.d"), 0o755))
 	i.f.must(os.WriteFile(i.file("bin/loopback"), nil, 0o755))
