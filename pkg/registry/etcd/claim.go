@@ -6,23 +6,18 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/overlay-cni/overlay-cni/pkg/registry"
 )
 
-// ErrNameTaken is what Nodes returns beside the other hosts while this host's
-// name is that of another machine.
+// ErrNameTaken is what Nodes returns beside the other hosts while another machine
+// has this host's name.
 var ErrNameTaken = errors.New("the node name is taken")
 
-// errMoved says that the key of this host, or the configuration, is another one
-// than we know. The watch brings it, and then we try again.
-var errMoved = errors.New("register this host: etcd changed meanwhile, it is tried again")
-
-// settle makes this host's keys what they should be. The problem is one that
-// others have to mend; with an error the session is at its end.
+// settle makes this host's keys what they should be. A problem is for others to
+// mend; an error ends the session.
 func (s *session) settle(ctx context.Context) (problem, err error) {
 	s.remember()
 	foreign := s.foreign()
@@ -43,15 +38,15 @@ func (s *session) settle(ctx context.Context) (problem, err error) {
 	return problem, nil
 }
 
-// remember takes note of what we wrote, also where the answer got lost.
+// remember notes what this process wrote, also where the answer got lost.
 func (s *session) remember() {
 	if s.own != nil && s.own.Instance == s.instance {
 		s.hold.written, s.hold.subnets = s.own.modified, s.own.Subnets
 	}
 }
 
-// showOwn puts this host's entry into the set. That of another machine must not
-// be there: the daemon would take its subnets for this host's.
+// showOwn puts this host's entry into the set. An entry of another machine must
+// not be there: the daemon would take its subnets for this host's.
 func (s *session) showOwn(ours bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -62,7 +57,7 @@ func (s *session) showOwn(ours bool) {
 	}
 }
 
-// foreign says why this host's key is not ours to write.
+// foreign says why this process must not write this host's key, nil if it may.
 func (s *session) foreign() error {
 	switch own := s.own; {
 	case s.ownErr != nil:
@@ -73,7 +68,7 @@ func (s *session) foreign() error {
 		return fmt.Errorf("%w: another machine, %v, is registered as %q: give this host another name, or delete the key %s if that machine is gone for good",
 			ErrNameTaken, own.Addresses, own.name, s.keys.node(own.name))
 	case own.Instance != s.instance && s.hold.written > 0 && own.modified > s.hold.written:
-		// A key older than what we wrote is from a backup of etcd.
+		// A key older than what this process wrote is from a backup of etcd.
 		return fmt.Errorf("%w: another overlayd with the same node name and machine id, at %v, took over the key %s: give machines that were copied a name and a machine id of their own (systemd-machine-id-setup)",
 			ErrNameTaken, own.Addresses, s.keys.node(own.name))
 	}
@@ -88,8 +83,8 @@ func (s *session) settled() bool {
 		(s.configErr != nil || s.hold.config.fits(s.own.Subnets))
 }
 
-// addressesToWrite are those that were set, or those of before: a daemon that
-// starts again keeps its lease even if it has no underlay yet.
+// addressesToWrite returns the addresses that were set, or else those of the
+// entry: a daemon that starts again keeps its lease even without an underlay.
 func (s *session) addressesToWrite() []netip.Addr {
 	if addrs := s.wantedAddresses(); len(addrs) > 0 {
 		return s.hold.announceable(addrs)
@@ -100,9 +95,9 @@ func (s *session) addressesToWrite() []netip.Addr {
 	return nil
 }
 
-// announceable leaves out what no host could use: an address inside the pods'
-// network. The first one, which the tunnel runs from, is not given up silently:
-// see check.
+// announceable leaves out addresses inside the pods' network, which no host could
+// use. It keeps the first address, which the tunnel runs from, for check to
+// refuse.
 func (h hold) announceable(addrs []netip.Addr) []netip.Addr {
 	if h.config == nil {
 		return addrs
@@ -113,29 +108,16 @@ func (h hold) announceable(addrs []netip.Addr) []netip.Addr {
 	return append([]netip.Addr{addrs[0]}, slices.DeleteFunc(slices.Clone(addrs[1:]), inside)...)
 }
 
-// maxAttempts is far above the number of rounds in which hosts that all want
-// the last subnets get them: in each at least half of those left do.
-const maxAttempts = 50
-
-// claim writes this host's keys, choosing subnets again where others were
-// faster.
+// claim chooses subnets and writes this host's keys.
 func (s *session) claim(ctx context.Context) (problem, err error) {
 	if err := s.waiting(); err != nil {
 		return err, nil
 	}
-	for attempt := range maxAttempts {
-		c, problem, err := s.prepare(ctx, attempt)
-		if problem != nil || err != nil {
-			return problem, err
-		}
-		problem, err = s.commit(ctx, c)
-		if !errors.Is(problem, errTaken) || err != nil {
-			return problem, err
-		}
-		const slot = 5 * time.Millisecond // about as long as a transaction takes
-		pause(ctx, 0, slot*time.Duration(attempt+1))
+	c, problem, err := s.prepare(ctx)
+	if problem != nil || err != nil {
+		return problem, err
 	}
-	return fmt.Errorf("register this host: others were faster %d times: it is tried again", maxAttempts), nil
+	return s.commit(ctx, c)
 }
 
 // waiting says what is missing before this host can be registered.
@@ -160,12 +142,12 @@ type claim struct {
 }
 
 // prepare reads who has which subnet, and chooses.
-func (s *session) prepare(ctx context.Context, attempt int) (c claim, problem, err error) {
+func (s *session) prepare(ctx context.Context) (c claim, problem, err error) {
 	all, err := s.allHeld(ctx)
 	if err != nil {
 		return claim{}, nil, err
 	}
-	w := wish{config: s.effectiveConfig(), names: []string{s.opts.Node}, host: s.opts.HostID, attempt: attempt}
+	w := wish{config: s.effectiveConfig(), names: []string{s.opts.Node}, host: s.opts.HostID, attempt: s.attempt}
 	sources := [][]netip.Prefix{s.hold.subnets, s.opts.Previous}
 	if s.own != nil {
 		sources = slices.Insert(sources, 0, s.own.Subnets)
@@ -187,8 +169,8 @@ func (s *session) prepare(ctx context.Context, attempt int) (c claim, problem, e
 	return c, s.check(c.record, w.config), nil
 }
 
-// effectiveConfig allows what this host has and no more while the
-// configuration can't be read: two hosts may remember different ones.
+// effectiveConfig allows only what this host has while the configuration can't be
+// read: two hosts may remember different configurations.
 func (s *session) effectiveConfig() config {
 	if s.configErr == nil {
 		return *s.hold.config
@@ -216,8 +198,8 @@ func (s *session) check(r record, c config) error {
 }
 
 // earlierName finds the entry of this machine, at this address, under another
-// name. The address is looked at because machines may share an identity:
-// containers that each are a host.
+// name. The address has to match because hosts may share a machine's identity, as
+// containers do.
 func (s *session) earlierName() *entry {
 	addrs := s.addressesToWrite()
 	for _, e := range s.hosts {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 
@@ -12,7 +11,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// commit writes the claim if nothing it rests on has changed.
+// commit writes the claim if nothing changed that the claim rests on.
 func (s *session) commit(ctx context.Context, c claim) (problem, err error) {
 	if err := s.grant(ctx); err != nil {
 		return nil, err
@@ -20,30 +19,30 @@ func (s *session) commit(ctx context.Context, c claim) (problem, err error) {
 	cmps, ops := s.transaction(c)
 	var resp *clientv3.TxnResponse
 	err = request(ctx, s.timing, "register this host", func(ctx context.Context) (err error) {
-		resp, err = s.client.Txn(ctx).If(cmps...).Then(ops...).Else(s.witnesses(c)...).Commit()
+		resp, err = s.client.Txn(ctx).If(cmps...).Then(ops...).Commit()
 		return err
 	})
 	switch {
 	case errors.Is(err, rpctypes.ErrLeaseNotFound):
 		s.hold.lease, s.renewals = 0, nil
-		return errTaken, nil
+		return errOutdated, nil
 	case err != nil:
 		return nil, err
-	case !resp.Succeeded && s.isMoved(c, resp):
-		return errMoved, nil
 	case !resp.Succeeded:
-		return errTaken, nil
+		return errOutdated, nil
 	}
 	s.won(c, resp.Header.Revision)
 	return nil, nil
 }
 
-// errTaken says that another host was faster, or the lease was over.
-var errTaken = errors.New("the subnet was taken meanwhile")
+// errOutdated says that the choice rests on something that changed meanwhile:
+// another host took the subnet, or the lease is over, or the watch is about to
+// bring a change of this host's key or the configuration.
+var errOutdated = errors.New("register this host: etcd changed meanwhile")
 
-// transaction compares what the claim was made from, and writes it.
+// transaction compares what the claim was made from, and writes the claim.
 func (s *session) transaction(c claim) (cmps []clientv3.Cmp, ops []clientv3.Op) {
-	unchanged := func(key string, revision int64) { // 0: there is none
+	unchanged := func(key string, revision int64) { // revision 0: there is no such key
 		cmps = append(cmps, clientv3.Compare(clientv3.ModRevision(key), "=", revision))
 	}
 	put := func(key, value string) {
@@ -79,41 +78,7 @@ func (s *session) ownRevision() int64 {
 	return s.own.modified
 }
 
-// known are the keys that the claim rests on and that we watch, with their
-// revisions. The subnets' we don't watch, and list them again.
-func (s *session) known(c claim) map[string]int64 {
-	known := map[string]int64{s.keys.config(): s.configRevision, s.keys.node(s.opts.Node): s.ownRevision()}
-	if c.before != nil {
-		known[s.keys.node(c.before.name)] = c.before.modified
-	}
-	return known
-}
-
-// witnesses are read when the transaction fails, to know why.
-func (s *session) witnesses(c claim) []clientv3.Op {
-	var ops []clientv3.Op
-	for key := range s.known(c) {
-		ops = append(ops, clientv3.OpGet(key, clientv3.WithKeysOnly()))
-	}
-	return ops
-}
-
-// isMoved reports whether a key that we watch is another one than we know.
-func (s *session) isMoved(c claim, resp *clientv3.TxnResponse) bool {
-	known := s.known(c)
-	for _, r := range resp.Responses {
-		for _, kv := range r.GetResponseRange().GetKvs() {
-			if known[string(kv.Key)] != kv.ModRevision {
-				return true
-			}
-			delete(known, string(kv.Key))
-		}
-	}
-	// What is left is not there.
-	return slices.ContainsFunc(slices.Collect(maps.Values(known)), func(revision int64) bool { return revision != 0 })
-}
-
-// won takes over what was written; the watch brings it, too, but later.
+// won takes over what was written. The watch brings it later.
 func (s *session) won(c claim, revision int64) {
 	s.own = &entry{record: c.record, name: s.opts.Node, modified: revision, lease: s.hold.lease}
 	s.remember()
@@ -125,7 +90,7 @@ func (s *session) won(c claim, revision int64) {
 	}
 }
 
-// tell logs which subnets this host has, when they are new.
+// tell logs which subnets this host has, when they changed.
 func (s *session) tell(c claim) {
 	if slices.Equal(s.hold.told, c.subnets) {
 		return
@@ -134,16 +99,16 @@ func (s *session) tell(c claim) {
 	log := s.opts.Log.With("node", s.opts.Node, "subnets", c.subnets)
 	switch {
 	case slices.Equal(c.had, c.subnets):
-		log.Info("this host has the pod subnets that it had")
+		log.Info("this host keeps its pod subnets")
 	case len(c.had) == 0:
-		log.Info("this host has got pod subnets")
+		log.Info("this host got pod subnets")
 	default:
 		log.Error("this host has other pod subnets than before, because other hosts have the old ones or the configuration changed: create its pods anew",
 			"before", c.had)
 	}
 }
 
-// grant makes sure that there is a lease to write under.
+// grant makes sure that this host has a lease.
 func (s *session) grant(ctx context.Context) error {
 	if s.hold.lease != 0 {
 		return nil

@@ -11,19 +11,20 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/overlay-cni/overlay-cni/internal/family"
 	"github.com/overlay-cni/overlay-cni/pkg/config/strictyaml"
 	"github.com/overlay-cni/overlay-cni/pkg/registry"
 	"github.com/overlay-cni/overlay-cni/pkg/subnet"
 )
 
-// config is what all hosts share.
+// config is the configuration that all hosts share.
 type config struct {
 	pools    []pool // one a family, in the order in which pods get addresses
 	settings []byte // see settingsText
 }
 
-// fits reports whether a host may go on with these subnets: one of each pool,
-// in the same order.
+// fits reports whether a host may keep these subnets: one of each pool, in the
+// same order.
 func (c config) fits(subnets []netip.Prefix) bool {
 	return slices.EqualFunc(c.pools, subnets, pool.fits)
 }
@@ -52,12 +53,12 @@ type configDecoder struct {
 	reader   *strictyaml.Reader
 	config   config
 	networks []place[netip.Prefix]
-	lengths  map[int]place[int] // by the bits of an address
+	lengths  map[family.Family]place[int]
 	exclude  []place[netip.Prefix]
 }
 
 func (d *configDecoder) document(data []byte) {
-	d.lengths = map[int]place[int]{}
+	d.lengths = map[family.Family]place[int]{}
 	root := d.reader.Document(data)
 	if root == nil {
 		if d.reader.Len() == 0 {
@@ -113,25 +114,33 @@ func parseNetwork(text string) (netip.Prefix, error) {
 	return p, nil
 }
 
-// defaultLengths are those that everybody is used to, by the bits of an
-// address: 254 pods, and the length that IPv6 has for a link.
-func defaultLengths() map[int]int { return map[int]int{32: 24, 128: 64} }
+// defaultLength is what operators are used to, in bits: room for 253 pods, and
+// the length that IPv6 has for a link.
+func defaultLength(f family.Family) int {
+	if f == family.IPv4 {
+		return 24
+	}
+	return 64
+}
 
 func (d *configDecoder) subnetLengths(value strictyaml.Value) {
-	mapping := strictyaml.Mapping{Node: value.Node, Path: value.Key, Keys: []string{"ipv4", "ipv6"}}
+	mapping := strictyaml.Mapping{Node: value.Node, Path: value.Key, Keys: []string{family.IPv4.Proc(), family.IPv6.Proc()}}
 	for key, item := range d.reader.Fields(mapping) {
 		text, ok := d.reader.Text(item, "a length such as 24")
 		if !ok {
 			continue
 		}
-		bits := map[string]int{"ipv4": 32, "ipv6": 128}[key]
+		f := family.IPv4
+		if key == family.IPv6.Proc() {
+			f = family.IPv6
+		}
 		n, err := strconv.Atoi(text)
-		if err != nil || n < 1 || n > bits || strconv.Itoa(n) != text {
+		if err != nil || n < 1 || n > f.Bits() || strconv.Itoa(n) != text {
 			d.reader.Add(item.Node, item.Key, fmt.Errorf("%s: expected a whole number of bits, such as %d",
-				strictyaml.Quote(text), defaultLengths()[bits]))
+				strictyaml.Quote(text), defaultLength(f)))
 			continue
 		}
-		d.lengths[bits] = place[int]{n, item}
+		d.lengths[f] = place[int]{n, item}
 	}
 }
 
@@ -143,20 +152,20 @@ func (d *configDecoder) settings(data []byte, root *yaml.Node, value strictyaml.
 	d.config.settings = settingsText(data, root, value.Node)
 }
 
-// finish checks what no value can know alone.
+// finish checks values against each other.
 func (d *configDecoder) finish() {
-	families := map[int]place[netip.Prefix]{}
+	families := map[family.Family]place[netip.Prefix]{}
 	for _, n := range d.networks {
-		bits := n.value.Addr().BitLen()
-		if first, twice := families[bits]; twice {
+		f := family.Of(n.value.Addr())
+		if first, twice := families[f]; twice {
 			d.reader.Add(n.at.Node, n.at.Key, fmt.Errorf("%s is of the same family as %s: keep one of them", n.value, first.value))
 			continue
 		}
-		families[bits] = n
-		d.addPool(n)
+		families[f] = n
+		d.addPool(f, n)
 	}
-	for bits, l := range d.lengths {
-		if _, used := families[bits]; !used {
+	for f, l := range d.lengths {
+		if _, used := families[f]; !used {
 			d.reader.Add(l.at.Node, l.at.Key, errors.New("is for a family that has no network: add the network, or remove this line"))
 		}
 	}
@@ -165,14 +174,13 @@ func (d *configDecoder) finish() {
 	}
 }
 
-func (d *configDecoder) addPool(n place[netip.Prefix]) {
-	bits := n.value.Addr().BitLen()
-	length, at := defaultLengths()[bits], n.at
-	if l, given := d.lengths[bits]; given {
+func (d *configDecoder) addPool(f family.Family, n place[netip.Prefix]) {
+	length, at := defaultLength(f), n.at
+	if l, given := d.lengths[f]; given {
 		length, at = l.value, l.at
 	}
 	p := pool{network: n.value, length: length}
-	key := map[int]string{32: "subnetLengths.ipv4", 128: "subnetLengths.ipv6"}[bits]
+	key := "subnetLengths." + f.Proc()
 	switch split := length - n.value.Bits(); {
 	case split < 0:
 		d.reader.Add(at.Node, at.Key, fmt.Errorf("network %s is smaller than the /%d that each host gets: set %s to %d or more",
@@ -181,8 +189,8 @@ func (d *configDecoder) addPool(n place[netip.Prefix]) {
 		d.reader.Add(at.Node, at.Key, fmt.Errorf("network %s has more than 2^%d parts of length /%d: set %s to %d or less",
 			n.value, maxSplit, length, key, n.value.Bits()+maxSplit))
 	default:
-		// The last one has the same length and no other bits than the
-		// network's, and can't be the unspecified address.
+		// The last subnet stands for all: it has the same length and, unlike the
+		// first, is never the unspecified address.
 		if err := subnet.Check(p.subnet(p.size() - 1)); err != nil {
 			d.reader.Add(at.Node, at.Key, fmt.Errorf("network %s can't be divided so: %w", n.value, err))
 		}
@@ -200,10 +208,10 @@ func (d *configDecoder) addExclude(e place[netip.Prefix]) {
 	d.reader.Add(e.at.Node, e.at.Key, fmt.Errorf("%s lies in none of the networks: remove it, or write a part of one", e.value))
 }
 
-// settingsText is the value of "settings" as a document of its own, at the
-// lines and columns where it stands, so that messages about it are right: all
-// else is blank. Where everything is written in braces there is no telling by
-// lines where the value ends, and it is written anew.
+// settingsText returns the value of "settings" as a document of its own. All else
+// is blank, so that the lines and columns in messages are right. In a
+// configuration in braces the lines don't show where the value ends: there
+// settingsText writes it anew.
 func settingsText(data []byte, root, value *yaml.Node) []byte {
 	lines := strings.SplitAfter(string(data), "\n")
 	if root.Style&yaml.FlowStyle != 0 || value.Line > len(lines) { // YAML knows other line ends, too

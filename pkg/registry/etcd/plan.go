@@ -10,8 +10,8 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/subnet"
 )
 
-// ErrNoFreeSubnet is what Nodes returns, beside the other hosts, while all of a
-// network is taken and this host has no part of it.
+// ErrNoFreeSubnet is what Nodes returns, beside the other hosts, while others have
+// all subnets of a network.
 var ErrNoFreeSubnet = errors.New("no free subnet left")
 
 // held is a subnet's key.
@@ -21,7 +21,7 @@ type held struct {
 	modified int64 // the revision at which it was written
 }
 
-// wish is what a host wants subnets for.
+// wish is what to choose a host's subnets by.
 type wish struct {
 	config config
 	// names are this host's, and the one it had before if it was renamed.
@@ -29,17 +29,17 @@ type wish struct {
 	host  string // the machine's identity
 	// prefer are subnets to take if they fit and are free, best first.
 	prefer []netip.Prefix
-	// attempt counts how often others were faster.
+	// attempt counts how often etcd changed while this host chose.
 	attempt int
 }
 
-// choice is the difference between the subnets that a host holds and those it
-// is to hold.
+// choice is the difference between the subnets that a host holds and the subnets
+// that it should hold.
 type choice struct {
 	subnets []netip.Prefix // one of each network, in the order of the configuration
-	take    []netip.Prefix // of these, those that nobody holds
-	keep    []held         // of these, those that the host holds
-	drop    []held         // what else the host holds
+	take    []netip.Prefix // part of subnets: nobody holds them yet
+	keep    []held         // part of subnets: the host holds them
+	drop    []held         // other subnets that the host holds
 }
 
 // choose finds a subnet of each network: one the host holds, else one that it
@@ -92,10 +92,10 @@ func (w wish) from(p pool, mine []held, taken []netip.Prefix) (netip.Prefix, err
 		ErrNoFreeSubnet, p.network, p.size(), p.length)
 }
 
-// start is where to begin searching: at another place for each host, so that
-// hosts that join together rarely want the same subnet, and at the same place
-// for a host that joins again. Where others were faster it moves on, for else
-// those who wanted one subnet would all want the next one.
+// start is where to begin searching. It differs between hosts, so that hosts that
+// join together rarely want the same subnet, and is the same for a host that
+// joins again. It changes with each attempt: else all hosts that wanted one subnet
+// would next want the same one again.
 func (w wish) start() uint64 {
 	return subnet.Hash("subnet of " + w.names[0] + ", attempt " + strconv.Itoa(w.attempt))
 }

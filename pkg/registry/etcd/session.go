@@ -19,12 +19,11 @@ import (
 // that was seen: after a long interruption everything has to be listed again.
 var errCompacted = errors.New("the changes since the last one seen are compacted")
 
-// hold is what this process has in etcd, and knows of it, from one session to
-// the next.
+// hold is what this process has in etcd, and knows of it, across sessions.
 type hold struct {
 	lease   clientv3.LeaseID // 0: none
-	written int64            // the revision at which we wrote our key last; 0: never
-	subnets []netip.Prefix   // that we had last
+	written int64            // the revision at which this process last wrote its key; 0: never
+	subnets []netip.Prefix   // that this host had last
 	told    []netip.Prefix   // that the log said last
 	config  *config          // the last good one
 }
@@ -50,9 +49,10 @@ type session struct {
 
 	renewals <-chan *clientv3.LeaseKeepAliveResponse
 	due      bool // own key and configuration have to be compared
+	attempt  int  // how often etcd changed while this host chose its subnets
 	heard    bool // something came through the watch since the last heartbeat
-	asked    bool // and we asked for it
-	behind   bool // the last answer was older than one before
+	asked    bool // the last heartbeat asked etcd for a sign of life
+	behind   bool // the last answer was older than an earlier one
 }
 
 // session returns what ended it.
@@ -112,8 +112,8 @@ func (s *session) watch(ctx context.Context) (clientv3.WatchChan, error) {
 	return events, nil
 }
 
-// loop compares when something happened that matters to this host, and takes
-// over what other hosts write.
+// loop takes over what other hosts write, and settles when something happened
+// that matters to this host.
 func (s *session) loop(ctx context.Context, events clientv3.WatchChan) error {
 	heartbeat := time.NewTicker(s.timing.heartbeat)
 	defer heartbeat.Stop()
@@ -144,7 +144,9 @@ func (s *session) loop(ctx context.Context, events clientv3.WatchChan) error {
 	}
 }
 
-// round compares if that is due, and if there is a problem has it done again.
+// round settles if that is due. Where etcd changed meanwhile, it tries again after
+// a moment, in which the watch brings changes; hosts that want the same subnets
+// wait for different times. Other problems wait longer.
 func (s *session) round(ctx context.Context, again *time.Timer) error {
 	if !s.due {
 		return nil
@@ -154,8 +156,15 @@ func (s *session) round(ctx context.Context, again *time.Timer) error {
 	if err != nil {
 		return err
 	}
-	s.show(s, problem)
 	again.Stop()
+	if errors.Is(problem, errOutdated) {
+		const slot = 5 * time.Millisecond // about as long as a transaction takes
+		s.attempt++
+		again.Reset(rand.N(min(slot*time.Duration(s.attempt), s.timing.lastRetry)))
+		return nil
+	}
+	s.attempt = 0
+	s.show(s, problem)
 	if problem != nil {
 		again.Reset(s.timing.again)
 	}
@@ -209,9 +218,9 @@ func (s *session) noteChange(changed bool) {
 	}
 }
 
-// checkRevision finds an etcd that was restored from a backup: it counts on
-// from there, and would send nothing until it has come to where it was. A
-// member that is a little late may also have an older revision, but not twice.
+// checkRevision finds an etcd that was restored from a backup: its revisions go on
+// from there, and the watch would be silent until they reach the old ones. A
+// member that is a little late may have an older revision too, but not twice.
 func (s *session) checkRevision(revision int64) error {
 	was := s.behind
 	s.behind = revision < s.revision
@@ -222,8 +231,8 @@ func (s *session) checkRevision(revision int64) error {
 	return nil
 }
 
-// beat finds a watch that is dead without an error: something between us and
-// etcd swallows packets, or the member is stopped.
+// beat finds a watch that is dead without an error: something on the way to etcd
+// swallows packets, or the member is stopped.
 func (s *session) beat(ctx context.Context) error {
 	if s.asked && !s.heard {
 		return fmt.Errorf("watch the nodes: no sign of life in %s", s.timing.heartbeat)
