@@ -31,6 +31,10 @@ func Of(a netip.Addr) Family {
 	return IPv6
 }
 
+// Allows reports whether a valid address is of the family. The zero value allows
+// both families.
+func (f Family) Allows(a netip.Addr) bool { return f == 0 || f == Of(a) }
+
 // String returns "IPv4" or "IPv6", for messages.
 func (f Family) String() string {
 	switch f {

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/overlay-cni/overlay-cni/internal/family"
 	"github.com/overlay-cni/overlay-cni/internal/tunnel"
 )
 
@@ -16,8 +17,9 @@ type Config struct {
 	RunDir string
 	// Underlay says which interface and address carry the tunnel.
 	Underlay Underlay
-	// UnderlayFamily is that of the tunnel's own packets, where hosts have both.
-	UnderlayFamily Family
+	// UnderlayFamily is the family of the tunnel's own packets. The zero value is
+	// the family of the address that the registry has first for this host.
+	UnderlayFamily family.Family
 	// MTU is that of pods and tunnel device; 0 follows the underlay's.
 	MTU int
 	// Bridge is the name of the pods' bridge.
@@ -103,27 +105,6 @@ const (
 	LogText LogFormat = "text"
 	LogJSON LogFormat = "json"
 )
-
-// Family is an address family, or the choice of one.
-type Family string
-
-// Auto is the family of the address that the registry has first for this host.
-const (
-	FamilyAuto Family = "auto"
-	FamilyIPv4 Family = "ipv4"
-	FamilyIPv6 Family = "ipv6"
-)
-
-// Allows tells whether an address is of the family; auto allows both.
-func (f Family) Allows(a netip.Addr) bool {
-	switch f {
-	case FamilyIPv4:
-		return a.Is4()
-	case FamilyIPv6:
-		return a.Is6()
-	}
-	return true
-}
 
 // Underlay says how to find the interface and the host's own address on it. At
 // most one field is set; none means the interface of the default route.

@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/spf13/pflag"
 
+	"github.com/overlay-cni/overlay-cni/internal/family"
 	"github.com/overlay-cni/overlay-cni/internal/tunnel"
 )
 
@@ -61,7 +62,7 @@ func defaults() Config {
 		},
 		IPTablesForward: true,
 		VXLAN:           tunnel.Config{Device: "overlay0", VNI: 1, Port: 4789},
-		UnderlayFamily:  FamilyAuto,
+		UnderlayFamily:  0,
 		Resync:          30 * time.Second,
 		CNI:             CNI{ConfName: "10-overlay-cni.conflist"},
 		Log:             Log{Level: slog.LevelInfo, Format: LogText},
@@ -123,7 +124,7 @@ func fullConfig() Config {
 		NodeName:       "host-a",
 		RunDir:         "/tmp/run",
 		Underlay:       Underlay{Reaches: netip.MustParseAddr("192.168.77.2")},
-		UnderlayFamily: FamilyIPv4,
+		UnderlayFamily: family.IPv4,
 		MTU:            1400,
 		Bridge:         "br7",
 		NoMasqueradeTo: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")},
@@ -336,9 +337,9 @@ c.yaml:1:43: noMasqueradeTo[3]: "::ffff:10.0.0.0/104": expected a network: write
 			`c.yaml:1:9: bridge: "overlay0": vxlan.device names the same device: they must differ`},
 		"underlay's family": {"underlayFamily: IPv6\n", `c.yaml:1:17: underlayFamily: "IPv6": expected auto, ipv4 or ipv6`},
 		"underlay of the other family": {"underlay: 192.168.77.1\nunderlayFamily: ipv6\n",
-			`c.yaml:2:17: underlayFamily: "ipv6": underlay is 192.168.77.1, an address of the other family: give one of ipv6, or leave underlayFamily out`},
+			`c.yaml:2:17: underlayFamily: "ipv6": underlay is 192.168.77.1, an address of the other family: give one of IPv6, or leave underlayFamily out`},
 		"underlay by an address of the other family": {"underlay: to:fd77::1\nunderlayFamily: ipv4\n",
-			`c.yaml:2:17: underlayFamily: "ipv4": underlay is to:fd77::1, an address of the other family: give one of ipv4, or leave underlayFamily out`},
+			`c.yaml:2:17: underlayFamily: "ipv4": underlay is to:fd77::1, an address of the other family: give one of IPv4, or leave underlayFamily out`},
 		"underlay is the bridge": {"underlay: cni0\n",
 			`c.yaml:1:11: underlay: "cni0": bridge names the same device: they must differ`},
 		"no clash with a value that was refused": {"bridge: overlay0\nvxlan: {device: a/b}\n",
@@ -467,7 +468,7 @@ func TestHelpShowsDefaults(t *testing.T) {
 func encode(c Config) []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "nodeName: %q\nrunDir: %q\nunderlay: %q\nunderlayFamily: %s\nmtu: %d\nbridge: %q\nmasquerade: %t\nresync: %s\n",
-		c.NodeName, c.RunDir, c.Underlay, c.UnderlayFamily, c.MTU, c.Bridge, c.Masquerade, c.Resync)
+		c.NodeName, c.RunDir, c.Underlay, familyText(c.UnderlayFamily), c.MTU, c.Bridge, c.Masquerade, c.Resync)
 	b.WriteString("noMasqueradeTo: [")
 	for _, p := range c.NoMasqueradeTo {
 		fmt.Fprintf(&b, "%q, ", p)
@@ -556,4 +557,12 @@ func list(items []string) string {
 		quoted = append(quoted, fmt.Sprintf("%q", item))
 	}
 	return strings.Join(quoted, ", ")
+}
+
+// familyText is how the setting underlayFamily is written.
+func familyText(f family.Family) string {
+	if f == 0 {
+		return auto
+	}
+	return f.Proc()
 }

@@ -288,7 +288,7 @@ func (b *builder) crossFamily() {
 		return
 	}
 	b.blame["underlayFamily"](fmt.Errorf("%s: underlay is %s, an address of the other family: give one of %s, or leave underlayFamily out",
-		quote(string(family)), u, family))
+		quote(family.Proc()), u, family))
 }
 
 // clash blames the second setting if it has a value of its own, else the

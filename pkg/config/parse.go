@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/overlay-cni/overlay-cni/internal/family"
 	"github.com/overlay-cni/overlay-cni/internal/tunnel"
 	"github.com/overlay-cni/overlay-cni/pkg/cnifiles"
 	"github.com/overlay-cni/overlay-cni/pkg/config/strictyaml"
@@ -131,6 +132,18 @@ func oneOf[T comparable](words ...T) func(string) (T, error) {
 		last := len(names) - 1
 		return none, fmt.Errorf("%s: expected %s or %s", quote(text), strings.Join(names[:last], ", "), names[last])
 	}
+}
+
+// parseFamily returns the zero Family for auto.
+func parseFamily(text string) (family.Family, error) {
+	word, err := oneOf(auto, family.IPv4.Proc(), family.IPv6.Proc())(text)
+	switch {
+	case err != nil || word == auto:
+		return 0, err
+	case word == family.IPv4.Proc():
+		return family.IPv4, nil
+	}
+	return family.IPv6, nil
 }
 
 func parseLevel(text string) (slog.Level, error) {

@@ -7,6 +7,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/overlay-cni/overlay-cni/internal/family"
 	"github.com/overlay-cni/overlay-cni/internal/tunnel"
 	"github.com/overlay-cni/overlay-cni/pkg/cnifiles"
 )
@@ -91,10 +92,10 @@ func hostSettings() []setting {
 		usage: "interface that carries the tunnel: auto (that which has this host's address of the registry, else that of the default route), its name, one of its addresses, or to:ADDRESS (that which reaches the address)",
 		add:   store(parseUnderlay, func(c *Config) *Underlay { return &c.Underlay }),
 	}, {
-		key: "underlayFamily", kind: "family", fallback: string(FamilyAuto),
+		key: "underlayFamily", kind: "family", fallback: auto,
 		shared: true,
 		usage:  "address family of the tunnel's own packets, where hosts have both: ipv4, ipv6, or auto (that of this host's first address in the registry); the same on all hosts",
-		add:    store(oneOf(FamilyAuto, FamilyIPv4, FamilyIPv6), func(c *Config) *Family { return &c.UnderlayFamily }),
+		add:    store(parseFamily, func(c *Config) *family.Family { return &c.UnderlayFamily }),
 	}, {
 		key: "resync", kind: "duration", fallback: "30s",
 		usage: "how often to compare everything with the kernel when nothing happened",

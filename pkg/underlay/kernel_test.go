@@ -17,6 +17,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/overlay-cni/overlay-cni/internal/family"
 	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox/sandboxtest"
 	"github.com/overlay-cni/overlay-cni/internal/rtnl"
 	"github.com/overlay-cni/overlay-cni/pkg/config"
@@ -300,7 +301,7 @@ func TestFindLeavesOutDuplicates(t *testing.T) {
 	h.must(h.nl.AddrAdd(h.link("eth1"), &netlink.Addr{IPNet: network("fd77::1/64")}))
 	h.awaitFlag(duplicate, unix.IFA_F_DADFAILED, updates)
 
-	byName := Spec{Want: config.Underlay{Interface: "eth1"}, Family: config.FamilyIPv6}
+	byName := Spec{Want: config.Underlay{Interface: "eth1"}, Family: family.IPv6}
 	h.fails(byName, `interface "eth1" has no global IPv6 address`)
 	h.must(h.nl.AddrDel(h.link("eth0"), &netlink.Addr{IPNet: network("fd77::1/64")}))
 	h.fails(Spec{Want: config.Underlay{Address: duplicate}}, "no interface has the address fd77::1")

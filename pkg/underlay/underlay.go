@@ -38,7 +38,7 @@ type Underlay struct {
 type Spec struct {
 	Want config.Underlay
 	// Family is the one that the tunnel has to run over.
-	Family config.Family
+	Family family.Family
 	// NodeAddrs are the addresses under which the registry knows this host, in
 	// order of preference. Other hosts send to them, so where one of them is
 	// on an interface it is the best source address.
@@ -133,7 +133,10 @@ func (s Spec) auto(net Network) (Underlay, error) {
 
 // adjective names the family that was asked for, if one was.
 func (s Spec) adjective() string {
-	return map[config.Family]string{config.FamilyIPv4: "IPv4 ", config.FamilyIPv6: "IPv6 "}[s.Family]
+	if s.Family == 0 {
+		return ""
+	}
+	return s.Family.String() + " "
 }
 
 // orFamily is another way out where a family was asked for.
@@ -141,7 +144,7 @@ func (s Spec) orFamily() string {
 	if s.adjective() == "" {
 		return ""
 	}
-	return fmt.Sprintf(", or underlayFamily (%s) to the other family, on all hosts", s.Family)
+	return fmt.Sprintf(", or underlayFamily (%s) to the other family, on all hosts", s.Family.Proc())
 }
 
 // on takes an interface with the best address of the first family it has.
@@ -209,7 +212,7 @@ func (s Spec) usable(l Link) error {
 // IPv6.
 func (s Spec) families() []netip.Addr {
 	families := []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
-	if s.Family != config.FamilyAuto && s.Family != "" {
+	if s.Family != 0 {
 		return slices.DeleteFunc(families, func(f netip.Addr) bool { return !s.Family.Allows(f) })
 	}
 	if len(s.NodeAddrs) > 0 {

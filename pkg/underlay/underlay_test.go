@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/overlay-cni/overlay-cni/internal/family"
 	"github.com/overlay-cni/overlay-cni/pkg/config"
 )
 
@@ -102,16 +103,16 @@ func TestChoose(t *testing.T) {
 // The family that is asked for goes before the registry's order, and nothing
 // else is taken: the other hosts send in it.
 func TestChooseFamily(t *testing.T) {
-	const ipv4, ipv6 = config.FamilyIPv4, config.FamilyIPv6
+	const ipv4, ipv6 = family.IPv4, family.IPv6
 	tests := []struct {
 		name   string
-		family config.Family
+		family family.Family
 		want   config.Underlay
 		nodes  string
 		alter  func(*Network)
 		addrs  string // what the host is reached by, the tunnel's first; or why there is none
 	}{
-		{name: "auto", family: config.FamilyAuto, nodes: "fd77::1 192.168.77.1", addrs: "fd77::1 192.168.77.1"},
+		{name: "auto", family: family.Family(0), nodes: "fd77::1 192.168.77.1", addrs: "fd77::1 192.168.77.1"},
 		{name: "IPv4, second in the registry", family: ipv4, nodes: "fd77::1 192.168.77.1", addrs: "192.168.77.1 fd77::1"},
 		{name: "IPv6, second in the registry", family: ipv6, nodes: "192.168.77.200 fd77::1", addrs: "fd77::1 192.168.77.200"},
 		{name: "interface", family: ipv6, want: config.Underlay{Interface: "eth0"}, addrs: "fd77::1 192.168.77.1"},
