@@ -174,7 +174,7 @@ test-runtimes: packages-test-runtimes build ## The plugin with containerd, podma
 
 # Kubernetes and etcd as the programs of one binary, in a module of their own.
 E2E_BIN     := $(BIN)/e2e
-KUBERNETES   = $(shell go list -C test/e2e/kubernetes -m -f '{{.Version}}' k8s.io/kubernetes)
+KUBERNETES   = $(shell GOWORK=off go list -C test/e2e/kubernetes -m -f '{{.Version}}' k8s.io/kubernetes)
 VERSION_PKG := k8s.io/component-base/version
 
 .PHONY: test-kube
@@ -201,7 +201,7 @@ CLUSTER      = $(E2E_BIN)/cluster --dir $(CLUSTER_DIR) --bin $(BIN) --manifest $
 FAMILIES    ?= ipv4
 PROXY       ?= nftables
 # Kubernetes' own tests ask for that version of their helper.
-AGNHOST_VERSION = $(shell cat $$(go list -C test/e2e/kubernetes -m -f '{{.Dir}}' k8s.io/kubernetes)/test/images/agnhost/VERSION)
+AGNHOST_VERSION = $(shell cat $$(GOWORK=off go list -C test/e2e/kubernetes -m -f '{{.Dir}}' k8s.io/kubernetes)/test/images/agnhost/VERSION)
 E2E_BUILD  := CGO_ENABLED=0 nice -n 5 go
 
 .PHONY: e2e-tools
