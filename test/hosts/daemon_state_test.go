@@ -154,7 +154,11 @@ func (s *stateReader) neighbors() {
 
 func (s *stateReader) firewall(h *lab.Host) {
 	s.t.Helper()
-	for line := range strings.Lines(s.nft(h, "list", "table", "inet", "overlay-cni")) {
+	table, err := nft(h, "list", "table", "inet", "overlay-cni")
+	if err != nil {
+		s.add("firewall: none")
+	}
+	for line := range strings.Lines(table) {
 		s.add("firewall: %s", strings.TrimSpace(line))
 	}
 }

@@ -76,7 +76,7 @@ func (s *suite) modules() error {
 		{"bridge", "load the module bridge"},
 		{"vxlan", "load the module vxlan"},
 		{"nf_tables", "ask nf_tables for its generation: the kernel lacks nf_tables"},
-		{"nft_masq", "change table inet overlay-cni: the kernel lacks nf_tables (or nft_masq"},
+		{"nft_masq", "change table inet overlay-cni: the kernel lacks nf_tables or a part of it"},
 	}); err != nil {
 		return err
 	}
