@@ -13,9 +13,9 @@ import (
 )
 
 const (
-	// pluginName is the CNI plugin's file, which is kept beside this one.
+	// pluginName is the name of the CNI plugin's file, which lies beside this program.
 	pluginName = "overlay-cni"
-	// pluginUsage is of the flag that says otherwise.
+	// pluginUsage describes the flag that names another file.
 	pluginUsage = "path of the CNI plugin (default: " + pluginName + " beside this program)"
 	// defaultBinDir is where runtimes look for plugins.
 	defaultBinDir = "/opt/cni/bin"
@@ -61,7 +61,7 @@ func install(cmd *cobra.Command, binDir, plugin string) error {
 	return nil
 }
 
-// orBesides is the path of the plugin, by default that beside this program.
+// orBesides returns the path of the plugin: by default, that beside this program.
 func orBesides(plugin string) (string, error) {
 	if plugin != "" {
 		return plugin, nil

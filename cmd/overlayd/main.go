@@ -30,13 +30,14 @@ func run() int {
 // interrupted is what shells report for a command that Ctrl-C ended.
 const interrupted = 128 + int(unix.SIGINT)
 
-// exitCode reports an error, unless whoever made it did, and is 0 for none.
+// exitCode prints the error, unless another process did already, and returns the
+// exit code of the program.
 func exitCode(err error, out io.Writer) int {
 	var inner *sandbox.ExitError
 	switch {
 	case err == nil:
 		return 0
-	case errors.As(err, &inner): // this program again, in a sandbox
+	case errors.As(err, &inner): // of this program in a sandbox, which printed it
 		return inner.Code
 	case errors.Is(err, context.Canceled):
 		fmt.Fprintln(out, "overlayd: interrupted")
@@ -64,7 +65,7 @@ they are on. Run it on every host; the CNI plugin overlay-cni connects the pods.
 	return root
 }
 
-// noArguments refuses words that are no flags, among them what was meant as the
+// noArguments refuses words that are not flags. Such a word is often meant as the
 // value of a switch.
 func noArguments(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {

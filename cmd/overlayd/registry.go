@@ -22,8 +22,8 @@ type closable interface {
 	Close() error
 }
 
-// openRegistry opens the one that the configuration names. What runs elsewhere
-// need not answer for that.
+// openRegistry opens the registry that the configuration names. A registry that
+// runs elsewhere need not answer yet.
 func openRegistry(c config.Config, log *slog.Logger) (closable, error) {
 	switch c.Registry.Type {
 	case config.RegistryKube:
@@ -58,9 +58,9 @@ func etcdOptions(c config.Config, log *slog.Logger) etcd.Options {
 	}
 }
 
-// leaveRegistry takes a host on which no daemon runs out of a registry that it
-// has entered by itself. What it returns tells what was removed, if anything was.
-// Other registries are written by others.
+// leaveRegistry removes a host on which no daemon runs from a registry that the
+// host has entered by itself. It returns the name of what it removed, or "". Other
+// registries are written by their administrators.
 func leaveRegistry(ctx context.Context, c config.Config) (removed string, err error) {
 	if c.Registry.Type != config.RegistryEtcd {
 		return "", nil

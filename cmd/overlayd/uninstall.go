@@ -70,8 +70,8 @@ func addHostFlags(f *pflag.FlagSet, host *uninstall.Options) {
 	f.StringVar(&host.Device, "vxlan-device", "", "the daemon's vxlan.device (default: the one it used last, else that of its configuration, else overlay0)")
 }
 
-// configure takes from the daemon's configuration what no flag says. An empty
-// one says nothing.
+// configure takes from the daemon's configuration what no flag sets. An empty
+// configuration sets nothing.
 func configure(host *uninstall.Options, f *pflag.FlagSet, c config.Config) {
 	fill := func(flag string, to *string, configured string) {
 		if configured != "" && !f.Changed(flag) {
@@ -84,15 +84,15 @@ func configure(host *uninstall.Options, f *pflag.FlagSet, c config.Config) {
 	host.Configured = uninstall.Names{Bridge: c.Bridge, Device: c.VXLAN.Device}
 }
 
-// membership is what the daemon was told of the registry: flags, and the file
-// that one of them names, which may say more.
+// membership is what the command line says about the registry: by flags, and by
+// the configuration file that one of them names.
 type membership struct {
 	loader *config.Loader
 	flags  []*pflag.Flag
 }
 
-// addFlags adds those flags of "overlayd run" that say which registry this host
-// has entered, where that is, and under which name.
+// addFlags adds those flags of "overlayd run" that say which registry this host has
+// entered, where the registry is, and under which name the host entered it.
 func (m *membership) addFlags(f *pflag.FlagSet) {
 	all := pflag.NewFlagSet("", pflag.ContinueOnError)
 	m.loader = config.AddFlags(all)
@@ -104,8 +104,8 @@ func (m *membership) addFlags(f *pflag.FlagSet) {
 	})
 }
 
-// load returns nothing where nothing is given, so that a host whose name is no
-// node's can be cleaned.
+// load returns an empty configuration if no flag is given, so that a host whose name
+// is not valid for a node can be cleaned.
 func (m *membership) load() (config.Config, error) {
 	if !slices.ContainsFunc(m.flags, func(flag *pflag.Flag) bool { return flag.Changed }) {
 		return config.Config{}, nil
@@ -114,8 +114,8 @@ func (m *membership) load() (config.Config, error) {
 	return c, wrap("the configuration has mistakes", err)
 }
 
-// clean tells of each thing that it removes. The registry is last: a host that is
-// not clean yet may have pods, whose subnets nobody else may get.
+// clean prints the name of each thing that it removes. The registry comes last: a
+// host that is not clean yet may have pods, whose subnets no other host may get.
 func clean(cmd *cobra.Command, host uninstall.Options, c config.Config) error {
 	out := cmd.OutOrStdout()
 	if err := host.Clean(func(what string) { fmt.Fprintln(out, "removed", what) }); err != nil {

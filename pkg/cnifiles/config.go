@@ -15,18 +15,18 @@ import (
 const (
 	// DefaultConfDir is where runtimes read network configurations.
 	DefaultConfDir = "/etc/cni/net.d"
-	// DefaultConfName sorts before what most others write: runtimes take the
-	// first file.
+	// DefaultConfName sorts before the names that most networks use: runtimes take
+	// the first file.
 	DefaultConfName = "10-overlay-cni.conflist"
-	// confMode keeps the file root's own, as security benchmarks for Kubernetes
-	// ask for.
+	// confMode lets only root read the file, as security benchmarks for Kubernetes
+	// demand.
 	confMode = 0o600
 	// plugin is the type of the plugin, and the name of its program.
 	plugin = "overlay-cni"
 )
 
-// conflist has one place to fill in: the run directory, as JSON. It is the same
-// as conf/10-overlay.conflist.
+// conflist is the same as conf/10-overlay.conflist, but for the run directory, which
+// is filled in as a JSON string.
 const conflist = `{
   "cniVersion": "1.0.0",
   "cniVersions": ["1.0.0", "1.1.0"],
@@ -41,9 +41,9 @@ const conflist = `{
 }
 `
 
-// Conflist is the network configuration for a host with a daemon.
+// Conflist returns the network configuration for a host with a daemon.
 func Conflist(runDir string) []byte {
-	dir, _ := json.Marshal(runDir) // a string has no way to fail
+	dir, _ := json.Marshal(runDir) // encoding a string can't fail
 	return fmt.Appendf(nil, conflist, dir)
 }
 
@@ -55,7 +55,7 @@ type Config struct {
 	Content []byte
 }
 
-// CheckName refuses names of files that runtimes don't read as a list of
+// CheckName returns an error unless runtimes read a file of that name as a list of
 // plugins.
 func CheckName(name string) error {
 	if name != filepath.Base(name) || strings.HasPrefix(name, ".") || filepath.Ext(name) != ".conflist" {
@@ -75,7 +75,7 @@ func (c Config) Sync() ([]string, error) {
 		return nil, nil
 	}
 	var changes []string
-	why, err := c.unlike()
+	why, err := c.difference()
 	if err != nil {
 		return nil, err
 	}
@@ -88,9 +88,9 @@ func (c Config) Sync() ([]string, error) {
 	return changes, c.shadowed()
 }
 
-// Remove removes the file, and those of the directory that say the same: the
-// daemon made them when it was told to use other names. It returns the paths of
-// what it removed.
+// Remove removes the file, and every file in its directory with the same content:
+// the daemon wrote those when its configuration gave other names. It returns the
+// paths of the removed files.
 func (c Config) Remove() ([]string, error) {
 	files, err := os.ReadDir(c.Dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -114,9 +114,9 @@ func (c Config) Remove() ([]string, error) {
 	return removed, errors.Join(errs...)
 }
 
-// isOurs tells whether the file is there and says what it should.
+// isOurs reports whether the file exists with the wanted content.
 func (c Config) isOurs() bool {
-	why, err := c.unlike()
+	why, err := c.difference()
 	return CheckName(c.Name) == nil && err == nil && why == ""
 }
 
@@ -124,8 +124,8 @@ func (c Config) path() string { return filepath.Join(c.Dir, c.Name) }
 
 func (c Config) file() file { return file{c.path(), c.Content, confMode} }
 
-// unlike says what is wrong with the file, or "".
-func (c Config) unlike() (string, error) {
+// difference says what is wrong with the file, or "".
+func (c Config) difference() (string, error) {
 	have, err := os.ReadFile(c.path())
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -138,8 +138,8 @@ func (c Config) unlike() (string, error) {
 	return "it had another content", nil
 }
 
-// chained tells whether have is want with more plugins behind its own. Service
-// meshes put theirs there (Istio, Linkerd), and would do so again for ever.
+// chained reports whether have is want with more plugins behind its own. Service
+// meshes (Istio, Linkerd) append theirs, and would do so again for ever.
 func chained(have, want []byte) bool {
 	h, hOK := parse(have)
 	w, wOK := parse(want)
@@ -156,8 +156,8 @@ type list struct {
 	rest    string
 }
 
-// parse writes the parts of a configuration anew, so that neither the order of
-// keys nor white space counts.
+// parse encodes the parts of a configuration again, so that the order of keys and
+// white space don't count.
 func parse(text []byte) (list, bool) {
 	var all map[string]any
 	if err := json.Unmarshal(text, &all); err != nil {
@@ -173,6 +173,6 @@ func parse(text []byte) (list, bool) {
 }
 
 func canonical(v any) string {
-	text, _ := json.Marshal(v) // it came out of JSON
+	text, _ := json.Marshal(v) // the value came from JSON
 	return string(text)
 }

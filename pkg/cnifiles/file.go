@@ -10,22 +10,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// file is the whole of a file.
+// file is a whole file.
 type file struct {
 	path    string
 	content []byte
 	mode    fs.FileMode
 }
 
-// next is where the file is before it is in place. There is one writer at a
-// time, so the name can be fixed, and what a crash left is overwritten.
+// next is the file's path before the rename. There is one writer at a time, so the
+// name can be fixed, and the next write replaces what a crash left.
 func (f file) next() string {
 	return filepath.Join(filepath.Dir(f.path), "."+filepath.Base(f.path)+".next")
 }
 
-// put puts the file in place of an older one, which goes on for those who have
-// it open or run it. Nothing is synced to the disk: after a power failure
-// whoever put it looks again.
+// put replaces the file in one step. Processes that have the older file open, or
+// run it, keep it. Nothing is synced to the disk: after a power failure the caller
+// looks again.
 func (f file) put() error {
 	err := os.MkdirAll(filepath.Dir(f.path), 0o755)
 	if err == nil {
@@ -37,11 +37,11 @@ func (f file) put() error {
 	if err == nil {
 		return nil
 	}
-	_ = os.Remove(f.next()) // overwritten the next time in any case
+	_ = os.Remove(f.next()) // else the next write replaces it
 	return fmt.Errorf("write %s: %w%s", f.path, err, advice(err))
 }
 
-// write makes a new file under the other name, with the mode whatever the umask
+// write makes a new file at the path next. Chmod sets the mode whatever the umask
 // is.
 func (f file) write() error {
 	if err := absent(os.Remove(f.next())); err != nil {
@@ -53,7 +53,7 @@ func (f file) write() error {
 	return os.Chmod(f.next(), f.mode)
 }
 
-// advice says what to do about an error of writing, or nothing.
+// advice says how to repair the cause of a write error, or nothing.
 func advice(err error) string {
 	switch {
 	case errors.Is(err, unix.EROFS):
@@ -64,15 +64,15 @@ func advice(err error) string {
 	return ""
 }
 
-// remove tells whether there was a file to remove. It takes along what a crash
-// left under the other name.
+// remove reports whether it removed the file. It removes what a crash left at the
+// path next too.
 func (f file) remove() (bool, error) {
 	left := absent(os.Remove(f.next()))
 	err := os.Remove(f.path)
 	return err == nil, errors.Join(absent(err), left)
 }
 
-// absent is err unless that says that there is no such file.
+// absent returns err, but nil if the error is that there is no such file.
 func absent(err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

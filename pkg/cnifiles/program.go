@@ -7,7 +7,7 @@ import (
 	"os"
 )
 
-// programMode is for everyone: runtimes without root run plugins too.
+// programMode lets everyone run the program: rootless runtimes run plugins too.
 const programMode = 0o755
 
 // Program is the plugin's program where runtimes look for it.
@@ -15,8 +15,8 @@ type Program struct {
 	Path string
 }
 
-// Install makes the program a copy of the file from, and tells whether there
-// was anything to do. Processes that run the old one go on with that.
+// Install makes the program a copy of the file from. It reports whether it wrote
+// anything. Processes that run an older program keep it.
 func (p Program) Install(from string) (bool, error) {
 	content, err := os.ReadFile(from)
 	if err != nil {
@@ -28,16 +28,16 @@ func (p Program) Install(from string) (bool, error) {
 	return true, p.file(content).put()
 }
 
-// Remove removes the program, and tells whether there was one.
+// Remove removes the program. It reports whether there was one.
 func (p Program) Remove() (bool, error) { return p.file(nil).remove() }
 
 func (p Program) file(content []byte) file { return file{p.Path, content, programMode} }
 
-// is tells whether the program has the content, and may be run by everyone. One
-// that can't be read is put anew, which says why if that can't be done either.
+// is reports whether the program has the content and everyone may run it. A program
+// that can't be read counts as different: writing it then says what is wrong.
 func (p Program) is(content []byte) bool {
 	info, err := os.Lstat(p.Path)
-	if err != nil || info.Mode() != fs.FileMode(programMode) { // which a symbolic link has not
+	if err != nil || info.Mode() != fs.FileMode(programMode) { // a symbolic link has another mode
 		return false
 	}
 	have, err := os.ReadFile(p.Path)

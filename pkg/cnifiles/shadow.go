@@ -11,10 +11,10 @@ import (
 	"strings"
 )
 
-// endings are those of the files that runtimes read (libcni.ConfFiles).
+// endings returns the endings of the files that runtimes read (libcni.ConfFiles).
 func endings() []string { return []string{".conf", ".conflist", ".json"} }
 
-// shadowed is an error if the runtime takes another file than ours.
+// shadowed returns an error if the runtime takes another file than ours.
 func (c Config) shadowed() error {
 	earlier, err := c.earlier()
 	if err != nil || len(earlier) == 0 {
@@ -24,7 +24,7 @@ func (c Config) shadowed() error {
 		ErrShadowed, strings.Join(earlier, ", "), c.Dir, c.Name)
 }
 
-// earlier are the configurations that sort before ours and don't lead to it.
+// earlier returns the configurations that sort before ours and don't lead to it.
 // os.ReadDir sorts as runtimes do, by bytes.
 func (c Config) earlier() ([]string, error) {
 	files, err := os.ReadDir(c.Dir)
@@ -40,8 +40,8 @@ func (c Config) earlier() ([]string, error) {
 	return names, nil
 }
 
-// Callers are the paths of the configurations that call the plugin. After Remove
-// these are what people wrote.
+// Callers returns the paths of the configurations that call the plugin. After
+// Remove, people wrote those that are left.
 func (c Config) Callers() ([]string, error) {
 	files, err := os.ReadDir(c.Dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -62,8 +62,8 @@ func (c Config) Callers() ([]string, error) {
 
 func callsUs(text []byte) bool { return bytes.Contains(text, []byte(`"`+plugin+`"`)) }
 
-// leadsToUs tells whether a configuration calls our plugin or names our file:
-// Multus's does, which is first on purpose.
+// leadsToUs reports whether a configuration calls our plugin or names our file.
+// Multus's configuration does, and is first on purpose.
 func (c Config) leadsToUs(name string) bool {
 	text, err := os.ReadFile(filepath.Join(c.Dir, name))
 	return err == nil && (callsUs(text) || bytes.Contains(text, []byte(c.Name)))

@@ -9,8 +9,8 @@ import (
 	"github.com/overlay-cni/overlay-cni/internal/filewatch"
 )
 
-// Live is a configuration that follows its file, and what a registry has for
-// all hosts.
+// Live is a configuration that follows its file and the settings that a registry
+// has for all hosts.
 type Live struct {
 	loader *Loader
 	file   *filewatch.Value[string] // nil where there is no file to follow
@@ -23,7 +23,8 @@ type Live struct {
 	seen   [3]string // what last and err follow from
 }
 
-// Watch is Load, again whenever the file changed. Close the Live in the end.
+// Watch loads the configuration, and again whenever the file changed. The caller
+// closes the Live.
 func (l *Loader) Watch() (*Live, error) {
 	first, err := l.Load()
 	if err != nil {
@@ -40,8 +41,8 @@ func (l *Loader) Watch() (*Live, error) {
 	return live, err
 }
 
-// Get returns the last good configuration, and beside it why what file and
-// registry say now was refused.
+// Get returns the last good configuration. The error beside it says why a newer
+// file, or newer settings of the registry, were refused.
 func (l *Live) Get() (Config, error) {
 	var text string
 	var unread error
@@ -57,8 +58,8 @@ func (l *Live) Get() (Config, error) {
 	return l.last, errors.Join(unread, l.err)
 }
 
-// next is the configuration that follows from a new file or new settings of the
-// registry: the last one with an error, if that is not good.
+// next returns the configuration that follows from a new file or new settings of the
+// registry, or the last good one with an error.
 func (l *Live) next(text string) (Config, error) {
 	now, err := l.loader.join(l.shared, []byte(text))
 	if err == nil {
@@ -70,8 +71,7 @@ func (l *Live) next(text string) (Config, error) {
 	return now, nil
 }
 
-// Share says what the registry has for all hosts. The file and flags win over
-// it.
+// Share sets what the registry has for all hosts. The file and flags win over it.
 func (l *Live) Share(s Shared) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -95,7 +95,7 @@ func (l *Live) Close() error {
 	return l.file.Close()
 }
 
-// sameFixed refuses changes of what the daemon looks at when it starts.
+// sameFixed refuses changes of settings that the daemon reads only when it starts.
 func sameFixed(old, now Config) error {
 	var errs []error
 	for _, s := range []struct {

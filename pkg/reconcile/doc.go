@@ -1,7 +1,7 @@
-// Package reconcile runs one function again and again: when something may have
-// changed, when it failed, and every so often in any case.
+// Package reconcile runs one function again and again: after a trigger, after a
+// failure, and after a resync interval.
 //
-// Invariant: a trigger says only "look again". It carries nothing, so one that
-// is lost, doubled or late makes no difference but in time, and the function
-// never runs twice at once.
+// Invariant: a trigger carries no payload. It says only "look again", so a lost,
+// doubled or late trigger costs time and nothing else. The function never runs
+// twice at once.
 package reconcile

@@ -7,14 +7,14 @@ import (
 )
 
 const (
-	// A run that fails is tried again after firstRetry, then twice as long
-	// every time up to lastRetry.
+	// A run that failed is repeated after firstRetry. The wait doubles with every
+	// further failure, up to lastRetry.
 	firstRetry = 200 * time.Millisecond
 	lastRetry  = 30 * time.Second
-	// eagerRetry is the longest wait when something changed since it failed:
-	// it may have been what was missing.
+	// eagerRetry is the longest wait if something changed since the failure: the
+	// change may have removed its cause.
 	eagerRetry = time.Second
-	// repeat is how often the same error is logged.
+	// repeat is the shortest time between two log lines with the same error.
 	repeat = time.Minute
 )
 
@@ -26,11 +26,11 @@ type Config struct {
 	Sync func(context.Context) error
 	// Resync is the longest time between two runs.
 	Resync time.Duration
-	// Pause is the shortest time between two runs: it keeps a burst of triggers
-	// from becoming a burst of runs.
+	// Pause is the shortest time between two runs, so that a burst of triggers does
+	// not become a burst of runs.
 	Pause time.Duration
-	// Settle is how long a run waits after what triggered it, for more of the
-	// same to come.
+	// Settle is how long a run waits after its trigger, for further triggers to
+	// come.
 	Settle time.Duration
 	Log    *slog.Logger
 }
@@ -48,11 +48,12 @@ func New(c Config) *Loop { return &Loop{Config: c, wake: make(chan struct{}, 1)}
 func (l *Loop) Trigger() {
 	select {
 	case l.wake <- struct{}{}:
-	default: // one is asked for already
+	default: // another run is due already
 	}
 }
 
-// Run calls Sync at once, and then as asked for until ctx ends.
+// Run calls Sync at once, then after each trigger, failure and Resync, until ctx
+// ends.
 func (l *Loop) Run(ctx context.Context) {
 	failures := schedule{name: l.Name}
 	for ctx.Err() == nil {
@@ -63,7 +64,7 @@ func (l *Loop) Run(ctx context.Context) {
 		}
 		failures.note(err, started, l.Log)
 		if err == nil {
-			l.Log.Debug("reconciled "+l.Name, "took", time.Since(started))
+			l.Log.Debug("reconciled", "round", l.Name, "took", time.Since(started))
 			l.wait(ctx, l.Resync, l.Pause)
 		} else {
 			l.wait(ctx, failures.delay, min(failures.delay, max(eagerRetry, l.Pause)))
@@ -71,9 +72,9 @@ func (l *Loop) Run(ctx context.Context) {
 	}
 }
 
-// wait returns after limit, or when triggered, but not before least.
+// wait returns after limit, or after a trigger, but not before least.
 func (l *Loop) wait(ctx context.Context, limit, least time.Duration) {
-	// Triggers that come before least is over stay in the channel.
+	// A trigger that comes before least is over stays in the channel.
 	if !pass(ctx, least) {
 		return
 	}
@@ -84,14 +85,14 @@ func (l *Loop) wait(ctx context.Context, limit, least time.Duration) {
 	case <-l.wake:
 		pass(ctx, l.Settle)
 		select {
-		case <-l.wake: // it is part of what the coming run looks at
+		case <-l.wake: // the coming run serves this trigger too
 		default:
 		}
 	case <-rest.C:
 	}
 }
 
-// pass lets time go by, unless ctx ends.
+// pass waits. It reports whether the time went by before ctx ended.
 func pass(ctx context.Context, d time.Duration) bool {
 	if d <= 0 {
 		return true
@@ -106,7 +107,7 @@ func pass(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// schedule decides when a failure is tried again and when it is logged.
+// schedule decides when a failed run is repeated and when its error is logged.
 type schedule struct {
 	name   string
 	delay  time.Duration // 0: the last run succeeded
@@ -117,7 +118,7 @@ type schedule struct {
 func (s *schedule) note(err error, now time.Time, log *slog.Logger) {
 	if err == nil {
 		if s.delay > 0 {
-			log.Info("all is well again", "with", s.name)
+			log.Info("all is well again", "round", s.name)
 		}
 		*s = schedule{name: s.name}
 		return
@@ -127,5 +128,5 @@ func (s *schedule) note(err error, now time.Time, log *slog.Logger) {
 		return
 	}
 	s.text, s.logged = err.Error(), now
-	log.Error("reconciling "+s.name+" failed and is tried again", "err", err, "next", s.delay)
+	log.Error("a round failed", "round", s.name, "err", err, "retryIn", s.delay)
 }

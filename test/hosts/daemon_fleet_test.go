@@ -116,7 +116,7 @@ func (f *fleet) start(ctx context.Context, h *lab.Host, args ...string) *lab.Dae
 	f.t.Helper()
 	d, err := h.StartDaemon(ctx, args...)
 	f.must(err)
-	f.must(d.Log.Wait(ctx, "reconciled network"))
+	f.must(d.Log.Wait(ctx, "msg=reconciled round=network"))
 	return d
 }
 

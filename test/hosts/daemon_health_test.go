@@ -291,7 +291,7 @@ func (f *fleet) failsAlone(ctx context.Context, h *lab.Host, rounds *observer) (
 	f.launch(h)
 	// Rounds for pods read the same file, and are in the log. One that just began
 	// may count here.
-	for seen := 0; seen-strings.Count(h.Daemon().Log.String(), "reconciled pods") < enough; seen++ {
+	for seen := 0; seen-strings.Count(h.Daemon().Log.String(), "msg=reconciled round=pods") < enough; seen++ {
 		f.must(rounds.wait(ctx, 1))
 	}
 	if took := time.Since(begin); took < 2*time.Second {
@@ -306,7 +306,7 @@ func (f *fleet) failsAlone(ctx context.Context, h *lab.Host, rounds *observer) (
 func (f *fleet) failsDisturbed(ctx context.Context, h *lab.Host, rounds *observer) (count, changes int) {
 	f.t.Helper()
 	const enough = 4
-	pods := func() int { return strings.Count(h.Daemon().Log.String(), "reconciled pods") }
+	pods := func() int { return strings.Count(h.Daemon().Log.String(), "msg=reconciled round=pods") }
 	before := pods()
 	stop, begin := f.disturb(h), time.Now()
 	for seen := 0; seen-(pods()-before) < enough; seen++ {

@@ -111,7 +111,7 @@ func (p *inProcess) run(open func(config.Config, *slog.Logger) (opened, error), 
 		default:
 		}
 		_, err := nodestate.Read(dir)
-		if !strings.Contains(text.String(), "reconciled pods") {
+		if !strings.Contains(text.String(), "msg=reconciled round=pods") {
 			err = errors.Join(err, errors.New("no round for pods"))
 		}
 		return wrapLog(err, text)

@@ -184,7 +184,7 @@ func TestDaemonLeavesPodsThatItDoesNotUnderstand(t *testing.T) {
 // looked returns after a whole round for pods that began after this call.
 func (f *fleet) looked(ctx context.Context, h *lab.Host) {
 	f.t.Helper()
-	const round = "reconciled pods"
+	const round = "msg=reconciled round=pods"
 	rounds := func() int { return strings.Count(h.Daemon().Log.String(), round) }
 	enough := rounds() + 2                                                    // one may be under way
 	noise := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "vethnoise"}} // a name as pods' ports have

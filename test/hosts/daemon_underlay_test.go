@@ -157,7 +157,7 @@ func TestDaemonWrongUnderlay(t *testing.T) {
 		d := f.launch(h, "--underlay", "eth7")
 		f.must(d.Log.Wait(ctx, "eth7"))
 		f.second(h, "eth7", "192.168.90.1/24")
-		f.must(d.Log.Wait(ctx, "reconciled network"))
+		f.must(d.Log.Wait(ctx, "msg=reconciled round=network"))
 		f.must(f.carries(h, carrier{"eth7", "192.168.90.1", 1350}))
 	})
 }

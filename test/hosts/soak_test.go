@@ -308,7 +308,7 @@ func (s *soak) nothingToDo(ctx context.Context) {
 		s.stop(ctx, h)
 		s.nft(h, "list", "table", "inet", "overlay-cni")
 		d := s.start(ctx, h, s.registry.args(h)...)
-		s.must(d.Log.Wait(ctx, "reconciled pods"))
+		s.must(d.Log.Wait(ctx, "msg=reconciled round=pods"))
 		s.registry.awaitNodes(ctx, s, h)
 		if log := d.Log.String(); strings.Contains(log, `msg="changed `) || strings.Contains(log, "published this node") {
 			s.t.Errorf("%s: there was something left to change:\n%s", h.Name, log)
