@@ -249,7 +249,7 @@ func (c *Conn) Consistently(read func() error) (uint32, error) {
 }
 
 func (c *Conn) readTable(id ID) (*Table, error) {
-	answers, err := c.ask([]nl.Message{message(id.Family, unix.NFT_MSG_GETTABLE, 0, id.in(unix.NFTA_TABLE_NAME))})
+	answers, err := c.ask([]nl.Message{message(id.Family, unix.NFT_MSG_GETTABLE, 0, id.in())})
 	if err != nil {
 		return nil, err
 	}
@@ -265,10 +265,10 @@ func (c *Conn) readTable(id ID) (*Table, error) {
 }
 
 // list reads objects of the table. The kernel doesn't filter chains by table.
-func (c *Conn) list(id ID, typ uint16, filter nl.Attrs, table uint16, each func(nl.Attrs)) error {
+func (c *Conn) list(id ID, typ uint16, filter nl.Attrs, each func(nl.Attrs)) error {
 	m := message(id.Family, typ, 0, filter)
 	return c.nl.Dump(nl.Request{Type: m.Type, Body: m.Body, Op: "list " + id.String()}, func(m nl.Message) error {
-		if a := m.Attrs(header); a.Get(table).Text() == id.Name {
+		if a := m.Attrs(header); a.Get(tableName).Text() == id.Name {
 			each(a)
 		}
 		return nil
@@ -277,7 +277,7 @@ func (c *Conn) list(id ID, typ uint16, filter nl.Attrs, table uint16, each func(
 
 func (c *Conn) readSets(id ID, t *Table) error {
 	var counts []uint32
-	err := c.list(id, unix.NFT_MSG_GETSET, id.in(unix.NFTA_SET_TABLE), unix.NFTA_SET_TABLE, func(a nl.Attrs) {
+	err := c.list(id, unix.NFT_MSG_GETSET, id.in(), func(a nl.Attrs) {
 		const count = 20 // NFTA_SET_COUNT
 		if s, ok := decodeSet(a); ok {
 			t.Sets = append(t.Sets, s)
@@ -299,7 +299,7 @@ func (c *Conn) readElements(id ID, s Set, count int) ([]Element, error) {
 	const lists = 10
 	for n := 1; ; n++ {
 		var all []boundary
-		err := c.list(id, unix.NFT_MSG_GETSETELEM, id.inSet(s.Name), unix.NFTA_SET_ELEM_LIST_TABLE, func(a nl.Attrs) {
+		err := c.list(id, unix.NFT_MSG_GETSETELEM, id.inSet(s.Name), func(a nl.Attrs) {
 			all = append(all, decodeBoundaries(a)...)
 		})
 		if err != nil {
@@ -315,13 +315,13 @@ func (c *Conn) readElements(id ID, s Set, count int) ([]Element, error) {
 
 func (c *Conn) readChains(id ID, t *Table) error {
 	chains := map[string]int{}
-	err := c.list(id, unix.NFT_MSG_GETCHAIN, id.in(unix.NFTA_CHAIN_TABLE), unix.NFTA_CHAIN_TABLE, func(a nl.Attrs) {
+	err := c.list(id, unix.NFT_MSG_GETCHAIN, id.in(), func(a nl.Attrs) {
 		if ch, ok := decodeChain(a); ok {
 			chains[ch.Name] = len(t.Chains)
 			t.Chains = append(t.Chains, ch)
 		}
 	})
-	return errors.Join(err, c.list(id, unix.NFT_MSG_GETRULE, id.in(unix.NFTA_RULE_TABLE), unix.NFTA_RULE_TABLE, func(a nl.Attrs) {
+	return errors.Join(err, c.list(id, unix.NFT_MSG_GETRULE, id.in(), func(a nl.Attrs) {
 		if i, ok := chains[a.Get(unix.NFTA_RULE_CHAIN).Text()]; ok {
 			t.Chains[i].Rules = append(t.Chains[i].Rules, decodeRule(a))
 		}
@@ -332,7 +332,7 @@ func (c *Conn) readChains(id ID, t *Table) error {
 // table's other chains. It is nil if there is no such chain.
 func (c *Conn) ReadChain(id ID, name string) (*Chain, error) {
 	answers, err := c.ask([]nl.Message{message(id.Family, unix.NFT_MSG_GETCHAIN, 0,
-		id.in(unix.NFTA_CHAIN_TABLE).Text(unix.NFTA_CHAIN_NAME, name))})
+		id.in().Text(unix.NFTA_CHAIN_NAME, name))})
 	doing := fmt.Sprintf("read chain %s of %s", name, id)
 	if err != nil {
 		return nil, explain(doing, err)
@@ -345,8 +345,8 @@ func (c *Conn) ReadChain(id ID, name string) (*Chain, error) {
 		return nil, explain(doing, errno)
 	}
 	ch, _ := decodeChain(answers[0].Attrs(header))
-	filter := id.in(unix.NFTA_RULE_TABLE).Text(unix.NFTA_RULE_CHAIN, name)
-	err = c.list(id, unix.NFT_MSG_GETRULE, filter, unix.NFTA_RULE_TABLE, func(a nl.Attrs) {
+	filter := id.in().Text(unix.NFTA_RULE_CHAIN, name)
+	err = c.list(id, unix.NFT_MSG_GETRULE, filter, func(a nl.Attrs) {
 		ch.Rules = append(ch.Rules, decodeRule(a))
 	})
 	if err != nil {

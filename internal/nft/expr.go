@@ -97,10 +97,13 @@ func Meta(key uint32, size int) Field {
 	}}}
 }
 
-// InName and OutName are the interfaces by which a packet comes and goes, and L4Proto
-// is its transport protocol.
-func InName() Field  { return Meta(unix.NFT_META_IIFNAME, unix.IFNAMSIZ) }
+// InName is the name of the interface by which a packet comes, see PadName.
+func InName() Field { return Meta(unix.NFT_META_IIFNAME, unix.IFNAMSIZ) }
+
+// OutName is the name of the interface by which a packet goes, see PadName.
 func OutName() Field { return Meta(unix.NFT_META_OIFNAME, unix.IFNAMSIZ) }
+
+// L4Proto is the number of a packet's transport protocol (IPPROTO_*).
 func L4Proto() Field { return Meta(unix.NFT_META_L4PROTO, 1) }
 
 // Payload is a part of a header (NFT_PAYLOAD_*).
@@ -131,10 +134,12 @@ func addressOffset(f family.Family) int {
 	return 8
 }
 
-// DestinationPort is at the same place in TCP, UDP and SCTP; ICMPType is in both
-// families' ICMP.
+// DestinationPort is the port that a packet of TCP, UDP or SCTP goes to,
+// big-endian: all three have the port at the same place.
 func DestinationPort() Field { return Payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2) }
-func ICMPType() Field        { return Payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, 0, 1) }
+
+// ICMPType is the type of an ICMP message, of either family (RFC 792, RFC 4443).
+func ICMPType() Field { return Payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, 0, 1) }
 
 // DestinationKind is what the packet's destination is to this host: RTN_LOCAL for
 // its own addresses.
@@ -165,9 +170,11 @@ func (f Field) loads() []Expr {
 	return exprs
 }
 
-// Is passes packets that have the value, and IsNot those that have another one.
-// A value that is shorter than the field is compared with its first bytes.
-func (f Field) Is(value ...byte) []Expr    { return f.compare(unix.NFT_CMP_EQ, value) }
+// Is passes packets that have the value. A value that is shorter than the field is
+// compared with the field's first bytes.
+func (f Field) Is(value ...byte) []Expr { return f.compare(unix.NFT_CMP_EQ, value) }
+
+// IsNot passes packets that have another value, see Is.
 func (f Field) IsNot(value ...byte) []Expr { return f.compare(unix.NFT_CMP_NEQ, value) }
 
 func (f Field) compare(op uint32, value []byte) []Expr {
@@ -184,12 +191,12 @@ func IsLocal() []Expr {
 	return DestinationKind().Is(binary.NativeEndian.AppendUint32(nil, unix.RTN_LOCAL)...)
 }
 
-// In passes packets whose fields are in the set, and NotIn the others.
+// In passes packets whose fields are in the set.
 func (f Field) In(set string) []Expr {
 	return append(f.loads(), Expr{"lookup", lookup(set)})
 }
 
-// NotIn is described at In.
+// NotIn passes packets whose fields are not in the set.
 func (f Field) NotIn(set string) []Expr {
 	return append(f.loads(), Expr{"lookup", lookup(set).Uint32BE(unix.NFTA_LOOKUP_FLAGS, unix.NFT_LOOKUP_F_INV)})
 }

@@ -60,7 +60,7 @@ func TestSyncMends(t *testing.T) {
 		told   string
 	}{
 		{"table deleted", []Op{id.DeleteTable()}, "table inet test: made with 9 elements (was missing)"},
-		{"table dormant", []Op{{id: id, typ: unix.NFT_MSG_NEWTABLE, attrs: id.in(unix.NFTA_TABLE_NAME).Uint32BE(unix.NFTA_TABLE_FLAGS, unix.NFT_TABLE_F_DORMANT)}},
+		{"table dormant", []Op{{id: id, typ: unix.NFT_MSG_NEWTABLE, attrs: id.in().Uint32BE(unix.NFTA_TABLE_FLAGS, unix.NFT_TABLE_F_DORMANT)}},
 			"table inet test: replaced with 9 elements (its flags were altered)"},
 		{"chain flushed", []Op{id.FlushChain("extra")}, "table inet test, chain extra: refilled (rule 1 was missing)"},
 		{"chain deleted", []Op{id.FlushChain("prerouting"), id.DeleteChain("prerouting")}, "table inet test, chain prerouting: made (was missing)"},

@@ -84,7 +84,7 @@ func (id ID) DeleteTable() Op {
 
 // MakeChain makes a chain without rules. If the chain exists, it gets the policy.
 func (id ID) MakeChain(c Chain) Op {
-	a := id.in(unix.NFTA_CHAIN_TABLE).Text(unix.NFTA_CHAIN_NAME, c.Name)
+	a := id.in().Text(unix.NFTA_CHAIN_NAME, c.Name)
 	if h := c.Hook; h != (Hook{}) {
 		a = a.Nest(unix.NFTA_CHAIN_HOOK, nl.Attrs{}.
 			Uint32BE(unix.NFTA_HOOK_HOOKNUM, h.Number).Uint32BE(unix.NFTA_HOOK_PRIORITY, uint32(h.Priority))).
@@ -95,12 +95,12 @@ func (id ID) MakeChain(c Chain) Op {
 
 // DeleteChain deletes a chain, which must have no rules.
 func (id ID) DeleteChain(name string) Op {
-	return Op{id: id, typ: unix.NFT_MSG_DELCHAIN, attrs: id.in(unix.NFTA_CHAIN_TABLE).Text(unix.NFTA_CHAIN_NAME, name)}
+	return Op{id: id, typ: unix.NFT_MSG_DELCHAIN, attrs: id.in().Text(unix.NFTA_CHAIN_NAME, name)}
 }
 
 // FlushChain deletes all rules of a chain.
 func (id ID) FlushChain(name string) Op {
-	return Op{id: id, typ: unix.NFT_MSG_DELRULE, attrs: id.in(unix.NFTA_RULE_TABLE).Text(unix.NFTA_RULE_CHAIN, name)}
+	return Op{id: id, typ: unix.NFT_MSG_DELRULE, attrs: id.in().Text(unix.NFTA_RULE_CHAIN, name)}
 }
 
 // AddRule adds a rule at the end of a chain.
@@ -117,7 +117,7 @@ func (id ID) InsertRule(chain string, before uint64, r Rule) Op {
 // DeleteRule deletes the rule that has the handle.
 func (id ID) DeleteRule(chain string, handle uint64) Op {
 	return Op{id: id, typ: unix.NFT_MSG_DELRULE,
-		attrs: id.in(unix.NFTA_RULE_TABLE).Text(unix.NFTA_RULE_CHAIN, chain).Uint64BE(unix.NFTA_RULE_HANDLE, handle)}
+		attrs: id.in().Text(unix.NFTA_RULE_CHAIN, chain).Uint64BE(unix.NFTA_RULE_HANDLE, handle)}
 }
 
 func (id ID) rule(chain string, r Rule) nl.Attrs {
@@ -125,7 +125,7 @@ func (id ID) rule(chain string, r Rule) nl.Attrs {
 	for _, e := range r.Exprs {
 		list = list.Nest(unix.NFTA_LIST_ELEM, nl.Attrs{}.Text(unix.NFTA_EXPR_NAME, e.Name).Nest(unix.NFTA_EXPR_DATA, e.Data))
 	}
-	a := id.in(unix.NFTA_RULE_TABLE).Text(unix.NFTA_RULE_CHAIN, chain).Nest(unix.NFTA_RULE_EXPRESSIONS, list)
+	a := id.in().Text(unix.NFTA_RULE_CHAIN, chain).Nest(unix.NFTA_RULE_EXPRESSIONS, list)
 	if r.Comment != "" {
 		a = a.Bytes(unix.NFTA_RULE_USERDATA, encodeComment(r.Comment))
 	}
@@ -139,7 +139,7 @@ func encodeComment(comment string) []byte {
 
 // MakeSet makes a set. The number must be unique in the transaction.
 func (id ID) MakeSet(s Set, number uint32) Op {
-	a := id.in(unix.NFTA_SET_TABLE).Text(unix.NFTA_SET_NAME, s.Name).
+	a := id.in().Text(unix.NFTA_SET_NAME, s.Name).
 		Uint32BE(unix.NFTA_SET_ID, number).Uint32BE(unix.NFTA_SET_FLAGS, s.Flags).
 		Uint32BE(unix.NFTA_SET_KEY_TYPE, s.Key.Number).Uint32BE(unix.NFTA_SET_KEY_LEN, s.Key.Size)
 	if s.Key == IfName {
@@ -155,7 +155,7 @@ func (id ID) MakeSet(s Set, number uint32) Op {
 
 // DeleteSet deletes a set, which no rule may use.
 func (id ID) DeleteSet(name string) Op {
-	return Op{id: id, typ: unix.NFT_MSG_DELSET, attrs: id.in(unix.NFTA_SET_TABLE).Text(unix.NFTA_SET_NAME, name)}
+	return Op{id: id, typ: unix.NFT_MSG_DELSET, attrs: id.in().Text(unix.NFTA_SET_NAME, name)}
 }
 
 // FlushSet deletes all elements of a set.
@@ -197,9 +197,13 @@ func chunked(elements []Element, do func(...Element) Op) []Op {
 	return ops
 }
 
-// in is the attribute that names the table.
-func (id ID) in(typ uint16) nl.Attrs { return nl.Attrs{}.Text(typ, id.Name) }
+// tableName is the attribute that names the table. It has the same number in the
+// messages about tables, chains, rules, sets and elements.
+const tableName = unix.NFTA_TABLE_NAME
+
+// in begins the attributes of a message about something in the table.
+func (id ID) in() nl.Attrs { return nl.Attrs{}.Text(tableName, id.Name) }
 
 func (id ID) inSet(name string) nl.Attrs {
-	return id.in(unix.NFTA_SET_ELEM_LIST_TABLE).Text(unix.NFTA_SET_ELEM_LIST_SET, name)
+	return id.in().Text(unix.NFTA_SET_ELEM_LIST_SET, name)
 }
