@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -29,7 +28,7 @@ func TestMain(m *testing.M) { os.Exit(sandboxtest.Main(m)) }
 const (
 	// patience bounds every wait.
 	patience  = 10 * time.Second
-	noAddress = 1 // IN6_ADDR_GEN_MODE_NONE, linux/if_link.h
+	noAddress = "1" // IN6_ADDR_GEN_MODE_NONE, linux/if_link.h
 )
 
 // host is a network namespace with a tunnel and a bridge, and a monitor in it.
@@ -42,17 +41,21 @@ type host struct {
 	pods     atomic.Int64 // changes of pods' ports alone
 	count    atomic.Int64 // changes of the network
 	stop     func() error
+
+	routes   byte          // that settle has added
+	settling atomic.Bool   // the next report covers settle's last route
+	settled  chan struct{} // that report has come
 }
 
 func newHost(t *testing.T) *host {
 	t.Helper()
-	h := &host{t: t, ns: sandboxtest.NewNetns(t), reported: make(chan struct{}, 1)}
+	h := &host{t: t, ns: sandboxtest.NewNetns(t), reported: make(chan struct{}, 1), settled: make(chan struct{}, 1)}
 	var err error
 	h.handle, err = h.ns.Handle()
 	h.must(err)
 	t.Cleanup(h.handle.Close)
-	// Duplicate address detection takes a second for each link.
-	h.must(write("net/ipv6/conf/default/accept_dad", "0")(h))
+	// The kernel would add link-local addresses late, after other changes.
+	h.must(write("net/ipv6/conf/default/addr_gen_mode", noAddress)(h))
 	h.must(h.handle.LinkAdd(&netlink.Vxlan{LinkAttrs: netlink.LinkAttrs{Name: "overlay0"}, VxlanId: 1, Port: 4789}))
 	// With an address of its own, as ours has, or it would follow the ports'.
 	h.must(h.handle.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "cni0", HardwareAddr: mac()}}))
@@ -88,11 +91,21 @@ func (h *host) watch() {
 // run starts a monitor that ends with the test or by stop.
 func (h *host) run(changed func(Change)) {
 	h.t.Helper()
-	h.start(func(ctx context.Context) error { return Watch(ctx, own, changed) })
+	h.start(func(ctx context.Context) error { return Watch(ctx, h.own, changed) })
 }
 
-// own names the routing protocol that another part watches.
-func own(protocol uint8) bool { return protocol == 200 }
+const (
+	others   = 200 // the routing protocol that another part watches
+	settling = 201 // that of settle's routes
+)
+
+// own is called while the monitor reads notifications, before it reports them.
+func (h *host) own(protocol uint8) bool {
+	if protocol == settling {
+		h.settling.Store(true)
+	}
+	return protocol == others
+}
 
 // start runs a monitor in the namespace.
 func (h *host) start(watch func(context.Context) error) {
@@ -128,6 +141,9 @@ func (h *host) changed(c Change) {
 	case h.reported <- struct{}{}:
 	default:
 	}
+	if h.settling.Swap(false) {
+		h.settled <- struct{}{}
+	}
 }
 
 func (h *host) isReported(what string) {
@@ -140,17 +156,16 @@ func (h *host) isReported(what string) {
 }
 
 // settle returns when the monitor has reported all changes so far. Notifications
-// come in order, so it makes one more change and waits for that report.
+// come in order, so settle makes one more change and waits for its report.
 func (h *host) settle() {
 	h.t.Helper()
-	before := h.count.Load()
-	h.must(h.handle.LinkSetAlias(h.link("cni0"), "settled"+time.Now().String()))
-	for deadline := time.After(patience); h.count.Load() == before; {
-		select {
-		case <-h.reported:
-		case <-deadline:
-			h.t.Fatal("the monitor reports nothing")
-		}
+	h.routes++
+	dst := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 255, h.routes, 0}), 24)
+	h.must(h.handle.RouteAdd(&netlink.Route{Dst: ipNet(dst.String()), Type: unix.RTN_BLACKHOLE, Protocol: settling}))
+	select {
+	case <-h.settled:
+	case <-time.After(patience):
+		h.t.Fatal("the monitor reports nothing")
 	}
 	select {
 	case <-h.reported:
@@ -232,21 +247,19 @@ func TestEverydayTrafficIsNoChangeOfTheNetwork(t *testing.T) {
 	h.must(h.handle.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "vethfirst", MasterIndex: h.link("cni0").Attrs().Index}, PeerName: "far"}))
 	h.must(h.handle.LinkSetUp(h.link("vethfirst")))
 	h.must(h.handle.LinkSetUp(h.link("far")))
-	for h.link("cni0").Attrs().OperState != netlink.OperUp {
-		h.isReported("that the bridge has a carrier")
+	for _, name := range []string{"cni0", "vethfirst", "far"} {
+		h.await(name+" has a carrier", func() bool { return h.link(name).Attrs().OperState == netlink.OperUp })
 	}
-	h.quiet()
 	h.settle()
+	h.pods.Store(0)
 	before := h.count.Load()
 	for _, do := range []func() error{
 		func() error {
-			// As the plugin makes it: the port gets no address of its own.
 			return h.handle.LinkAdd(&netlink.Veth{
 				LinkAttrs: netlink.LinkAttrs{Name: "veth0123456789a", MasterIndex: h.link("cni0").Attrs().Index},
 				PeerName:  "eth0", PeerNamespace: netlink.NsFd(pod.FD()),
 			})
 		},
-		func() error { return h.handle.LinkSetIP6AddrGenMode(h.link("veth0123456789a"), noAddress) },
 		func() error { return h.handle.LinkSetUp(h.link("veth0123456789a")) },
 		func() error {
 			eth0, err := far.LinkByName("eth0")
@@ -260,34 +273,30 @@ func TestEverydayTrafficIsNoChangeOfTheNetwork(t *testing.T) {
 		},
 		func() error { return h.handle.LinkDel(h.link("veth0123456789a")) },
 		func() error {
-			r := &netlink.Route{LinkIndex: h.tunnel, Dst: ipNet("10.2.0.0/24"), Protocol: 200}
+			r := &netlink.Route{LinkIndex: h.tunnel, Dst: ipNet("10.2.0.0/24"), Protocol: others}
 			return errors.Join(h.handle.RouteAdd(r), h.handle.RouteDel(r))
 		},
 	} {
 		h.must(do())
 	}
+	// Before settle, whose change may be reported together with those before it.
+	h.await("the pod's port is reported", func() bool { return h.pods.Load() > 0 })
 	h.settle()
 	if n := h.count.Load() - before; n != 1 { // settle's own
 		t.Errorf("%d changes of the network were reported", n-1)
 	}
-	if h.pods.Load() == 0 {
-		t.Error("no change of the pod's port was reported")
-	}
 }
 
-// quiet waits until the kernel has completed the links' own addresses.
-func (h *host) quiet() {
+// await polls until something is so.
+func (h *host) await(what string, isSo func() bool) {
 	h.t.Helper()
-	busy := func() bool {
-		addrs, err := h.handle.AddrList(nil, netlink.FAMILY_V6)
-		h.must(err)
-		return slices.ContainsFunc(addrs, func(a netlink.Addr) bool { return a.Flags&unix.IFA_F_TENTATIVE != 0 })
-	}
-	for deadline := time.After(patience); busy(); {
+	ticker := time.NewTicker(time.Millisecond)
+	defer ticker.Stop()
+	for deadline := time.After(patience); !isSo(); {
 		select {
-		case <-h.reported:
+		case <-ticker.C:
 		case <-deadline:
-			h.t.Fatal("addresses stay tentative")
+			h.t.Fatalf("not after %v: %s", patience, what)
 		}
 	}
 }
@@ -295,13 +304,11 @@ func (h *host) quiet() {
 // A lost notification counts as a change, because nobody knows what changed.
 func TestLostNotificationsAreReported(t *testing.T) {
 	h := newHost(t)
-	h.quiet()
 	h.must(h.stop())
 	h.reported = make(chan struct{}, 1)
 	// Changes of this link are no changes of the network.
 	h.must(h.handle.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "vethnoise"}}))
 	noise := h.link("vethnoise")
-	h.must(h.handle.LinkSetIP6AddrGenMode(noise, noAddress))
 	h.must(h.handle.LinkSetUp(noise)) // or the kernel notifies nobody of its alias
 	watching, lost := make(chan struct{}), make(chan struct{})
 	begin := sync.OnceFunc(func() {
