@@ -217,7 +217,7 @@ const attempts = 50
 // Read returns the table, nil if it is absent, and its generation.
 func (c *Conn) Read(id ID) (*Table, uint32, error) {
 	var t *Table
-	generation, err := c.Consistently(func() (err error) {
+	generation, err := c.consistently(func() (err error) {
 		t, err = c.readTable(id)
 		return err
 	})
@@ -227,10 +227,10 @@ func (c *Conn) Read(id ID) (*Table, uint32, error) {
 	return t, generation, nil
 }
 
-// Consistently calls read, which asks for several things, until no program
+// consistently calls read, which asks for several things, until no program
 // changed any rules meanwhile: else the answers may not belong together. It returns
 // the generation of what was read.
-func (c *Conn) Consistently(read func() error) (uint32, error) {
+func (c *Conn) consistently(read func() error) (uint32, error) {
 	for range attempts {
 		before, err := c.Generation()
 		if err != nil {
