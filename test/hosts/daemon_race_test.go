@@ -33,7 +33,7 @@ func TestDaemonComesAfterThePlugin(t *testing.T) {
 		pod, err := h.AddPod(ctx, lab.PodSpec{Name: "early"})
 		done <- added{pod, err, time.Now()}
 	}()
-	f.must(probe.Eventually(ctx, func(context.Context) error { return pluginWaits() }))
+	f.must(probe.Eventually(ctx, func(context.Context) error { return pluginWaits(h.Netns().Path() + "-early") }))
 	select {
 	case early := <-done:
 		t.Fatalf("ADD did not wait: %+v", early)
@@ -52,29 +52,25 @@ func TestDaemonComesAfterThePlugin(t *testing.T) {
 	f.pingAll(ctx, early.pod.Netns(), h.Addresses())
 }
 
-// pluginWaits returns nil if a process of the plugin has opened its pod's network
-// namespace, which is the last thing that ADD does before it waits.
-func pluginWaits() error {
-	names, err := filepath.Glob("/proc/[0-9]*/comm")
+// pluginWaits returns nil if a process has opened the network namespace of a pod,
+// which is the last thing that the plugin's ADD does before it waits.
+func pluginWaits(netns string) error {
+	files, err := filepath.Glob("/proc/[0-9]*/fd/*")
 	if err != nil {
 		return err
 	}
-	for _, name := range names {
-		comm, err := os.ReadFile(name)
-		if err != nil || strings.TrimSpace(string(comm)) != "overlay-cni" {
-			continue // gone, or another one
-		}
-		files, err := filepath.Glob(filepath.Join(filepath.Dir(name), "fd/*"))
-		if err != nil {
-			return err
-		}
-		for _, f := range files {
-			if path, err := os.Readlink(f); err == nil && strings.HasPrefix(path, "/run/netns/") {
-				return nil
-			}
+	for _, f := range files {
+		if path, err := os.Readlink(f); err == nil && path == netns && comm(f) == "overlay-cni" {
+			return nil
 		}
 	}
-	return errors.New("no overlay-cni has opened a network namespace")
+	return fmt.Errorf("no overlay-cni has opened %s", netns)
+}
+
+// comm returns the name of the process that a file below its /proc/PID/fd is of.
+func comm(file string) string {
+	name, _ := os.ReadFile(filepath.Join(filepath.Dir(file), "../comm"))
+	return strings.TrimSpace(string(name))
 }
 
 func TestDaemonNeverComes(t *testing.T) {

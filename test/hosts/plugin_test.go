@@ -350,7 +350,11 @@ func TestCheckSaysWhatDiffers(t *testing.T) {
 func TestCheckOfOthersAddresses(t *testing.T) {
 	t.Parallel()
 	u := newPodUnderTest(t)
-	u.raw = strings.Replace(u.raw, `"ips":[`, `"ips":[{"address":"192.0.2.9/24","gateway":"192.0.2.1"},`, 1)
+	const list = `"ips": [`
+	if !strings.Contains(u.raw, list) {
+		t.Fatalf("no %s in %s", list, u.raw)
+	}
+	u.raw = strings.Replace(u.raw, list, list+`{"address":"192.0.2.9/24","gateway":"192.0.2.1"},`, 1)
 	if cniErr := u.check(t); cniErr != nil {
 		t.Error(cniErr)
 	}

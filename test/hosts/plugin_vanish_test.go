@@ -104,7 +104,11 @@ func (p *pluginHost) nextHasItsOwn(t *testing.T, step int) {
 	p.conf["runtimeConfig"] = nil // the ports are still the other's
 	defer func() { p.conf["runtimeConfig"] = everything }()
 	_, out := p.add(t, "next")
-	for _, address := range resultAddress.FindAllStringSubmatch(out, -1) {
+	addresses := resultAddress.FindAllStringSubmatch(out, -1)
+	if len(addresses) != 2 {
+		t.Errorf("step %d: the result has addresses %q: %s", step, addresses, out)
+	}
+	for _, address := range addresses {
 		if before[address[1]] {
 			t.Errorf("step %d: %s was given twice", step, address[1])
 		}
@@ -115,7 +119,7 @@ func (p *pluginHost) nextHasItsOwn(t *testing.T, step int) {
 	p.del(t, "next")
 }
 
-var resultAddress = regexp.MustCompile(`"address":"([^/"]+)`)
+var resultAddress = regexp.MustCompile(`"address": *"([^/"]+)`)
 
 // reservations are the addresses that are taken, of a snapshot.
 func reservations(snapshot string) map[string]bool {
