@@ -88,7 +88,7 @@ func readOnce(conn *rtnl.Conn, spec Spec) (Network, error) {
 	return n, readDefaults(conn, &n)
 }
 
-// unreachable says that the kernel has no route, or one that forbids sending.
+// unreachable reports whether the kernel has no route, or one that forbids sending.
 func unreachable(err error) bool {
 	for _, no := range []error{unix.ENETUNREACH, unix.EHOSTUNREACH, unix.EACCES, unix.EINVAL} {
 		if errors.Is(err, no) {
@@ -106,7 +106,7 @@ func readLinks(conn *rtnl.Conn, n *Network) error {
 			Up: a.RawFlags&unix.IFF_UP != 0, Loopback: a.Flags&net.FlagLoopback != 0,
 		}
 		if a.NetNsID >= 0 {
-			link.Parent = 0 // it is in another network namespace
+			link.Parent = 0 // the parent is in another network namespace
 		}
 		n.Links = append(n.Links, link)
 	})
@@ -122,10 +122,10 @@ func readLinks(conn *rtnl.Conn, n *Network) error {
 		}
 	})
 	for i := range n.Links {
-		slices.SortStableFunc(addrs[i], byStay)
+		slices.SortStableFunc(addrs[i], byPermanence)
 		for _, a := range addrs[i] {
 			if a.Flags&unix.IFA_F_DADFAILED != 0 {
-				continue // it is another host's
+				continue // another host has the address
 			}
 			n.Links[i].Addrs = append(n.Links[i].Addrs, a.Prefix.Addr())
 			if passing(a) > 0 {
@@ -136,20 +136,20 @@ func readLinks(conn *rtnl.Conn, n *Network) error {
 	return err
 }
 
-// byStay orders addresses of an interface by how long they are likely to be its
-// own; the kernel lists the newest IPv6 address first.
-func byStay(a, b rtnl.AddrEntry) int {
-	return cmp.Or(compareFamily(a.Prefix.Addr(), b.Prefix.Addr()), cmp.Compare(passing(a), passing(b)))
+// byPermanence orders the addresses of an interface by how long they are likely to
+// stay. The kernel lists the newest IPv6 address first.
+func byPermanence(a, b rtnl.AddrEntry) int {
+	return cmp.Or(cmp.Compare(family.Of(a.Prefix.Addr()), family.Of(b.Prefix.Addr())), cmp.Compare(passing(a), passing(b)))
 }
 
-// passing is more than 0 for addresses that may not stay the interface's own.
-// Temporary ones (RFC 8981) change every day, deprecated ones go soon, and
-// tentative ones may turn out to be another host's. One without a network is
-// often a service's, which moves between hosts (VRRP).
+// passing is more than 0 for addresses that may not stay on the interface. Temporary
+// addresses (RFC 8981) change every day, deprecated ones go soon, and a tentative one
+// may turn out to be another host's. An address without a network often belongs to a
+// service that moves between hosts (VRRP).
 func passing(e rtnl.AddrEntry) int {
 	ip := e.Prefix.Addr()
 	switch {
-	case e.Flags&(unix.IFA_F_DEPRECATED|unix.IFA_F_TENTATIVE) != 0, ip.Is6() && e.Flags&unix.IFA_F_TEMPORARY != 0: // of IPv4 it says "secondary"
+	case e.Flags&(unix.IFA_F_DEPRECATED|unix.IFA_F_TENTATIVE) != 0, ip.Is6() && e.Flags&unix.IFA_F_TEMPORARY != 0: // the flag means "secondary" for IPv4
 		return 2
 	case e.Prefix.Bits() == ip.BitLen():
 		return 1
@@ -165,7 +165,7 @@ func readDefaults(conn *rtnl.Conn, n *Network) error {
 			}
 			for _, index := range append(r.Indexes, r.Index) {
 				if index != 0 {
-					n.Defaults = append(n.Defaults, DefaultRoute{Family: r.Dst.Addr(), Metric: r.Metric, Index: index})
+					n.Defaults = append(n.Defaults, DefaultRoute{Family: f, Metric: r.Metric, Index: index})
 				}
 			}
 		})
@@ -176,10 +176,10 @@ func readDefaults(conn *rtnl.Conn, n *Network) error {
 	return nil
 }
 
-// readOnLink takes the networks from the routes and not from the addresses.
-// Whoever assigns addresses can leave the route to the kernel, make one of his
-// own (NetworkManager), or have none because only the router is on the link
-// (router advertisements without the flag L, many clouds).
+// readOnLink takes the networks from the routes and not from the addresses: a program
+// that assigns an address may leave the route to the kernel, make its own
+// (NetworkManager), or make none because only the router is on the link (router
+// advertisements without the flag L, many clouds).
 func readOnLink(conn *rtnl.Conn, index int) ([]netip.Prefix, error) {
 	var on []netip.Prefix
 	for _, f := range family.All() {
@@ -196,7 +196,7 @@ func readOnLink(conn *rtnl.Conn, index int) ([]netip.Prefix, error) {
 	return on, nil
 }
 
-// readDrivers leaves out what has gone meanwhile, and what has no driver.
+// readDrivers leaves out interfaces that have gone meanwhile or have no driver.
 func readDrivers(conn *rtnl.Conn, names []string) []string {
 	var drivers []string
 	for _, name := range names {

@@ -4,15 +4,16 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/overlay-cni/overlay-cni/internal/family"
 )
 
-// Network is what a choice depends on.
+// Network is the state of a host that a choice depends on.
 type Network struct {
 	Links []Link // by index
 	// Defaults are the default routes of the main table.
 	Defaults []DefaultRoute
-	// Reached is the index of the interface that leads to what is asked for
-	// by address, 0 if none does.
+	// Reached is the index of the interface that leads to Spec.Want.Reaches; 0: none.
 	Reached int
 }
 
@@ -23,22 +24,22 @@ type Link struct {
 	MTU      int
 	Up       bool
 	Loopback bool
-	// Addrs are IPv4 first, and in each family those first that are there to
-	// stay; else in the kernel's order.
+	// Addrs has IPv4 addresses first, in each family permanent addresses first, and
+	// otherwise the kernel's order.
 	Addrs []netip.Addr
-	// Passing are those of them that may not stay its own, see passing.
+	// Passing are those of Addrs that may become another host's, see passing.
 	Passing []netip.Addr
-	// Parent is the index of the interface that this one is on, as a VLAN is;
-	// Master that of the bridge or bond that it is a port of. 0: none.
-	Parent, Master int
+	// Parent is the index of the interface below a VLAN; 0: none.
+	Parent int
+	// Master is the index of the bridge or bond of a port; 0: none.
+	Master int
 }
 
-// DefaultRoute is one way to everywhere.
+// DefaultRoute is a route to 0.0.0.0/0 or ::/0.
 type DefaultRoute struct {
-	// Family is 0.0.0.0 or ::.
-	Family netip.Addr
+	Family family.Family
 	Metric uint32
-	Index  int
+	Index  int // of the interface
 }
 
 func (n Network) find(is func(Link) bool) (Link, bool) {
@@ -52,8 +53,8 @@ func (n Network) holder(a netip.Addr) (Link, bool) {
 	return n.find(func(l Link) bool { return slices.Contains(l.Addrs, a) })
 }
 
-// carriers are the names of an interface and of those that carry it, directly
-// or not: the parent of a VLAN, the ports of a bond or bridge.
+// carriers returns the names of an interface and of those that carry it, directly or
+// not: the parent of a VLAN, the ports of a bond or bridge.
 func (n Network) carriers(index int) []string {
 	var names []string
 	found := map[int]bool{}
@@ -77,8 +78,8 @@ func (n Network) carriers(index int) []string {
 }
 
 // describe lists the interfaces that have an address, such as
-// "lo 127.0.0.1 ::1, eth0 192.168.77.1 (down)". Those without are the ports of
-// the pods, by the hundred, and the like.
+// "lo 127.0.0.1 ::1, eth0 192.168.77.1 (down)". Interfaces without an address are
+// mostly pods' ports, of which there may be hundreds.
 func (n Network) describe() string {
 	var parts []string
 	for _, l := range n.Links {

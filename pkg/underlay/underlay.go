@@ -12,46 +12,47 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/config"
 )
 
-// ErrNotFound is what every error of a choice wraps.
+// ErrNotFound says that no interface can carry the tunnel. Every error of Choose
+// wraps it.
 var ErrNotFound = errors.New("no usable underlay")
 
-// Underlay is where the tunnel's own packets go.
+// Underlay is the interface that carries the tunnel's own packets.
 type Underlay struct {
 	Name  string // of the interface
 	Index int
-	MTU   int
-	// Address is the host's own on the interface, the source of the tunnel's
-	// packets. Its family is the tunnel's.
+	MTU   int // bytes
+	// Address is an address of the interface: the source of the tunnel's packets.
+	// Its family is the tunnel's.
 	Address netip.Addr
-	// Addresses are Address and the one of the other family, if the interface
-	// has one: what this host can be reached by.
+	// Addresses are Address and, if the interface has one, an address of the other
+	// family. Other hosts reach this host by them.
 	Addresses []netip.Addr
 	// OnLink are the networks, of either family, that the host reaches over the
 	// interface without a router, in the order of the kernel's routes.
 	OnLink []netip.Prefix
-	// Drivers are those of the interface and of what carries it, such as the
-	// ports of a bond; each once, in order of the names.
+	// Drivers are the drivers of the interface and of the interfaces that carry it,
+	// such as the ports of a bond. Each name occurs once; they are sorted.
 	Drivers []string
 }
 
-// Spec says what is looked for.
+// Spec says which underlay is wanted.
 type Spec struct {
 	Want config.Underlay
-	// Family is the one that the tunnel has to run over.
+	// Family is the family of the tunnel's own packets; zero: either.
 	Family family.Family
-	// NodeAddrs are the addresses under which the registry knows this host, in
-	// order of preference. Other hosts send to them, so where one of them is
-	// on an interface it is the best source address.
+	// NodeAddrs are this host's addresses in the registry, in order of preference.
+	// Other hosts send to them, so an address of them that an interface has is the
+	// best source address.
 	NodeAddrs []netip.Addr
-	// Ours are the names of the devices that we made. A tunnel must not run
-	// over itself.
+	// Ours are the names of the daemon's own devices. A tunnel must not run over
+	// itself.
 	Ours []string
-	// OnLink asks for the networks on the link, which takes a list of all
-	// routes of the interface.
+	// OnLink asks for Underlay.OnLink, which takes a list of all routes of the
+	// interface.
 	OnLink bool
 }
 
-// Choose is the rule, without the kernel.
+// Choose returns the underlay of a host with these interfaces, addresses and routes.
 func Choose(spec Spec, net Network) (Underlay, error) {
 	u, err := choose(spec, net)
 	if err != nil {
@@ -80,13 +81,13 @@ func choose(spec Spec, net Network) (Underlay, error) {
 		if !ok {
 			return Underlay{}, fmt.Errorf("no route leads to %s: add one, or set underlay to an interface", want.Reaches)
 		}
-		return spec.on(l, []netip.Addr{want.Reaches})
+		return spec.on(l, []family.Family{family.Of(want.Reaches)})
 	}
 	return spec.auto(net)
 }
 
-// needsDefaults says that the default routes count. Listing them takes a list
-// of all routes, one for each peer among them.
+// needsDefaults reports whether the choice needs the default routes. They take a
+// list of all routes, with one route for each peer.
 func (s Spec) needsDefaults(net Network) bool {
 	if s.Want != (config.Underlay{}) {
 		return false
@@ -97,32 +98,31 @@ func (s Spec) needsDefaults(net Network) bool {
 	})
 }
 
-// auto prefers the address that the other hosts send to over the interface of
-// the default route.
+// auto prefers an address that other hosts send to over the interface of the
+// default route.
 func (s Spec) auto(net Network) (Underlay, error) {
 	for _, a := range s.NodeAddrs {
 		if l, ok := net.holder(a); ok && s.Family.Allows(a) {
 			return s.with(l, a)
 		}
 	}
-	defaults := slices.DeleteFunc(slices.Clone(net.Defaults), func(d DefaultRoute) bool { return !s.Family.Allows(d.Family) })
+	defaults := slices.DeleteFunc(slices.Clone(net.Defaults), func(d DefaultRoute) bool { return s.Family != 0 && s.Family != d.Family })
 	slices.SortStableFunc(defaults, func(a, b DefaultRoute) int {
-		return cmp.Or(compareFamily(a.Family, b.Family), cmp.Compare(a.Metric, b.Metric), cmp.Compare(a.Index, b.Index))
+		return cmp.Or(cmp.Compare(a.Family, b.Family), cmp.Compare(a.Metric, b.Metric), cmp.Compare(a.Index, b.Index))
 	})
-	// A default route through one of our own devices, or of a family that the
-	// interface has no address of, is passed over for the next one; only if
-	// none will do it is worth an error.
+	// The first usable default route wins. A route is not usable if it leads through
+	// one of our own devices, or if its interface has no address of its family.
 	var errs []error
 	for _, d := range defaults {
 		l, ok := net.find(func(l Link) bool { return l.Index == d.Index })
 		if !ok {
 			continue
 		}
-		u, err := s.on(l, []netip.Addr{d.Family})
+		u, err := s.on(l, []family.Family{d.Family})
 		if err == nil {
 			return u, nil
 		}
-		errs = append(errs, fmt.Errorf("the %s default route: %w", family.Of(d.Family), err))
+		errs = append(errs, fmt.Errorf("the %s default route: %w", d.Family, err))
 	}
 	if len(errs) > 0 {
 		return Underlay{}, join(errs)
@@ -131,7 +131,7 @@ func (s Spec) auto(net Network) (Underlay, error) {
 		s.adjective(), list(s.NodeAddrs), s.orFamily())
 }
 
-// adjective names the family that was asked for, if one was.
+// adjective names the wanted family, if there is one.
 func (s Spec) adjective() string {
 	if s.Family == 0 {
 		return ""
@@ -139,7 +139,7 @@ func (s Spec) adjective() string {
 	return s.Family.String() + " "
 }
 
-// orFamily is another way out where a family was asked for.
+// orFamily is further advice if a family is wanted.
 func (s Spec) orFamily() string {
 	if s.adjective() == "" {
 		return ""
@@ -147,17 +147,17 @@ func (s Spec) orFamily() string {
 	return fmt.Sprintf(", or underlayFamily (%s) to the other family, on all hosts", s.Family.Proc())
 }
 
-// on takes an interface with the best address of the first family it has.
-// Families are given by any address of theirs.
-func (s Spec) on(l Link, families []netip.Addr) (Underlay, error) {
+// on chooses the interface with its best address: one that other hosts send to, or
+// else a global one of the first family that has any.
+func (s Spec) on(l Link, families []family.Family) (Underlay, error) {
 	for _, a := range s.NodeAddrs {
-		if contains(families, a) && slices.Contains(l.Addrs, a) {
+		if slices.Contains(families, family.Of(a)) && slices.Contains(l.Addrs, a) {
 			return s.with(l, a)
 		}
 	}
 	for _, f := range families {
 		for _, a := range l.Addrs {
-			if a.Is4() == f.Is4() && global(a) {
+			if family.Of(a) == f && global(a) {
 				return s.with(l, a)
 			}
 		}
@@ -167,13 +167,13 @@ func (s Spec) on(l Link, families []netip.Addr) (Underlay, error) {
 	}
 	var names []string
 	for _, f := range families {
-		names = append(names, family.Of(f).String())
+		names = append(names, f.String())
 	}
 	return Underlay{}, fmt.Errorf("interface %q has no global %s address: add one, or set underlay to another interface%s",
 		l.Name, strings.Join(names, " or "), s.orFamily())
 }
 
-// with takes an interface and one of its addresses.
+// with chooses the interface and one of its addresses.
 func (s Spec) with(l Link, a netip.Addr) (Underlay, error) {
 	if err := s.usable(l); err != nil {
 		return Underlay{}, err
@@ -181,11 +181,13 @@ func (s Spec) with(l Link, a netip.Addr) (Underlay, error) {
 	return Underlay{Name: l.Name, Index: l.Index, MTU: l.MTU, Address: a, Addresses: s.reachable(l, a)}, nil
 }
 
-// reachable are the address of the tunnel and the best one of the other family,
-// but none that may be another host's, too: the registry would take one of the two
-// hosts for an impostor.
+// reachable returns the tunnel's address and the best address of the other family.
+// It leaves out addresses that may be another host's too: the registry would take
+// one of the two hosts for an impostor.
 func (s Spec) reachable(l Link, a netip.Addr) []netip.Addr {
-	other := func(b netip.Addr) bool { return b.Is4() != a.Is4() && global(b) && slices.Contains(l.Addrs, b) }
+	other := func(b netip.Addr) bool {
+		return family.Of(b) != family.Of(a) && global(b) && slices.Contains(l.Addrs, b)
+	}
 	lasting := slices.DeleteFunc(slices.Clone(l.Addrs), func(b netip.Addr) bool { return slices.Contains(l.Passing, b) })
 	for _, candidates := range [][]netip.Addr{s.NodeAddrs, lasting} {
 		if i := slices.IndexFunc(candidates, other); i >= 0 {
@@ -207,29 +209,26 @@ func (s Spec) usable(l Link) error {
 	return nil
 }
 
-// families are the one that was asked for; else those of the addresses that the
-// registry has for this host, which the others share; without any, IPv4 before
-// IPv6.
-func (s Spec) families() []netip.Addr {
-	families := []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
+// families returns the usable families in order of preference: the wanted one; or
+// else those of this host's addresses in the registry, to which other hosts send; or
+// else IPv4 and then IPv6.
+func (s Spec) families() []family.Family {
 	if s.Family != 0 {
-		return slices.DeleteFunc(families, func(f netip.Addr) bool { return !s.Family.Allows(f) })
+		return []family.Family{s.Family}
 	}
-	if len(s.NodeAddrs) > 0 {
-		return s.NodeAddrs
+	var families []family.Family
+	for _, a := range s.NodeAddrs {
+		families = append(families, family.Of(a))
+	}
+	if len(families) == 0 {
+		return []family.Family{family.IPv4, family.IPv6}
 	}
 	return families
 }
 
-func contains(families []netip.Addr, a netip.Addr) bool {
-	return slices.ContainsFunc(families, func(f netip.Addr) bool { return f.Is4() == a.Is4() })
-}
-
-// global leaves out what other hosts can't send to. A link-local address would
-// need its interface with it at every place where it is used.
+// global reports whether other hosts can send to an address. A link-local address
+// would need its interface at every place where it is used.
 func global(a netip.Addr) bool { return a.IsGlobalUnicast() }
-
-func compareFamily(a, b netip.Addr) int { return cmp.Compare(a.BitLen(), b.BitLen()) }
 
 func list(addrs []netip.Addr) string {
 	if len(addrs) == 0 {

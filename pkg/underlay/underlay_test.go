@@ -42,7 +42,7 @@ func office() Network {
 	return n
 }
 
-var v4, v6 = netip.IPv4Unspecified(), netip.IPv6Unspecified()
+const v4, v6 = family.IPv4, family.IPv6
 
 func TestChoose(t *testing.T) {
 	tests := []struct {
