@@ -9,8 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Family is an IP address family: its number is the kernel's, AF_INET or
-// AF_INET6, which NFPROTO_IPV4 and NFPROTO_IPV6 equal. The zero value is none.
+// Family is an IP address family. Its value is the kernel's AF_INET or AF_INET6;
+// NFPROTO_IPV4 and NFPROTO_IPV6 are the same numbers. The zero value stands for
+// no family.
 type Family uint8
 
 // The address families.

@@ -1,7 +1,7 @@
-// Package filewatch holds what a file says, and reads the file again when it
-// changed. inotify on the directories makes that quick. A look at the file once a
-// second finds what inotify does not tell: a change of a directory or symbolic
-// link further up, or another machine's write to a network file system.
+// Package filewatch holds the parsed content of a file, and reads the file again
+// when it changes. inotify on the directories reports most changes at once. A
+// check of the file every second finds the others: a change of a directory or
+// symbolic link further up, or another machine's write to a network file system.
 //
 // Invariant: once the file was read well, there is always a good value. A broken
 // or missing file leaves the last good value, with the error beside it.
@@ -42,10 +42,10 @@ type Value[T any] struct {
 
 // timing is when to read a changed file.
 type timing struct {
-	// settle is how long nothing must have changed: a file is written in
-	// pieces, and a file cut between two nodes would look whole.
+	// settle is how long the file must be unchanged before it is read. A file is
+	// written in pieces, and one that ends between two nodes would look complete.
 	settle time.Duration
-	// patience is how long continuing changes put off reading.
+	// patience is the longest time that a file which keeps changing is not read.
 	patience time.Duration
 	// look is how often to compare the file's identity.
 	look time.Duration
@@ -55,8 +55,8 @@ func defaultTiming() timing {
 	return timing{settle: 100 * time.Millisecond, patience: time.Second, look: time.Second}
 }
 
-// Open has parse read the file, and begins to watch it. It fails if the file is
-// missing or wrong. Later, a missing or wrong file leaves the last good value.
+// Open calls parse, which reads the file, and begins to watch the file. Open
+// fails if parse does. A later failure of parse leaves the last good value.
 func Open[T any](path string, parse func() (T, error)) (*Value[T], error) {
 	return open(path, parse, defaultTiming())
 }
@@ -94,19 +94,19 @@ func load[T any](path string, parse func() (T, error), t timing) (*Value[T], err
 	return v, nil
 }
 
-// Get returns the value of the last good file. The error says why the current
-// file is refused, nil if it is not.
+// Get returns the value of the last good file. The error says what is wrong with
+// the current file; it is nil if the file is good.
 func (v *Value[T]) Get() (T, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.value, v.err
 }
 
-// Changed gets a value when the value or the error changed.
+// Changed returns a channel that receives whenever the result of Get changes.
 func (v *Value[T]) Changed() <-chan struct{} { return v.changed }
 
-// Close ends the watching and waits for its end. Get goes on answering what it
-// did before.
+// Close stops watching and waits until the watcher has ended. Get keeps
+// returning the last value.
 func (v *Value[T]) Close() error {
 	v.stop()
 	<-v.done
@@ -216,7 +216,7 @@ func (v *Value[T]) refresh() {
 	v.value, v.err = value, err
 	select {
 	case v.changed <- struct{}{}:
-	default: // the reader has not come for the last one yet
+	default: // the last signal is still unread
 	}
 }
 
@@ -227,7 +227,7 @@ func text(err error) string {
 	return err.Error()
 }
 
-// deadline is when to read a file that is changing; zero while it is not.
+// deadline is when to read a changed file. It is zero if no read is due.
 type deadline struct {
 	timer *time.Timer
 	first time.Time
@@ -238,7 +238,7 @@ func (d *deadline) postpone(t timing) {
 		d.timer, d.first = time.NewTimer(t.settle), time.Now()
 		return
 	}
-	// Past its end the timer is left alone: it has fired or is about to.
+	// Once patience is over, the timer keeps its time: it has fired or is about to.
 	if wait := min(t.settle, t.patience-time.Since(d.first)); wait > 0 {
 		d.timer.Reset(wait)
 	}

@@ -33,13 +33,14 @@ func reader(path string) func() (string, error) {
 	}
 }
 
-// quick never looks at the file without an event, so that a test that passes saw
-// one. Its patience is at an end before a second change, which must have its own.
+// quick never checks the file without an event, so a test that passes has seen
+// an event. Its patience ends before the second change, which therefore needs an
+// event of its own.
 func quick() timing {
 	return timing{settle: 5 * time.Millisecond, patience: 5 * time.Millisecond, look: time.Hour}
 }
 
-// looking is quick with looks.
+// looking also checks the file periodically.
 func looking() timing {
 	limits := quick()
 	limits.look = 20 * time.Millisecond

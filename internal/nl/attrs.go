@@ -78,8 +78,8 @@ func (a Attrs) pad() Attrs {
 // Align rounds a length in bytes up to NLMSG_ALIGNTO, which is NLA_ALIGNTO, too.
 func Align(n int) int { return (n + unix.NLMSG_ALIGNTO - 1) &^ (unix.NLMSG_ALIGNTO - 1) }
 
-// All yields types, without their flags, and values. A malformed attribute ends
-// the list.
+// All yields each attribute's type, without flag bits, and value. A malformed
+// attribute ends the list.
 func (a Attrs) All() iter.Seq2[uint16, Value] {
 	return func(yield func(uint16, Value) bool) {
 		for rest := a; len(rest) >= unix.SizeofNlAttr; {

@@ -62,7 +62,8 @@ func protocolName(protocol int) string {
 	return fmt.Sprintf("netlink (protocol %d)", protocol)
 }
 
-// FD is the file descriptor of the socket, for ioctls. It stays the Conn's.
+// FD is the file descriptor of the socket, for ioctls. The caller must not close
+// it.
 func (c *Conn) FD() int { return c.fd }
 
 // Close closes the socket. Whatever uses the Conn afterwards fails with
@@ -73,9 +74,9 @@ func (c *Conn) Close() error {
 	return unix.Close(fd)
 }
 
-// RaiseBuffers lets the socket hold that many bytes of messages on their way
-// to and from the kernel. They are limits: memory is taken as it is used.
-// Without CAP_NET_ADMIN in the initial user namespace the host's limits
+// RaiseBuffers sets how many bytes of unread messages the socket may hold, in
+// each direction. The sizes are limits: the kernel takes memory only as it is
+// used. Without CAP_NET_ADMIN in the initial user namespace the host's limits
 // (net.core.wmem_max and rmem_max) stay in force.
 func (c *Conn) RaiseBuffers(send, receive int) {
 	for _, b := range []struct{ force, ask, size int }{
@@ -119,12 +120,13 @@ func (c *Conn) flush() error {
 	return nil
 }
 
-// Receive waits for messages and calls each for those that one system call
-// gives. A Body is valid only during the call. Answers to exchanges that
-// somebody gave up may be among them: compare the numbers. If the socket's
-// receive buffer was too small for all answers, the error is unix.ENOBUFS.
+// Receive makes one system call, which waits for messages, and calls each for
+// every message received. A Body is valid only during the call. Late answers to
+// an abandoned exchange may come first, so the caller must compare sequence
+// numbers. If the socket's receive buffer was too small for all answers, the
+// error is unix.ENOBUFS.
 func (c *Conn) Receive(each func(Message)) error {
-	// With MSG_TRUNC the result is the whole length, even where it doesn't fit.
+	// With MSG_TRUNC, n is the packet's full length even if the buffer is shorter.
 	n, _, err := unix.Recvfrom(c.fd, c.in, unix.MSG_TRUNC)
 	if errors.Is(err, unix.EINTR) {
 		return nil
@@ -192,7 +194,7 @@ func (c *Conn) execChunk(requests []*Request) error {
 		err := c.Receive(func(m Message) {
 			i := int(int32(m.Seq - first))
 			if m.Type != unix.NLMSG_ERROR || i < 0 || i > last {
-				return // an answer to an exchange that somebody gave up
+				return // a late answer to an abandoned exchange
 			}
 			requests[i].err = requests[i].refusal(m)
 			complete = complete || i == last
@@ -207,8 +209,9 @@ func (c *Conn) execChunk(requests []*Request) error {
 	return nil
 }
 
-// Get sends a request that the kernel answers with one message, and returns
-// that, with a Body of its own. If the kernel refuses, the error is an *Error.
+// Get sends a request that the kernel answers with one message, and returns the
+// answer. The caller may keep its Body. If the kernel refuses, the error is an
+// *Error.
 func (c *Conn) Get(r Request) (Message, error) {
 	var got Message
 	seq, err := c.Send(r.message(0))
@@ -231,10 +234,11 @@ func (c *Conn) Get(r Request) (Message, error) {
 	return got, nil
 }
 
-// Dump reads a list and calls each for every entry; it ends with the first
-// error of each. Bodies stay valid. A list that changes while the kernel makes
-// it is read again before any call, a few times at most; then the error is
-// ErrInterrupted. If the kernel refuses, the error is an *Error.
+// Dump reads a list and calls each for every entry, up to the first error that
+// each returns. The caller may keep the Bodies. If the list changes while the
+// kernel makes it, Dump reads the list again before it calls each. After
+// dumpAttempts changed lists the error is ErrInterrupted. If the kernel refuses,
+// the error is an *Error.
 func (c *Conn) Dump(r Request, each func(Message) error) error {
 	var list []byte
 	err := ErrInterrupted

@@ -141,7 +141,7 @@ func TestExecOfMany(t *testing.T) {
 	}
 }
 
-// A long operation's text is only made for an error.
+// Describe is called only for an error.
 func TestDescribe(t *testing.T) {
 	conn, _ := dial(t)
 	described := 0

@@ -10,7 +10,7 @@ import (
 )
 
 // fakeKernel answers each system call of a Conn with prepared messages. It
-// takes the place of a kernel that does what a test can't have it do.
+// stands in for a kernel whose behaviour a test can't bring about.
 func fakeKernel(t *testing.T, answer func(call int, request Message) [][]byte) *Conn {
 	t.Helper()
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
@@ -56,7 +56,7 @@ func end(seq uint32, flags uint16) []byte {
 	return Message{Type: unix.NLMSG_DONE, Flags: flags, Seq: seq, Body: make([]byte, errnoSize)}.append(nil)
 }
 
-// Each sees a list only when it was read without a change in between.
+// Dump calls each only for a list that was read without a change in between.
 func TestDumpReadsAgain(t *testing.T) {
 	for _, tt := range []struct {
 		interrupted int

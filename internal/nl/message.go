@@ -14,8 +14,8 @@ type Message struct {
 	Body  []byte // the protocol's fixed header, if it has one, then attributes
 }
 
-// Attrs returns the attributes behind a fixed header of that length, none if
-// the message is shorter.
+// Attrs returns the attributes after a fixed header, whose length in bytes the
+// caller gives. A shorter message has none.
 func (m Message) Attrs(header int) Attrs {
 	return Attrs(m.Body[min(header, len(m.Body)):])
 }
@@ -26,7 +26,7 @@ func (m Message) append(b []byte) []byte {
 	b = native.AppendUint16(b, m.Type)
 	b = native.AppendUint16(b, m.Flags)
 	b = native.AppendUint32(b, m.Seq)
-	b = native.AppendUint32(b, 0) // the port: to the kernel, which fills in ours
+	b = native.AppendUint32(b, 0) // port 0: the kernel fills in the sender's
 	return Attrs(append(b, m.Body...)).pad()
 }
 
@@ -65,9 +65,9 @@ func (m Message) Errno() unix.Errno {
 	return unix.Errno(-int32(native.Uint32(m.Body)))
 }
 
-// Hint is the kernel's explanation of an error (NLMSGERR_ATTR_MSG), often
-// empty. NETLINK_CAP_ACK makes the kernel leave out the request's body, but for
-// its header.
+// Hint is the kernel's explanation of an error (NLMSGERR_ATTR_MSG), often empty.
+// With NETLINK_CAP_ACK, an answer repeats only the header of the request, not
+// its body.
 func (m Message) Hint() string {
 	if !m.IsAnswer() || m.Flags&unix.NLM_F_ACK_TLVS == 0 || len(m.Body) < errnoSize {
 		return ""

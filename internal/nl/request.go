@@ -16,8 +16,8 @@ type Request struct {
 	// Op names the operation and its object for errors: "add route
 	// 10.244.2.0/24".
 	Op string
-	// Describe makes Op from the request when an error needs it. It saves the
-	// text of requests that come by the thousand.
+	// Describe, if set, replaces Op. It is called only for an error, so requests
+	// that come by the thousand need no text in advance.
 	Describe func(*Request) string
 
 	tolerated []unix.Errno
@@ -28,8 +28,8 @@ type Request struct {
 // errNotSent is the result of a request before Conn.Exec.
 var errNotSent = errors.New("the request was not sent")
 
-// Tolerate makes the request succeed also where the kernel refuses it with one
-// of the errors: where what it asks for is there, or gone, already.
+// Tolerate makes the request succeed if the kernel refuses it with one of these
+// errors: for example, because the object to add is there already.
 func (r *Request) Tolerate(errnos ...unix.Errno) *Request {
 	r.tolerated = append(r.tolerated, errnos...)
 	return r

@@ -19,21 +19,22 @@ var ErrLost = errors.New("notifications of the kernel were lost")
 // namespace.
 //
 // Most operations put their notifications into the queues of all subscribers
-// before the kernel answers them. So after an answer Drain gives what the
-// operation changed. Exceptions are work that the kernel defers, such as IPv6
-// addresses and carriers.
+// before the kernel answers them. So once an operation is answered, Drain finds
+// its notifications. The exceptions are changes that the kernel makes later,
+// such as those of IPv6 addresses and carriers.
 type Subscription struct {
 	name string // of the protocol, for errors
 	file *os.File
 	conn syscall.RawConn
 	in   []byte
-	// closed tells a Wait that Close ended it: the poller's own error for that is
-	// not exported.
+	// closed lets Wait recognise that Close ended it, because the poller's error
+	// for a closed file is not exported.
 	closed atomic.Bool
 }
 
-// noticeBuffer is how many bytes of notifications may wait. The kernel counts
-// some 900 for each, so they are 4,000. Memory is taken as it is used.
+// noticeBuffer is how many bytes of notifications may wait. The kernel charges
+// about 900 bytes for each notification, so 4,000 fit. It takes memory only as
+// it is used.
 const noticeBuffer = 4 << 20
 
 // Subscribe joins groups (such as RTNLGRP_LINK of NETLINK_ROUTE) in the network
@@ -98,8 +99,8 @@ func (s *Subscription) Wait() error {
 
 // Drain calls each for all notifications that have come, and doesn't wait for
 // more. A Body is valid only during the call. The error is ErrLost if some are
-// missing; it comes after all that could be read. So does an error of each,
-// which ends nothing.
+// missing. Neither lost notifications nor an error of each stops Drain: it reads
+// everything first and then returns the first error.
 func (s *Subscription) Drain(each func(Message) error) error {
 	var drained error
 	err := s.conn.Control(func(fd uintptr) { drained = s.drain(int(fd), each) })

@@ -37,7 +37,7 @@ func drained(t *testing.T, s *Subscription) string {
 	return fmt.Sprint(all)
 }
 
-// What an operation changed is there as soon as the operation is answered.
+// An operation's notifications are there as soon as the operation is answered.
 func TestNotificationsAreThereAtOnce(t *testing.T) {
 	conn, ns := dial(t)
 	s := subscribe(t, ns)

@@ -45,8 +45,8 @@ type Route struct {
 	// Onlink tells the kernel that Via is on the interface's link, although no
 	// route leads to it.
 	Onlink bool
-	// Protocol (RTPROT_*) names the maker of the route; 0 stands for
-	// RTPROT_STATIC. DelRoute ignores it.
+	// Protocol (RTPROT_*) says who installed the route; 0 stands for RTPROT_STATIC.
+	// DelRoute ignores it.
 	Protocol uint8
 }
 
@@ -56,7 +56,7 @@ func (b *Batch) AddRoute(r Route) *nl.Request {
 	return b.route(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, r)
 }
 
-// ReplaceRoute adds a route or changes the one to the same destination.
+// ReplaceRoute adds a route, or replaces the route to the same destination.
 func (b *Batch) ReplaceRoute(r Route) *nl.Request {
 	return b.route(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, r)
 }
@@ -85,7 +85,7 @@ func (r Route) header(typ uint16) nl.Attrs {
 		scope = unix.RT_SCOPE_LINK
 	}
 	if typ == unix.RTM_DELROUTE {
-		// A deletion matches only the fields that are set: here neither.
+		// A deletion ignores scope and protocol if they have these values.
 		scope, protocol = unix.RT_SCOPE_NOWHERE, unix.RTPROT_UNSPEC
 	}
 	var flags uint32
@@ -124,7 +124,7 @@ type Neighbor struct {
 
 const replaceNeighbor = unix.NLM_F_CREATE | unix.NLM_F_REPLACE
 
-// ReplaceNeighbor adds an entry, or changes the one of the same address.
+// ReplaceNeighbor adds an entry, or replaces the entry for the same IP address.
 func (b *Batch) ReplaceNeighbor(n Neighbor) *nl.Request {
 	body := n.header(family.Of(n.IP), 0).Addr(unix.NDA_DST, n.IP).Bytes(unix.NDA_LLADDR, n.MAC)
 	return b.addMany(describeNeighbor, unix.RTM_NEWNEIGH, replaceNeighbor, body)
@@ -136,18 +136,18 @@ func (b *Batch) DelNeighbor(n Neighbor) *nl.Request {
 	return b.addMany(describeNeighbor, unix.RTM_DELNEIGH, 0, body)
 }
 
-// ReplaceFDB adds a FDB entry to a VXLAN device: frames to n.MAC go to
-// the host n.IP. It changes the entry of the same MAC address.
+// ReplaceFDB adds an FDB entry to a VXLAN device, or replaces the entry for the
+// same MAC address: frames to n.MAC go to the host n.IP.
 func (b *Batch) ReplaceFDB(n Neighbor) *nl.Request {
-	return b.addMany(describeNeighbor, unix.RTM_NEWNEIGH, replaceNeighbor, n.forward())
+	return b.addMany(describeNeighbor, unix.RTM_NEWNEIGH, replaceNeighbor, n.fdbEntry())
 }
 
 // DelFDB removes the FDB entry n.MAC to n.IP.
 func (b *Batch) DelFDB(n Neighbor) *nl.Request {
-	return b.addMany(describeNeighbor, unix.RTM_DELNEIGH, 0, n.forward())
+	return b.addMany(describeNeighbor, unix.RTM_DELNEIGH, 0, n.fdbEntry())
 }
 
-func (n Neighbor) forward() nl.Attrs {
+func (n Neighbor) fdbEntry() nl.Attrs {
 	return n.header(unix.AF_BRIDGE, unix.NTF_SELF).Addr(unix.NDA_DST, n.IP).Bytes(unix.NDA_LLADDR, n.MAC)
 }
 

@@ -28,11 +28,12 @@ func Open() (*Conn, error) {
 func (c *Conn) Close() error { return c.nl.Close() }
 
 // OpenIn opens a socket in the network namespace that netns refers to. The
-// calling thread must be in the namespace of c. It enters the other namespace,
-// calls do there, opens the socket, and returns. An error of do ends the visit.
+// calling thread must be in the namespace of c. OpenIn enters the other
+// namespace, calls do there, opens the socket, and comes back. If do fails,
+// OpenIn comes back without a socket.
 //
-// The way back comes from c's socket and not from a file of /proc: the first
-// file of /proc that a new process opens takes it long.
+// OpenIn gets the namespace to return to from c's socket, because the first open
+// of a file below /proc takes a new process long.
 func (c *Conn) OpenIn(netns *os.File, do func() error) (*Conn, error) {
 	home, err := c.netns()
 	if err != nil {
@@ -51,7 +52,7 @@ func (c *Conn) OpenIn(netns *os.File, do func() error) (*Conn, error) {
 	if back := unix.Setns(home, unix.CLONE_NEWNET); back != nil {
 		// The thread stays locked, so the runtime ends it with its goroutine
 		// and never runs anything else in the wrong namespace.
-		return nil, errors.Join(err, fmt.Errorf("return to the own network namespace: %w", back))
+		return nil, errors.Join(err, fmt.Errorf("return to the original network namespace: %w", back))
 	}
 	runtime.UnlockOSThread()
 	return conn, err
@@ -66,7 +67,7 @@ func (c *Conn) InNetns(netns *os.File) (bool, error) {
 	defer func() { _ = unix.Close(home) }()
 	var own, other unix.Stat_t
 	if err := errors.Join(unix.Fstat(home, &own), unix.Fstat(int(netns.Fd()), &other)); err != nil {
-		return false, fmt.Errorf("compare network namespace %s with the own one: %w", netns.Name(), err)
+		return false, fmt.Errorf("compare network namespace %s with the socket's: %w", netns.Name(), err)
 	}
 	return own.Dev == other.Dev && own.Ino == other.Ino, nil
 }

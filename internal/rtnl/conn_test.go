@@ -179,7 +179,7 @@ func TestLinkThatIsNotThere(t *testing.T) {
 	if link.Index != 0 || !errors.Is(err, unix.ENODEV) || !strings.Contains(err.Error(), "look up link nowhere") {
 		t.Errorf("got %v, %v", link, err)
 	}
-	// The answer to what failed is not taken for that of the next question.
+	// The answer to a failed request is not taken for the answer to the next one.
 	if link, err := p.conn.Link("br0"); err != nil || link.Name != "br0" || link.Kind != "bridge" {
 		t.Errorf("got %v, %v", link, err)
 	}
@@ -317,10 +317,11 @@ func TestOpenInLosesTheWayBack(t *testing.T) {
 		})
 		lost <- err
 	}()
-	if err := <-lost; !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), "return to the own network namespace") {
+	if err := <-lost; !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), "return to the original network namespace") {
 		t.Errorf("got %v", err)
 	}
-	// All of these are on threads of their own, so on all that the runtime has.
+	// Each of these goroutines has a thread of its own, so together they use all
+	// threads of the runtime.
 	const threads = 50
 	var all, done sync.WaitGroup
 	all.Add(threads)

@@ -7,8 +7,8 @@ import (
 )
 
 // DelDumped deletes an address, a route or a neighbour that one of the Each
-// functions listed. Raw is the entry's Raw: with all its attributes the kernel
-// deletes no similar entry instead. Text names the entry for errors.
+// functions listed. Raw is the entry's Raw, which has all its attributes, so the
+// kernel can't delete a similar entry instead. Text names the entry for errors.
 func (b *Batch) DelDumped(text string, kind Dumped, raw string) *nl.Request {
 	header := []byte(raw)
 	switch {
@@ -23,8 +23,8 @@ func (b *Batch) DelDumped(text string, kind Dumped, raw string) *nl.Request {
 // Dumped is a kind of object that DelDumped deletes.
 type Dumped uint16
 
-// The kinds, by the messages that delete them. An FDB entry is a neighbour
-// to the kernel.
+// The value of a kind is the type of the message that deletes it. To the kernel,
+// an FDB entry is a neighbour.
 const (
 	DumpedAddr     Dumped = unix.RTM_DELADDR
 	DumpedRoute    Dumped = unix.RTM_DELROUTE

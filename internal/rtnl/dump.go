@@ -17,10 +17,11 @@ import (
 
 // list calls each for every entry of a list.
 func (c *Conn) list(op string, typ uint16, body nl.Attrs, each func(body []byte)) error {
-	// A list's entries have the type of the message that makes such an object.
-	made := typ - unix.RTM_GETLINK + unix.RTM_NEWLINK
+	// The entries of a list have the type of the message that creates such an
+	// object.
+	entry := typ - unix.RTM_GETLINK + unix.RTM_NEWLINK
 	return c.nl.Dump(nl.Request{Type: typ, Op: op, Body: body}, func(m nl.Message) error {
-		if m.Type == made && len(m.Body) >= headerOf(made) {
+		if m.Type == entry && len(m.Body) >= headerOf(entry) {
 			each(m.Body)
 		}
 		return nil
@@ -108,7 +109,7 @@ func parseAddr(payload []byte) AddrEntry {
 			local = value.Addr()
 		case unix.IFA_ADDRESS:
 			address = value.Addr()
-		case unix.IFA_FLAGS: // all of them; the header has room for eight
+		case unix.IFA_FLAGS: // all flags; the header has only the lower 8 bits
 			a.Flags = value.Uint32()
 		}
 	}
@@ -129,11 +130,11 @@ type RouteEntry struct {
 	Metric   uint32
 	Type     uint8 // RTN_UNICAST, ...
 	Protocol uint8 // RTPROT_STATIC, ...
-	// More names the attributes of the route that no field holds, such as
-	// " metrics". It is empty for a plain route.
+	// More lists the names of attributes that have no field here, such as "
+	// metrics". It is empty for a plain route.
 	More string
-	// Apart says that ReplaceRoute with the same destination would not replace
-	// this route: it has a TOS or source, several next hops or a nexthop object.
+	// Apart says that the route has a TOS, a source, several next hops or a nexthop
+	// object. ReplaceRoute with the same destination would not replace it.
 	Apart bool
 	// Indexes are the interfaces of a route with several next hops.
 	Indexes []int

@@ -12,8 +12,8 @@ import (
 // accepts, so no second socket is needed. Generic netlink has ethtool's commands
 // only since kernel 5.6.
 
-// Driver returns the name of an interface's driver, such as "vmxnet3". That of a
-// virtual interface is its kind, such as "veth".
+// Driver returns the name of an interface's driver, such as "vmxnet3". A virtual
+// interface has its kind as the driver's name, such as "veth".
 func (c *Conn) Driver(name string) (string, error) {
 	info, err := unix.IoctlGetEthtoolDrvinfo(c.nl.FD(), name)
 	if err != nil {
@@ -33,8 +33,8 @@ func (c *Conn) TxChecksum(name string) (bool, error) {
 	return value != 0, nil
 }
 
-// SetTxChecksum turns TxChecksum on or off. A change is notified as one of the
-// link (NETDEV_FEAT_CHANGE).
+// SetTxChecksum turns TxChecksum on or off. The kernel reports a change by a
+// notification about the link (NETDEV_FEAT_CHANGE).
 func (c *Conn) SetTxChecksum(name string, on bool) error {
 	if _, err := c.ethtool(name, unix.ETHTOOL_STXCSUM, uint32(boolByte(on))); err != nil {
 		return fmt.Errorf("set the transmit checksum offload of %s to %t: %w", name, on, err)
@@ -45,21 +45,21 @@ func (c *Conn) SetTxChecksum(name string, on bool) error {
 // ethtoolValue is struct ethtool_value (linux/ethtool.h).
 type ethtoolValue struct{ cmd, data uint32 }
 
-// ethtoolRequest is struct ifreq with a pointer in its union, which is 24 bytes
-// long where pointers have 8.
+// ethtoolRequest is struct ifreq with a pointer in its union. On 64-bit machines
+// the union is 24 bytes long.
 type ethtoolRequest struct {
 	name [unix.IFNAMSIZ]byte
 	data unsafe.Pointer
 	_    [24 - unsafe.Sizeof(uintptr(0))]byte
 }
 
-// ethtool runs a command with one number and returns the number that the kernel
-// puts in its place. x/sys has only the commands that its own authors needed.
+// ethtool runs a command that takes one number and returns one number. x/sys has
+// no function for the commands used here.
 func (c *Conn) ethtool(name string, cmd, data uint32) (uint32, error) {
 	value := ethtoolValue{cmd: cmd, data: data}
 	request := ethtoolRequest{data: unsafe.Pointer(&value)}
 	if len(name) >= len(request.name) {
-		return 0, unix.ENODEV // else a part of the name would be looked up
+		return 0, unix.ENODEV // otherwise the truncated name would be looked up
 	}
 	copy(request.name[:], name)
 	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(c.nl.FD()), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&request)))

@@ -10,9 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The functions of this file use socket options and ioctls because these don't
-// wait for the RTNL lock, as netlink does. Whoever configures an interface of any
-// namespace holds that lock.
+// The functions of this file use socket options and ioctls, which don't wait for
+// the RTNL lock. Netlink does wait for it, and every configuration of an
+// interface, in any namespace, holds the lock.
 
 // Index returns the index of an interface. The error is unix.ENODEV if there is
 // none of that name, and unix.EINVAL if the name is too long.
@@ -28,14 +28,15 @@ func (c *Conn) Index(name string) (int, error) {
 	return int(binary.NativeEndian.Uint32(answer[:])), nil
 }
 
-// absent returns unix.ENODEV if there is no interface of that name. An ioctl
-// would first have the kernel start modprobe for a module of that name, and wait
-// for it (dev_load in net/core/dev_ioctl.c). Binding a socket to an interface
-// looks the name up and does no more. Another error, such as EPERM, says nothing
-// about the interface. Binding has no effect on a netlink socket, and is undone.
+// absent returns unix.ENODEV if there is no interface of that name. If there is
+// none, an ioctl would make the kernel run modprobe for a module of that name
+// and wait for modprobe (dev_load in net/core/dev_ioctl.c). Binding a socket to
+// an interface looks the name up and does no more. Another error, such as EPERM,
+// says nothing about the interface. Binding has no effect on a netlink socket,
+// and is undone.
 func (c *Conn) absent(name string) unix.Errno {
 	if len(name) >= unix.IFNAMSIZ {
-		return unix.EINVAL // else a part of the name would be looked up
+		return unix.EINVAL // otherwise the truncated name would be looked up
 	}
 	err := unix.BindToDevice(c.nl.FD(), name)
 	if errors.Is(err, unix.ENODEV) {

@@ -65,9 +65,9 @@ func (b *Batch) AddVeth(v Veth) *nl.Request {
 
 const vethInfoPeer = 1 // VETH_INFO_PEER, linux/veth.h
 
-// vethEnd describes an end with one queue in each direction, which is what a
-// veth uses by default. But unless a request says so, the kernel first makes a
-// queue for each CPU and then removes the others (veth_init_queues in
+// vethEnd describes an end with one queue in each direction, as a veth has by
+// default. The request says so explicitly, because otherwise the kernel makes a
+// queue for each CPU and then removes all but one (veth_init_queues in
 // drivers/net/veth.c). At each end it waits for an RCU grace period, while it
 // holds the lock that all network configuration of the machine needs.
 func vethEnd(name string, mac net.HardwareAddr, mtu int) nl.Attrs {
@@ -78,14 +78,15 @@ func linkBasics(name string, mac net.HardwareAddr, mtu int) nl.Attrs {
 	return named(name, 0).Uint32(unix.IFLA_MTU, uint32(mtu)).Bytes(unix.IFLA_ADDRESS, mac)
 }
 
-// SetPort sets alias and bridge port flags of a link that is a bridge's port.
-// The bridge then sends no other port's broadcasts and multicasts to this port,
-// but still its own (br_flood in net/bridge/br_forward.c). Otherwise it would
-// copy what each new interface sends of its own accord to all pods of the host.
+// SetPort sets the alias and the bridge port flags of a link that is a bridge's
+// port. It stops the bridge from flooding broadcasts and multicasts of other
+// ports to this port; those of the bridge itself still arrive (br_flood in
+// net/bridge/br_forward.c). Otherwise all pods of the host would get a copy of
+// the packets that every new interface sends unasked.
 func (b *Batch) SetPort(p Port) *nl.Request {
 	body := named(p.Name, 0)
 	if p.Alias != "" {
-		body = body.Bytes(unix.IFLA_IFALIAS, []byte(p.Alias)) // without a zero, which would count
+		body = body.Bytes(unix.IFLA_IFALIAS, []byte(p.Alias)) // no terminating zero: the kernel would make it part of the alias
 	}
 	flags := nl.Attrs(nil).
 		Uint8(portIsolated, boolByte(p.Isolated)).
@@ -139,7 +140,7 @@ func (b *Batch) setLink(op, name string, attrs nl.Attrs) *nl.Request {
 	return b.add(op, unix.RTM_NEWLINK, 0, append(named(name, 0), attrs...))
 }
 
-// Link is an interface, as far as ADD needs to know it.
+// Link is an interface, with the properties that ADD needs.
 type Link struct {
 	Name   string
 	Index  int
@@ -189,7 +190,7 @@ func ifInfo(index int, flags uint32) nl.Attrs {
 	b := make([]byte, 4, typical)
 	b = native.AppendUint32(b, uint32(index))
 	b = native.AppendUint32(b, flags)
-	return native.AppendUint32(b, flags) // the flags that are changed
+	return native.AppendUint32(b, flags) // the mask: which flags to change
 }
 
 // named is ifInfo for a link that its name identifies.

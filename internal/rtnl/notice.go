@@ -6,14 +6,15 @@ import (
 	"github.com/overlay-cni/overlay-cni/internal/nl"
 )
 
-// Notice is one notification. What it refers to is valid until the next one.
+// Notice is one notification. Route and Neighbor are valid until the next
+// notification.
 type Notice struct {
-	// Link is the index of the interface, and LinkName its name, in a
-	// notification about a link. One about an address of a link has the index
-	// alone.
+	// Link and LinkName are the index and the name of the interface that the
+	// notification is about. A notification about an address has only Link.
 	Link     int
 	LinkName string
-	// Route or Neighbor is what another notification is about.
+	// Route is set in a notification about a route, and Neighbor in one about a
+	// neighbour or FDB entry.
 	Route    *RouteEntry
 	Neighbor *NeighborEntry
 	// Sysctl says that somebody wrote a sysctl of an interface, or of all
@@ -29,9 +30,9 @@ type Notice struct {
 // routes in one network namespace.
 type Notices struct{ *nl.Subscription }
 
-// Subscribe works in the network namespace of the calling thread. It joins
-// further groups on request: RTNLGRP_NEIGH for neighbours and FDB
-// entries, RTNLGRP_IPV4_NETCONF and RTNLGRP_IPV6_NETCONF for sysctls.
+// Subscribe subscribes in the network namespace of the calling thread. The
+// caller may name further groups: RTNLGRP_NEIGH for neighbours and FDB entries,
+// RTNLGRP_IPV4_NETCONF and RTNLGRP_IPV6_NETCONF for sysctls.
 func Subscribe(groups ...int) (*Notices, error) {
 	s, err := nl.Subscribe(unix.NETLINK_ROUTE, append(groups,
 		unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
@@ -43,8 +44,8 @@ func Subscribe(groups ...int) (*Notices, error) {
 }
 
 // Drain calls each for all notifications that have come, and does not wait for
-// more. What a notification refers to is valid only during the call. The error
-// is nl.ErrLost if some are missing; it comes after all that could be read.
+// more. A Notice is valid only during the call. The error is nl.ErrLost if some
+// notifications are missing; Drain still reads all the others.
 func (n *Notices) Drain(each func(Notice)) error {
 	return n.Subscription.Drain(func(m nl.Message) error {
 		notice, ok := parseNotice(m)
@@ -91,8 +92,9 @@ const (
 	netconfProxyNeigh = 5 // NETCONFA_PROXY_NEIGH
 )
 
-// sysctlWritten tells a sysctl that somebody wrote from a new interface, such
-// as a pod's port: the kernel then reports all sysctls of the interface.
+// sysctlWritten reports whether somebody wrote a sysctl. For a new interface,
+// such as a pod's port, the kernel reports all sysctls at once, which does not
+// count.
 func sysctlWritten(m nl.Message) bool {
 	attrs := m.Attrs(sizeofNetconfmsg)
 	written := attrs.Get(netconfForwarding) != nil || attrs.Get(netconfRPFilter) != nil

@@ -15,8 +15,8 @@ type PortEntry struct {
 	Floods bool
 }
 
-// EachPort lists the ports of the bridge with that interface index, which the
-// kernel filters by (since 4.2).
+// EachPort lists the ports of the bridge with that interface index. The kernel
+// filters them (since 4.2).
 func (c *Conn) EachPort(bridge int, each func(PortEntry)) error {
 	body := ifInfo(0, 0).Uint32(unix.IFLA_MASTER, uint32(bridge)).Uint32(unix.IFLA_EXT_MASK, extFilterSkipStats)
 	return c.list("list the ports of a bridge", unix.RTM_GETLINK, body, func(body []byte) {

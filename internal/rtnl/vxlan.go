@@ -51,9 +51,9 @@ func (b *Batch) AddVXLAN(v VXLAN) *nl.Request {
 	return b.add(op, unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, body)
 }
 
-// SetVXLAN changes what the kernel can change of a live device: underlay,
-// local address (within its family), TTL (but for inheriting it), DF, and
-// learning, which it turns off.
+// SetVXLAN sets the options that the kernel can change on a live device:
+// underlay, local address (of the same family), TTL (except InheritTTL) and DF.
+// It also turns learning off.
 func (b *Batch) SetVXLAN(v VXLAN) *nl.Request {
 	op := fmt.Sprintf("set underlay and local address %s of vxlan device %s", v.Local, v.Name)
 	return b.setLink(op, v.Name, nl.Attrs(nil).Nest(unix.IFLA_LINKINFO, vxlanInfo(changeable(v.Tunnel))))
@@ -74,13 +74,13 @@ func changeable(t tunnel.Tunnel) nl.Attrs {
 		Uint32(vxlanLink, uint32(t.Underlay)).
 		Addr(local, t.Local).
 		Uint8(vxlanLearn, 0).
-		Uint8(vxlanTTL, uint8(max(t.TTL, 0))). // an inherited one is in fixed
+		Uint8(vxlanTTL, uint8(max(t.TTL, 0))). // fixed sets InheritTTL
 		Uint8(vxlanDF, uint8(t.DF))
 }
 
-// fixed adds the options that the kernel refuses to change, or even to hear of,
-// once the device exists. It leaves out those without effect, which an older
-// kernel need not know.
+// fixed adds the options that only a request to create the device may contain.
+// It leaves out options at their default, because older kernels may not know
+// them.
 func fixed(t tunnel.Tunnel, a nl.Attrs) nl.Attrs {
 	if t.SourcePorts != (tunnel.PortRange{}) {
 		value := binary.BigEndian.AppendUint16(nil, t.SourcePorts.Low)

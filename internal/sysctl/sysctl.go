@@ -34,11 +34,11 @@ func Get(path string) (string, error) {
 	return strings.TrimSpace(value), err
 }
 
-// Sync sets the sysctls that have another value, and returns what it changed. A
-// sysctl that can't be set doesn't stop the others.
+// Sync sets the sysctls whose value differs, and returns what it changed. If one
+// can't be set, Sync still sets the others.
 func Sync(want []Parameter) (changes []string, err error) { return sync(want, hostRoot) }
 
-func sync(want []Parameter, second string) (changes []string, err error) {
+func sync(want []Parameter, writableRoot string) (changes []string, err error) {
 	var errs []error
 	for _, p := range want {
 		have, err := Get(p.Path)
@@ -46,7 +46,7 @@ func sync(want []Parameter, second string) (changes []string, err error) {
 			continue
 		}
 		if err == nil {
-			err = p.write(second)
+			err = p.write(writableRoot)
 		}
 		if err != nil {
 			errs = append(errs, p.explain(have, err))
@@ -57,9 +57,10 @@ func sync(want []Parameter, second string) (changes []string, err error) {
 	return changes, errors.Join(errs...)
 }
 
-// SyncKnown is Sync that skips sysctls which the kernel doesn't have. A kernel
-// without IPv6, or an interface whose MTU is too small for IPv6 (1280), has none
-// of IPv6's: there is nothing to set, and IPv6 addresses are refused later.
+// SyncKnown is Sync, but skips sysctls that the kernel doesn't have. IPv6
+// sysctls are absent if the kernel has no IPv6 or the interface's MTU is below
+// 1280. Nothing is lost by skipping them: the kernel refuses IPv6 addresses
+// there anyway.
 func SyncKnown(want []Parameter) error {
 	var errs []error
 	for _, p := range want {
@@ -82,11 +83,11 @@ func IPv6(link, name, value string) Parameter {
 	return Parameter{Path: "net/ipv6/conf/" + link + "/" + name, Value: value}
 }
 
-// write uses the second root where /proc/sys is read-only. The error is always
-// that of /proc/sys.
-func (p Parameter) write(second string) error {
+// write writes below writableRoot if /proc/sys is read-only. The error is always
+// the one that /proc/sys gave.
+func (p Parameter) write(writableRoot string) error {
 	_, err := sysctl.Sysctl(p.Path, p.Value)
-	if errors.Is(err, unix.EROFS) && os.WriteFile(filepath.Join(second, p.Path), []byte(p.Value), 0) == nil {
+	if errors.Is(err, unix.EROFS) && os.WriteFile(filepath.Join(writableRoot, p.Path), []byte(p.Value), 0) == nil {
 		return nil
 	}
 	return err

@@ -8,8 +8,8 @@ import (
 	"net/netip"
 )
 
-// Config is what an operator sets of a tunnel device. It must be the same on all
-// hosts, except for Device and TxChecksum.
+// Config holds an operator's settings for the tunnel device. They must be the
+// same on all hosts, except for Device and TxChecksum.
 type Config struct {
 	Device string // the name of the device
 	VNI    uint32 // 24 bits
@@ -18,7 +18,8 @@ type Config struct {
 	TxChecksum Offload
 }
 
-// Tunnel is how a device encapsulates, desired or as the kernel has it.
+// Tunnel holds the encapsulation settings of a device, either the desired ones
+// or those read from the kernel.
 type Tunnel struct {
 	VNI  uint32 // 24 bits
 	Port uint16 // UDP port that the tunnel receives on
@@ -50,8 +51,8 @@ type Options struct {
 	DF                 DF
 }
 
-// PortRange are the UDP source ports of the tunnel's packets, one for each flow
-// within, from Low to below High: the kernel never uses High itself. The zero
+// PortRange is the range of UDP source ports of the tunnel's packets. Each inner
+// flow gets one port. High is exclusive: the kernel never uses it. The zero
 // value is the host's net.ipv4.ip_local_port_range.
 type PortRange struct{ Low, High uint16 }
 
@@ -66,7 +67,7 @@ func (r PortRange) String() string {
 // 0 is the host's default.
 type TTL int16
 
-// InheritTTL copies the TTL of the packet within.
+// InheritTTL copies the TTL of the inner packet.
 const InheritTTL TTL = -1
 
 func (t TTL) String() string {
@@ -79,15 +80,15 @@ func (t TTL) String() string {
 	return fmt.Sprint(int16(t))
 }
 
-// DF says how the tunnel's packets over IPv4 have the flag "don't fragment".
-// IPv6 has no such flag: its routers never fragment.
+// DF says whether the tunnel's IPv4 packets have the flag "don't fragment". IPv6
+// has no such flag, because IPv6 routers never fragment.
 type DF uint8
 
 // The numbers are the kernel's (VXLAN_DF_*, linux/if_link.h).
 const (
 	DFUnset DF = iota
 	DFSet
-	DFInherit // as in the packet within
+	DFInherit // copied from the inner packet
 )
 
 func (d DF) String() string { return name(d, "unset", "set", "inherit") }
@@ -96,7 +97,7 @@ func (d DF) String() string { return name(d, "unset", "set", "inherit") }
 // underlay's hardware or the CPU.
 type Offload uint8
 
-// OffloadAuto is on, except where the hardware is known to compute wrong ones.
+// OffloadAuto means on, unless the hardware is known to compute wrong checksums.
 const (
 	OffloadAuto Offload = iota
 	OffloadOn
