@@ -25,15 +25,16 @@ func Dial() (*Conn, error) {
 	return &Conn{c}, nil
 }
 
-// Close closes the socket. After a deletion the kernel lets Close wait until it
-// has freed what was deleted: 20 ms, an RCU grace period.
+// Close closes the socket. After a deletion, Close takes about 20 ms: the kernel
+// first frees the deleted objects, after an RCU grace period.
 func (c *Conn) Close() { _ = c.nl.Close() }
 
 const (
-	// chunk is how many answers certainly fit into the socket's buffer: each
-	// takes about 800 bytes of 208 KiB.
+	// chunk is a number of answers that always fits into the socket's receive
+	// buffer: each takes about 800 bytes of 208 KiB.
 	chunk = 64
-	// small is how many bytes of operations certainly fit into it.
+	// small is a size of operations, in bytes, that always fits into the send
+	// buffer.
 	small = 64 << 10
 	// Buffers for longer transactions. An element takes 60 to 140 bytes to send, so
 	// they are enough for 100,000 elements.
@@ -41,12 +42,12 @@ const (
 	largeReceive = 64 << 20
 )
 
-// AnyGeneration makes a transaction independent of what happened before.
+// AnyGeneration lets the kernel accept a transaction whatever the generation is.
 const AnyGeneration = 0
 
-// Commit carries out all operations or none. The generation is the one that the
-// operations follow from, or AnyGeneration. The error is a *RefusedError if the
-// kernel refused.
+// Commit carries out all operations or none. The generation is that of the
+// tables from which the operations were computed, or AnyGeneration. The error is
+// a *RefusedError if the kernel refused.
 func (c *Conn) Commit(generation uint32, ops ...Op) error {
 	if len(ops) == 0 {
 		return nil
@@ -85,14 +86,14 @@ func size(ops []Op) int {
 	return n
 }
 
-// bound is the message that begins or ends a transaction. The resource in its
-// header, big-endian, is the subsystem.
+// bound is the message that begins or ends a transaction. The last two bytes of
+// its header, big-endian, name the subsystem.
 func bound(typ uint16, attrs nl.Attrs) nl.Message {
 	return nl.Message{Type: typ, Body: append([]byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, unix.NFNL_SUBSYS_NFTABLES}, attrs...)}
 }
 
-// verdict reads the answers to a transaction. The message that begins it has
-// the number first.
+// verdict reads the answers to a transaction. The sequence number of the message
+// that begins the transaction is first.
 func (c *Conn) verdict(first uint32, ops []Op) error {
 	const whole = -1 // the index of the message that begins the transaction
 	var refused *RefusedError
@@ -100,7 +101,7 @@ func (c *Conn) verdict(first uint32, ops []Op) error {
 		err := c.nl.Receive(func(m nl.Message) {
 			i := int(int32(m.Seq-first)) - 1
 			if i < whole || i >= len(ops) || m.Type != unix.NLMSG_ERROR {
-				return // an answer to an exchange that somebody gave up
+				return // a late answer to an abandoned exchange
 			}
 			if m.Errno() != 0 && refused == nil {
 				refused = &RefusedError{Errno: m.Errno(), Hint: m.Hint()}
@@ -108,7 +109,7 @@ func (c *Conn) verdict(first uint32, ops []Op) error {
 					refused.Op = &ops[i]
 				}
 			}
-			// After an error of the whole there may be no other answer.
+			// If the kernel refuses the whole transaction, no other answer may come.
 			done = done || i == len(ops)-1 || i == whole
 		})
 		if err != nil {
@@ -166,22 +167,22 @@ func (c *Conn) ask(requests []nl.Message) ([]nl.Message, error) {
 	return answers, nil
 }
 
-// Find looks elements up by their keys. It returns those keys that are there with the
-// data that the table has, and a generation that is not younger than any of them.
-// Only sets of single keys can be asked.
-func (c *Conn) Find(id ID, elements []Element) (generation uint32, there []Element, err error) {
+// Find looks elements up by their keys. It returns the elements that exist, with
+// their data, and a generation that is at most as new as any of them. It works
+// for sets of single keys only.
+func (c *Conn) Find(id ID, elements []Element) (generation uint32, found []Element, err error) {
 	for start := 0; start < len(elements); start += chunk {
 		part := elements[start:min(start+chunk, len(elements))]
-		g, found, err := c.findChunk(id, part)
+		g, some, err := c.findChunk(id, part)
 		if err != nil {
 			return 0, nil, explain("read "+id.String(), err)
 		}
 		if start == 0 {
 			generation = g
 		}
-		there = append(there, found...)
+		found = append(found, some...)
 	}
-	return generation, there, nil
+	return generation, found, nil
 }
 
 func (c *Conn) findChunk(id ID, elements []Element) (uint32, []Element, error) {
@@ -197,17 +198,17 @@ func (c *Conn) findChunk(id ID, elements []Element) (uint32, []Element, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	var there []Element
+	var found []Element
 	for i, m := range answers[1:] {
 		switch errno := m.Errno(); errno {
 		case 0:
-			there = append(there, elementsOf(Set{Name: elements[i].Set}, decodeBoundaries(m.Attrs(header)))...)
+			found = append(found, elementsOf(Set{Name: elements[i].Set}, decodeBoundaries(m.Attrs(header)))...)
 		case unix.ENOENT:
 		default:
 			return 0, nil, errno
 		}
 	}
-	return generation, there, nil
+	return generation, found, nil
 }
 
 // attempts bounds how often a read begins again because the rules changed
@@ -227,9 +228,9 @@ func (c *Conn) Read(id ID) (*Table, uint32, error) {
 	return t, generation, nil
 }
 
-// consistently calls read, which asks for several things, until no program
-// changed any rules meanwhile: else the answers may not belong together. It returns
-// the generation of what was read.
+// consistently calls read, which sends several requests. If any program changed
+// rules meanwhile, the answers may not belong together, so consistently calls
+// read again. It returns the generation of what was read.
 func (c *Conn) consistently(read func() error) (uint32, error) {
 	for range attempts {
 		before, err := c.Generation()
@@ -292,9 +293,10 @@ func (c *Conn) readSets(id ID, t *Table) error {
 	return err
 }
 
-// readElements lists the elements of a set. While the kernel gives a hash table
-// another size, which it does a moment after elements were added, a list lacks
-// some elements and has others twice. Newer kernels tell how many there are.
+// readElements lists the elements of a set. A moment after elements were added,
+// the kernel resizes its hash table; meanwhile a list lacks some elements and
+// has others twice. Newer kernels report the number of elements, so readElements
+// lists again until the number is right.
 func (c *Conn) readElements(id ID, s Set, count int) ([]Element, error) {
 	const lists = 10
 	for n := 1; ; n++ {

@@ -8,8 +8,9 @@ import (
 	"github.com/overlay-cni/overlay-cni/internal/nl"
 )
 
-// decodeChain reads a chain without its rules. It is false for a chain that
-// belongs to a rule: the rule differs, too, and the chain goes with it.
+// decodeChain reads a chain without its rules. It is false for a chain that a
+// rule contains. No wanted rule contains one, so the rule is replaced, and the
+// chain goes with the rule.
 func decodeChain(a nl.Attrs) (Chain, bool) {
 	const (
 		flags   = 10     // NFTA_CHAIN_FLAGS
@@ -50,8 +51,8 @@ func decodeRule(a nl.Attrs) Rule {
 	return r
 }
 
-// decodeComment is the inverse of encodeComment. Other data become a text that no
-// comment of ours equals.
+// decodeComment is the inverse of encodeComment. For data that encodeComment
+// would not write, it returns a text that differs from all our comments.
 func decodeComment(data []byte) string {
 	const header = 2
 	if len(data) == 0 {

@@ -19,7 +19,7 @@
 // A set whose definition differs is replaced, together with all chains, because
 // rules hold on to the set that they were added with. Elements are compared, and
 // only the difference is sent. The table itself is replaced only if its flags
-// differ: with the flag "dormant" it has no effect anyway.
+// differ. Nothing is lost then: a table with the flag "dormant" has no effect.
 //
 // # Limits
 //

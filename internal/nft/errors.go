@@ -12,15 +12,16 @@ var (
 	ErrUnsupported = errors.New("the kernel lacks nf_tables or a part of it: load the modules nft_chain_nat, nft_nat, " +
 		"nft_masq and nft_fib_inet, or use Linux 5.4 or newer with CONFIG_NF_TABLES_INET, CONFIG_NFT_NAT, CONFIG_NFT_MASQ " +
 		"and CONFIG_NFT_FIB_INET")
-	// ErrUnstable says that other programs changed the rules of the network namespace, in
-	// whatever table, each time while they were read.
+	// ErrUnstable says that other programs changed rules, in any table of the
+	// network namespace, during each of many attempts to read.
 	ErrUnstable = errors.New("other programs keep changing the host's rules")
 )
 
 // RefusedError is a transaction that the kernel refused.
 type RefusedError struct {
-	// Op is the operation that the kernel refused first, nil if the kernel refused the
-	// transaction as such: unix.ERESTART says that it is bound to another generation.
+	// Op is the operation that the kernel refused first. It is nil if the kernel
+	// refused the whole transaction: unix.ERESTART says that the transaction is
+	// bound to another generation.
 	Op    *Op
 	Errno unix.Errno
 	Hint  string // the kernel's explanation, often empty

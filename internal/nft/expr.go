@@ -21,7 +21,8 @@ type Expr struct {
 
 // canonical is a text that is the same for the same instruction, whether it was
 // made here or listed by the kernel. Kernels differ in the order of attributes,
-// and in whether they list those that are zero. A counter's values don't count.
+// and in whether they list attributes whose value is zero. A counter's values
+// don't count.
 func (e Expr) canonical() string {
 	if e.Name == "counter" {
 		return e.Name
@@ -29,8 +30,8 @@ func (e Expr) canonical() string {
 	return fmt.Sprintf("%s(%s)", e.Name, canonical(e.Data))
 }
 
-// canonical writes the attributes of these types, of all types if none is given,
-// that are not zero.
+// canonical writes the attributes that are not zero: those of the types, or all
+// if no types are given.
 func canonical(a nl.Attrs, types ...uint16) string {
 	values := map[uint16]nl.Value{}
 	for typ, v := range a.All() {
@@ -50,7 +51,8 @@ func canonical(a nl.Attrs, types ...uint16) string {
 	return strings.Join(parts, " ")
 }
 
-// canonical is the same for rules that do the same and have the same comment.
+// canonical is a text that is the same for rules that do the same and have the
+// same comment.
 func (r Rule) canonical() string {
 	parts := []string{fmt.Sprintf("%q", r.Comment)}
 	for _, e := range r.Exprs {
@@ -66,13 +68,13 @@ func (r Rule) Equal(o Rule) bool { return r.canonical() == o.canonical() }
 // registerSize is the size of a register in bytes. There are 16 of them.
 const registerSize = unix.NFT_REG32_SIZE
 
-// found is the first register of what a map has for a key. Keys begin at
-// register 0.
+// found is the first register of the data that a lookup in a map loads. Keys
+// begin at register 0.
 const found = 8
 
-// register is the number that the kernel uses when it lists a register: four
-// registers at the beginning of one of the old, wide registers go by the wide
-// one's number.
+// register is the number that the kernel uses when it lists a register: a
+// register at the beginning of one of the old registers, which are four times as
+// wide, has the old register's number.
 func register(n int) uint32 {
 	const wide = unix.NFT_REG_SIZE / unix.NFT_REG32_SIZE
 	if n%wide == 0 {
@@ -90,7 +92,8 @@ type part struct {
 	load func(register uint32) Expr
 }
 
-// Meta is a property of a packet that is not in the packet (NFT_META_*).
+// Meta is a property that the kernel knows of a packet, such as its interface
+// (NFT_META_*).
 func Meta(key uint32, size int) Field {
 	return Field{{size, func(to uint32) Expr {
 		return Expr{"meta", nl.Attrs{}.Uint32BE(unix.NFTA_META_KEY, key).Uint32BE(unix.NFTA_META_DREG, to)}
@@ -150,7 +153,7 @@ func DestinationKind() Field {
 	}}}
 }
 
-// And is a row of fields, as a concatenation's key is made of.
+// And returns the fields in a row, as a key of a concatenation needs them.
 func (f Field) And(others ...Field) Field {
 	all := slices.Clone(f)
 	for _, o := range others {
@@ -201,8 +204,8 @@ func (f Field) NotIn(set string) []Expr {
 	return append(f.loads(), Expr{"lookup", lookup(set).Uint32BE(unix.NFTA_LOOKUP_FLAGS, unix.NFT_LOOKUP_F_INV)})
 }
 
-// Find passes packets whose fields are in the map, and loads the data, for a
-// statement that takes it.
+// Find passes packets whose fields are in the map, and loads the data for the
+// next statement, such as DNAT.
 func (f Field) Find(set string) []Expr {
 	return append(f.loads(), Expr{"lookup", lookup(set).Uint32BE(unix.NFTA_LOOKUP_DREG, register(found))})
 }
@@ -223,8 +226,8 @@ func DNAT(f family.Family) []Expr {
 }
 
 // Masquerade gives the packet the address of the interface by which it leaves,
-// and a random port: connections to one server race for the same port if ports
-// are chosen in a row, and lose packets.
+// and a random port. If the kernel chose ports in sequence, simultaneous
+// connections to one server would race for the same port and lose packets.
 func Masquerade() []Expr {
 	return []Expr{{"masq", nl.Attrs{}.Uint32BE(unix.NFTA_MASQ_FLAGS, unix.NF_NAT_RANGE_PROTO_RANDOM_FULLY)}}
 }
@@ -240,7 +243,8 @@ type Verdict struct {
 	Chain string // of NFT_JUMP and NFT_GOTO
 }
 
-// Accept and Drop end the way of a packet through the hook.
+// Accept ends a packet's way through the base chain; base chains with a later
+// priority still see the packet. Drop ends its way for good.
 var (
 	Accept = Verdict{Code: 1} // NF_ACCEPT
 	Drop   = Verdict{Code: 0} // NF_DROP

@@ -50,7 +50,8 @@ func sync(t testing.TB, c *Conn, want *Table) []string {
 	return Texts(changes)
 }
 
-// same reports what would turn have into want.
+// same fails the test if a plan is needed to turn have into want, and prints the
+// plan.
 func same(t testing.TB, want, have *Table) {
 	t.Helper()
 	if p := Plan(testID(), want, have); len(p.Ops) > 0 {
@@ -109,7 +110,7 @@ func full() *Table {
 }
 
 // random is a part of the full table, with some of its elements, rules and sets
-// altered. What rules refer to is there.
+// altered. Sets and chains that its rules use are always there.
 func random(r *rand.Rand) *Table {
 	if r.IntN(10) == 0 {
 		return nil

@@ -10,8 +10,9 @@ import (
 	"github.com/overlay-cni/overlay-cni/internal/nl"
 )
 
-// boundary is an element as the kernel has it. Sets of ranges have two for each
-// range: the first key, and an end at the first key behind the range.
+// boundary is an element as the kernel has it. In a set of ranges, each range
+// has two boundaries: one at its first key, and an end at the key after its
+// last.
 type boundary struct {
 	key, data string
 	end       bool
@@ -88,12 +89,12 @@ func ranges(set string, all []boundary) []Element {
 	var elements []Element
 	var open *boundary
 	for i, b := range all {
-		before, has := step(b.key, -1)
+		before, exists := step(b.key, -1)
 		switch {
 		case b.end && open != nil:
 			elements = append(elements, Element{Set: set, Key: open.key, Last: before, Data: open.data})
 			open = nil
-		case b.end && has, !b.end && open != nil, b.key == "":
+		case b.end && exists, !b.end && open != nil, b.key == "":
 			elements = append(elements, Element{Set: set, Key: b.key})
 		case !b.end:
 			open = &all[i]
@@ -106,8 +107,8 @@ func ranges(set string, all []boundary) []Element {
 	return elements
 }
 
-// compare orders boundaries by key, an end before the beginning of the range
-// that follows at once.
+// compare orders boundaries by key. If a range ends where the next one begins,
+// its end comes first.
 func (b boundary) compare(o boundary) int {
 	if c := cmp.Compare(b.key, o.key); c != 0 || b.end == o.end {
 		return c
@@ -118,8 +119,8 @@ func (b boundary) compare(o boundary) int {
 	return 1
 }
 
-// step is the big-endian number in key, plus 1 or minus 1. It is false behind the
-// highest and before the lowest number.
+// step is the big-endian number in key, plus 1 or minus 1. It is false if there
+// is no such number: after the highest and before the lowest.
 func step(key string, by int) (string, bool) {
 	b := []byte(key)
 	for i := len(b) - 1; i >= 0; i-- {

@@ -36,7 +36,7 @@ func TestSyncMakesAndRemoves(t *testing.T) {
 	}
 }
 
-// Whatever table follows on another one, the kernel has it afterwards.
+// Sync turns any table in the kernel into any other.
 func TestSyncReachesRandomTables(t *testing.T) {
 	c := dial(t)
 	seed := rand.Uint64()
@@ -144,7 +144,8 @@ func TestSyncReadsAgain(t *testing.T) {
 	same(t, full(), read(t, c))
 }
 
-// A Keeper reads the table if somebody, or what is wanted, changed.
+// A Keeper reads the table only if somebody changed rules, or if the wanted
+// table changed.
 func TestKeeper(t *testing.T) {
 	c := dial(t)
 	k := NewKeeper(c, testID())
@@ -158,9 +159,9 @@ func TestKeeper(t *testing.T) {
 		same(t, want, read(t, c))
 	}
 	keep(full(), 1)
-	right := k.right
+	synced := k.synced
 	keep(full(), 0)
-	if k.right != right {
+	if k.synced != synced {
 		t.Error("the table was read again although nothing changed")
 	}
 	must(t, c.Commit(AnyGeneration, testID().FlushChain("extra")))

@@ -60,9 +60,9 @@ func (o Op) String() string {
 	return fmt.Sprintf("message %d", o.typ)
 }
 
-// makes reports whether the operation makes something. ENOENT then means that the
-// kernel lacks a type of chain or an instruction; elsewhere the table, chain or
-// set is gone.
+// makes reports whether the operation makes something. For such an operation,
+// ENOENT means that the kernel lacks a type of chain or an instruction. For any
+// other, ENOENT means that the table, chain or set is gone.
 func (o Op) makes() bool {
 	switch o.typ {
 	case unix.NFT_MSG_NEWTABLE, unix.NFT_MSG_NEWCHAIN, unix.NFT_MSG_NEWSET, unix.NFT_MSG_NEWRULE:
@@ -143,8 +143,8 @@ func (id ID) MakeSet(s Set, number uint32) Op {
 		Uint32BE(unix.NFTA_SET_ID, number).Uint32BE(unix.NFTA_SET_FLAGS, s.Flags).
 		Uint32BE(unix.NFTA_SET_KEY_TYPE, s.Key.Number).Uint32BE(unix.NFTA_SET_KEY_LEN, s.Key.Size)
 	if s.Key == IfName {
-		// nft takes keys for big-endian unless data of its own say otherwise: type
-		// 0 for the key's byte order, length, 1 for the host's.
+		// nft assumes big-endian keys unless its user data say otherwise: type 0 (byte
+		// order of the key), length 4, value 1 (the host's order).
 		a = a.Bytes(unix.NFTA_SET_USERDATA, binary.NativeEndian.AppendUint32([]byte{0, 4}, 1))
 	}
 	if s.Data != (Type{}) {
@@ -175,7 +175,8 @@ func (id ID) DeleteElements(elements ...Element) Op {
 	return Op{Elements: elements, id: id, typ: unix.NFT_MSG_DELSETELEM, attrs: id.elements(elements, false)}
 }
 
-// elements encodes elements. A range is two: where it begins and where it ended.
+// elements encodes elements. A range becomes two: its first key, and the key
+// after its last.
 func (id ID) elements(elements []Element, data bool) nl.Attrs {
 	var list nl.Attrs
 	for _, e := range elements {
@@ -186,8 +187,9 @@ func (id ID) elements(elements []Element, data bool) nl.Attrs {
 	return id.inSet(elements[0].Set).Nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS, list)
 }
 
-// chunked makes one operation of so many elements that their list, an attribute,
-// stays below 64 KiB: a range of IPv6 addresses takes 72 bytes.
+// chunked splits elements over several operations. The elements of an operation
+// are one attribute, which has to stay below 64 KiB; a range of IPv6 addresses
+// takes 72 bytes.
 func chunked(elements []Element, do func(...Element) Op) []Op {
 	const perMessage = 256
 	var ops []Op

@@ -125,12 +125,12 @@ func (p *planner) update(want, have *Table) {
 			p.changed("chain "+h.Name, "removed", unwanted)
 		}
 	}
-	wanted, there := bySet(want.Elements), bySet(have.Elements)
+	wanted, existing := bySet(want.Elements), bySet(have.Elements)
 	for _, s := range want.Sets {
 		if fresh[s.Name] {
-			there[s.Name] = nil
+			existing[s.Name] = nil
 		}
-		p.updateElements(s, wanted[s.Name], there[s.Name])
+		p.updateElements(s, wanted[s.Name], existing[s.Name])
 	}
 }
 
@@ -231,8 +231,9 @@ func (c Chain) difference(have Chain) string {
 	return ""
 }
 
-// updateElements adds and deletes elements. A set of ranges that has boundaries
-// without counterparts is emptied: deleting ranges would leave them.
+// updateElements adds and deletes elements. A set of ranges that has unpaired
+// boundaries is emptied, because deleting ranges would not delete those
+// boundaries.
 func (p *planner) updateElements(s Set, want, have []Element) {
 	broken := s.intervals() && slices.ContainsFunc(have, func(e Element) bool { return e.Last == "" })
 	if broken {

@@ -169,8 +169,8 @@ func TestFieldsAndSplit(t *testing.T) {
 	}
 }
 
-// FuzzDecode gives the decoder anything. Elements that it makes of it can be
-// encoded, and compared with others.
+// FuzzDecode gives the decoder anything. The decoded elements can be encoded and
+// compared.
 func FuzzDecode(f *testing.F) {
 	for _, o := range Plan(testID(), full(), nil).Ops {
 		f.Add([]byte(o.attrs))

@@ -8,15 +8,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Sync makes the table what decide returns, and returns what it changed. decide
-// gets the table as it was read, and is called again if another program changed
-// any rules before the transaction.
+// Sync turns the table into the one that decide returns, and returns what it
+// changed. decide gets the table as it was read. Sync calls decide again if
+// another program changed any rules before the transaction.
 func (c *Conn) Sync(id ID, decide func(have *Table) (*Table, error)) ([]Change, error) {
 	changes, _, err := c.sync(id, decide)
 	return changes, err
 }
 
-// sync also returns the generation in which the table is what it should be.
+// sync also returns the generation as of which the table is as decided.
 func (c *Conn) sync(id ID, decide func(have *Table) (*Table, error)) ([]Change, uint32, error) {
 	for range attempts {
 		have, generation, err := c.Read(id)
@@ -51,27 +51,28 @@ func following(generation uint32) uint32 {
 }
 
 // Keeper keeps a table that belongs to one process. Sync reads the table only if
-// any rules of the network namespace, or the wanted table, changed since it was right.
+// the wanted table, or any rules of the network namespace, changed since the
+// last Sync.
 type Keeper struct {
 	conn *Conn
 	id   ID
-	// right is the table that the kernel had in the generation. The generation
-	// is AnyGeneration if nothing is known.
-	right      *Table
+	// synced is the table that the last Sync left in the kernel, as of the
+	// generation. The generation is AnyGeneration if nothing is known.
+	synced     *Table
 	generation uint32
 }
 
 // NewKeeper returns a Keeper that uses the Conn.
 func NewKeeper(c *Conn, id ID) *Keeper { return &Keeper{conn: c, id: id} }
 
-// Sync makes the table what is wanted, nil for no table, and returns what it
-// changed. The caller must not alter the value afterwards.
+// Sync turns the table into the wanted one, and returns what it changed. It
+// removes the table if want is nil. The caller must not alter want afterwards.
 func (k *Keeper) Sync(want *Table) ([]Change, error) {
 	generation, err := k.conn.Generation()
 	if err != nil {
 		return nil, err
 	}
-	if k.generation == generation && reflect.DeepEqual(want, k.right) {
+	if k.generation == generation && reflect.DeepEqual(want, k.synced) {
 		return nil, nil
 	}
 	k.generation = AnyGeneration
@@ -79,6 +80,6 @@ func (k *Keeper) Sync(want *Table) ([]Change, error) {
 	if err != nil {
 		return nil, err
 	}
-	k.right, k.generation = want, generation
+	k.synced, k.generation = want, generation
 	return changes, nil
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/overlay-cni/overlay-cni/internal/nl"
 )
 
-// Family is the family of a table: the packets that its chains see. The
-// conversion from a family.Family gives the families "ip" and "ip6".
+// Family is the family of a table: the packets that its chains see. The families
+// "ip" and "ip6" are converted values of family.Family.
 type Family uint8
 
 // Inet is the family of tables for IPv4 and IPv6.
@@ -126,7 +126,7 @@ type Type struct {
 	Size   uint32 // bytes
 }
 
-// The types. All are big-endian, in nft's words, but IfName.
+// The types. nft calls all of them big-endian, except IfName.
 var (
 	Protocol = Type{12, 1} // inet_proto
 	Port     = Type{13, 2} // inet_service
@@ -158,8 +158,8 @@ func Concat(types ...Type) Type {
 // Element is an element of a set or a map.
 type Element struct {
 	Set string
-	// Key is the key as the kernel has it. It is empty for an element that
-	// stands for all other keys, which no wanted set has.
+	// Key is the key as the kernel has it. It is empty for the catch-all element,
+	// which stands for all other keys; no wanted set has one.
 	Key string
 	// Last is the last key of a range, of which Key is the first. Only sets of
 	// ranges have it. Read gives an element without it for a boundary that has
@@ -180,7 +180,7 @@ func Fields(fields ...[]byte) string {
 }
 
 // Split is the inverse of Fields, for fields of these sizes. It returns nil if
-// the length is another one.
+// the length doesn't match.
 func Split(s string, sizes ...int) [][]byte {
 	var fields [][]byte
 	for _, n := range sizes {
