@@ -42,7 +42,7 @@ func TestDaemonRefusesToStart(t *testing.T) {
 		{"an address twice", f.badRegistry(sameAddress), nil, []string{
 			`nodes.yaml:5:3: node "host-b": address 192.168.77.1 is also the address of node "host-a"`,
 		}},
-		{"malformed YAML", malformed, nil, []string{"nodes.yaml:2: malformed YAML"}},
+		{"malformed YAML", malformed, nil, []string{"nodes.yaml:1: malformed YAML"}},
 		{"no registry", "", []string{"--registry-file", "/nowhere.yaml"}, []string{
 			"open /nowhere.yaml: no such file or directory: write it, or name another file with registry.file",
 		}},
@@ -109,7 +109,7 @@ func TestDaemonKeepsTheLastGoodRegistry(t *testing.T) {
 		}{
 			{"overlapping subnets", f.writes(f.badRegistry(overlap)), "overlaps pod subnet " + a.Subnets()[0].String()},
 			{"an address twice", f.writes(f.badRegistry(sameAddress)), "address " + a.Addresses()[0].String() + ` is also the address of node \"host-a\"`},
-			{"malformed YAML", f.writes(malformed), "nodes.yaml:2: malformed YAML"},
+			{"malformed YAML", f.writes(malformed), "nodes.yaml:1: malformed YAML"},
 			{"an empty file", f.writes(""), "nodes: is missing"},
 			{"no file", func(f *fleet) error { return os.Remove(f.lab.RegistryFile()) }, "nodes.yaml: no such file"},
 		} {

@@ -69,9 +69,9 @@ func decode(data []byte) ([]*yaml.Node, error) {
 	return docs, nil
 }
 
-// yamlPrefix is what the library puts before its messages. Its line is where the
-// library gave up: for a bracket or a quote that is not closed, the line that it
-// had begun to read when it noticed.
+// yamlPrefix is what the library puts before its messages. The line may be one too
+// low, or the line where the enclosing list or mapping begins; a mistake in the
+// first line has none.
 var yamlPrefix = regexp.MustCompile(`^yaml: (?:line (\d+): )?`)
 
 func (r *Reader) malformed(err error) *Mistake {
