@@ -76,7 +76,9 @@ func (tr *tracer) failure() error {
 
 // follow runs a program in ns to its end.
 func (tr *tracer) follow(ns *sandbox.Netns, cmd *exec.Cmd) error {
-	cmd.SysProcAttr = &syscall.SysProcAttr{Ptrace: true}
+	// A process group of its own: the tracer waits for this program only, and not for
+	// programs that another test started on the same thread.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Ptrace: true, Setpgid: true}
 	return ns.Do(func() error {
 		// The thread that starts the program is the one that may trace it.
 		runtime.LockOSThread()
@@ -107,7 +109,7 @@ func (tr *tracer) run() error {
 		return fmt.Errorf("trace: %w", err)
 	}
 	for {
-		tid, err := unix.Wait4(-1, &status, unix.WALL|unix.WNOTHREAD, nil)
+		tid, err := unix.Wait4(-tr.pid, &status, unix.WALL|unix.WNOTHREAD, nil)
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
