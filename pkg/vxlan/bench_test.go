@@ -46,8 +46,8 @@ func benchmark(b *testing.B, run func(b *testing.B, h *host, in Input)) {
 	}
 }
 
-// BenchmarkFirstSync is from nothing to all peers programmed. The part that is
-// not the kernel's is BenchmarkDesired.
+// BenchmarkFirstSync programs all peers, starting from nothing. BenchmarkDesired
+// measures the part that does not involve the kernel.
 func BenchmarkFirstSync(b *testing.B) {
 	benchmark(b, func(b *testing.B, h *host, in Input) {
 		b.ReportAllocs()
@@ -79,7 +79,7 @@ func BenchmarkIdleSync(b *testing.B) {
 	})
 }
 
-// BenchmarkOneChange has one peer move, as often as it takes.
+// BenchmarkOneChange moves one peer in each iteration.
 func BenchmarkOneChange(b *testing.B) {
 	benchmark(b, func(b *testing.B, h *host, in Input) {
 		keep := func() Changes {

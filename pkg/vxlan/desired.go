@@ -30,7 +30,7 @@ type Input struct {
 	Underlay underlay.Underlay
 	// Own is this host's node.
 	Own registry.Node
-	// Nodes are all hosts. Desired ignores Own among them, by its name.
+	// Nodes are all hosts. Desired skips the one that has Own's name.
 	Nodes []registry.Node
 }
 
@@ -38,10 +38,10 @@ type Input struct {
 // from the host's pod subnets and there are none.
 var ErrNoSubnet = errors.New("has no pod subnet yet")
 
-// Desired computes the desired state. It leaves out peers that can't be reached:
-// the error joins one error for each of them, beside a good state. The state is
-// zero, beside an error, if not even the device can be described: ErrNoSubnet, or
-// settings that don't fit the underlay.
+// Desired computes the desired state. It leaves out peers that can't be reached;
+// then the state is still good, and the error joins one error for each such
+// peer. If the device itself can't be described, the state is zero. The error is
+// then ErrNoSubnet, or says which setting doesn't fit the underlay.
 func Desired(in Input) (State, error) {
 	if len(in.Own.Subnets) == 0 {
 		return State{}, fmt.Errorf("node %q %w: add one to the registry", in.Own.Name, ErrNoSubnet)
@@ -185,9 +185,9 @@ func (s *State) conflict(peer registry.Node, mac MAC, in Input) error {
 }
 
 // holder finds the name of the other node with a MAC address, for an error.
-func holder(mac MAC, not registry.Node, in Input) string {
+func holder(mac MAC, except registry.Node, in Input) string {
 	for _, n := range append([]registry.Node{in.Own}, in.Nodes...) {
-		if n.Name != not.Name && vtepMAC(n) == mac {
+		if n.Name != except.Name && vtepMAC(n) == mac {
 			return n.Name
 		}
 	}

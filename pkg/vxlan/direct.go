@@ -41,9 +41,9 @@ func (in Input) isOwn(a netip.Addr) bool {
 	return a == in.Underlay.Address || slices.Contains(in.Own.Addresses, a)
 }
 
-// elsewhere is what remains when the device is deleted: the routes over other
-// interfaces.
-func (s State) elsewhere() State {
+// withoutDevice is what remains of s after the device was deleted: the routes
+// over other interfaces.
+func (s State) withoutDevice() State {
 	rest := State{Routes: map[netip.Prefix]Route{}}
 	for p, r := range s.Routes {
 		if r.Over != 0 {

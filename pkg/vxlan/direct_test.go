@@ -195,7 +195,8 @@ func TestSyncFollowsDirectRouting(t *testing.T) {
 	})
 }
 
-// Direct routes outlive the tunnel's device: nobody hears of a change of them.
+// Direct routes outlive the tunnel's device, and the kernel reports no change of
+// them.
 func TestNewDeviceLeavesDirectRoutes(t *testing.T) {
 	eachFamily(t, func(t *testing.T, h *host, f familyCase) {
 		in := h.direct(f.underlay, f.node(1), mixed(f)...)
@@ -442,7 +443,7 @@ func TestSwitchingLosesNothing(t *testing.T) {
 	}
 }
 
-// A route changes in one step: the kernel tells of none that is deleted.
+// A route changes in one step: the kernel reports no deleted route.
 func TestSwitchingReplacesRoutes(t *testing.T) {
 	eachFamily(t, func(t *testing.T, h *host, f familyCase) {
 		off := h.want(f.underlay, f.node(1), mixed(f)...)
@@ -469,7 +470,8 @@ func TestSwitchingReplacesRoutes(t *testing.T) {
 	})
 }
 
-// stream sends a datagram every half millisecond, which is to come back.
+// stream sends a datagram every half millisecond and counts those that come
+// back.
 type stream struct {
 	t    testing.TB
 	c    *net.UDPConn

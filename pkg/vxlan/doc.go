@@ -6,16 +6,16 @@
 // whatever else it finds on the device, except what the kernel itself makes
 // there. Sync touches nothing on other devices, with two exceptions. A device
 // with our alias under another name is one of ours that somebody renamed, and
-// Sync deletes it. A route of the main table is ours, whichever interface it
-// uses, if its protocol number is the one that follows from its destination.
+// Sync deletes it. A route of the main table is ours, on whatever interface, if
+// it has the protocol number that we derive from its destination.
 //
 // A peer needs three kinds of entries. The route sends the peer's subnet to the
 // subnet's own network address, which is the address of the peer's VTEP. The
-// neighbour entry gives that address the VTEP's MAC address. The FDB entry gives
-// the MAC address the host to send to. All three follow from the peer's registry
-// entry alone, so the device learns nothing and asks nobody. With direct routing,
-// the route to a peer on the underlay's link uses the underlay, with the peer's
-// own address as the next hop.
+// neighbour entry gives that address the VTEP's MAC address. The FDB entry maps
+// that MAC address to the underlay address of the peer's host. All three follow
+// from the peer's registry entry alone, so the device learns nothing and asks
+// nobody. With direct routing, the route to a peer on the underlay's link uses
+// the underlay, with the peer's own address as the next hop.
 //
 // Reading thousands of entries takes milliseconds, so Sync reads them only for a
 // reason: the desired state changed, the last Sync changed something, or the

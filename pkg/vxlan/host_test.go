@@ -128,8 +128,8 @@ func (h *host) remove() {
 	h.must(err)
 }
 
-// check compares the kernel with want and makes sure that another sync does
-// nothing, neither by what the kernel told nor by what is read.
+// check compares the kernel with want. It makes sure that another sync changes
+// nothing, both after the kernel's notifications and after a full read.
 func (h *host) check(want State) {
 	h.t.Helper()
 	have, err := h.k.read(want.Device)

@@ -9,12 +9,13 @@ import (
 	"github.com/overlay-cni/overlay-cni/internal/rtnl"
 )
 
-// setViaHostRoutes sets the IPv6 routes that the kernel refused because its
-// route to their next hop leads over another interface: pods' networks may lie
-// inside the network of the underlay's link, or inside one that a router has
-// (ip6_route_check_nh_onlink in net/ipv6/route.c; IPv4 trusts "onlink"). For
-// these, a host route to the next hop exists as long as it takes to set them.
-// The requests of such routes are replaced by the second attempt's.
+// setViaHostRoutes sets the IPv6 routes that the kernel refused because it has a
+// route to their next hop over another interface (ip6_route_check_nh_onlink in
+// net/ipv6/route.c; IPv4 trusts "onlink"). This happens if the pods' network
+// lies inside the network of the underlay's link, or inside one that a router
+// announces. setViaHostRoutes adds a host route to the next hop, sets the route,
+// and deletes the host route. In requests it replaces the refused requests by
+// those of this second attempt.
 func (k *Kernel) setViaHostRoutes(ops []Op, requests []*nl.Request, index int) error {
 	var b rtnl.Batch
 	for i := range ops {

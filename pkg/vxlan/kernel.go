@@ -31,7 +31,8 @@ type Kernel struct {
 	reread bool
 }
 
-// Open works in the network namespace of the calling thread.
+// Open opens the sockets of a Kernel in the network namespace of the calling
+// thread.
 func Open() (*Kernel, error) {
 	conn, err := rtnl.Open()
 	if err != nil {
@@ -51,10 +52,10 @@ func (k *Kernel) Close() error { return errors.Join(k.conn.Close(), k.notices.Cl
 var ErrPeers = errors.New("peers are incomplete")
 
 // Sync turns the kernel's state into want, which nobody may modify afterwards.
-// It returns what it changed, beside an error too. One operation that fails
-// doesn't stop the others, and the error joins the errors of all. The error
-// wraps ErrPeers if the device itself is in order, and ErrNotOurs if somebody
-// else owns a device of that name, which Sync leaves alone.
+// It returns what it changed, even if it also returns an error. One operation
+// that fails doesn't stop the others, and the error joins the errors of all. The
+// error wraps ErrPeers if the device itself is in order, and ErrNotOurs if
+// somebody else owns a device of that name, which Sync leaves alone.
 //
 // Sync reads the device and its addresses every time, and everything on the
 // device only for a reason (see the package's description).
@@ -78,7 +79,7 @@ func (k *Kernel) sync(want State) (Changes, error) {
 		return nil, err
 	}
 	entries, failed := k.syncEntries(want, device)
-	if failed != nil && err == nil { // else they may fail for the device's sake
+	if failed != nil && err == nil { // otherwise the device's error may be the cause
 		err = fmt.Errorf("sync vxlan device %q: %w: %w", want.Device.Name, ErrPeers, failed)
 	}
 	return append(done, entries...), err
@@ -88,8 +89,9 @@ func (k *Kernel) sync(want State) (Changes, error) {
 // The second round matters only after an ambiguous operation.
 const entryRounds = 3
 
-// syncEntries makes what is on the device, and our routes elsewhere, as want
-// says. A reading that finds nothing to do ends the need for another one.
+// syncEntries turns the entries on the device, and our routes over other
+// interfaces, into those of want. It clears reread once it has read everything
+// and found nothing to do.
 func (k *Kernel) syncEntries(want, device State) (done Changes, err error) {
 	k.reread = true
 	for range entryRounds {
@@ -109,9 +111,10 @@ func (k *Kernel) syncEntries(want, device State) (done Changes, err error) {
 	return done, nil
 }
 
-// ambiguous reports whether the kernel may do an operation to another object
-// than the one that was read. Several routes can have one destination, of which
-// it replaces the first, be it another program's, and deletes any that matches.
+// ambiguous reports whether the kernel may change another object than the one
+// that was read. If several routes have the same destination, the kernel
+// replaces the first of them, even another program's, and deletes any that
+// matches.
 func (o Op) ambiguous() bool {
 	return o.Unexpected != nil || o.Verb == SetRoute && o.Text != ""
 }
@@ -134,8 +137,8 @@ const deviceRounds = 6
 // has effects on the device: the kernel flushes the device when its MAC address
 // changes, for example.
 //
-// It takes the pending notifications before each reading: what they report is
-// part of what is read afterwards.
+// It drains the pending notifications before it reads, because the reading
+// includes everything that they report.
 func (k *Kernel) syncDevice(want State) (Changes, State, error) {
 	var done Changes
 	for range deviceRounds {
@@ -205,8 +208,9 @@ func (k *Kernel) rivals(want Device) ([]Device, error) {
 }
 
 // Remove deletes the device of that name, with everything on it, and the direct
-// routes. It returns what it deleted, beside an error too. It leaves a device
-// without our alias alone (ErrNotOurs). A device that is absent is no error.
+// routes. It returns what it deleted, even if it also returns an error. It
+// leaves a device without our alias alone (ErrNotOurs). A device that is absent
+// is no error.
 func (k *Kernel) Remove(name string) (changes []string, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

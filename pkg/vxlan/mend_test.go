@@ -97,7 +97,8 @@ func eachNotice(t *testing.T, test func(h *host, f familyCase, n notice)) {
 	}
 }
 
-// mends has a fault noticed and mended: all is as it was before.
+// mends causes a fault, and checks that Sync notices it and restores the state
+// before.
 func (s scene) mends(f fault, n notice) {
 	s.t.Helper()
 	s.sync(s.want)

@@ -34,14 +34,14 @@ func expect(want State, device Device) expected {
 	return e
 }
 
-// sameEntries reports whether another desired state differs in the device and
-// its addresses at most.
+// sameEntries reports whether another desired state has the same routes,
+// neighbours and FDB entries.
 func (e *expected) sameEntries(want State) bool {
 	return maps.Equal(e.Routes, want.Routes) && maps.Equal(e.Neighbors, want.Neighbors) && maps.Equal(e.Forwards, want.Forwards)
 }
 
-// contradictedBy reports whether something may differ from the desired state
-// after what the kernel reported.
+// contradictedBy reports whether, according to a notification, the kernel may
+// differ from the desired state.
 func (e *expected) contradictedBy(n rtnl.Notice) bool {
 	switch {
 	case n.Link != 0:
@@ -56,14 +56,15 @@ func (e *expected) contradictedBy(n rtnl.Notice) bool {
 	return e.contradictedByNeighbor(n.Neighbor, n.Gone)
 }
 
-// contradictedByRoute also considers routes of others: one to a subnet of a peer
-// may have replaced ours, which the kernel doesn't report as deleted.
+// contradictedByRoute also considers other programs' routes: one to a peer's
+// subnet may have replaced ours, and the kernel doesn't report a replaced route
+// as deleted.
 func (e *expected) contradictedByRoute(r *rtnl.RouteEntry, gone bool) bool {
-	over, concerns := e.over(r)
+	over, concerns := e.concerns(r)
 	want, wanted := e.Routes[r.Dst]
 	switch {
 	case !wanted:
-		return concerns && !gone && !e.helps(r)
+		return concerns && !gone && !e.isTemporary(r)
 	case gone:
 		return concerns
 	case !concerns:
@@ -73,9 +74,9 @@ func (e *expected) contradictedByRoute(r *rtnl.RouteEntry, gone bool) bool {
 	return !plain || route != want
 }
 
-// helps reports whether a route is a host route to the next hop of another one,
-// as Sync adds and deletes them (see setViaHostRoutes).
-func (e *expected) helps(r *rtnl.RouteEntry) bool {
+// isTemporary reports whether a route is a host route to a next hop. Sync itself
+// adds and deletes such routes (see setViaHostRoutes).
+func (e *expected) isTemporary(r *rtnl.RouteEntry) bool {
 	_, nextHop := e.Neighbors[r.Dst.Addr()]
 	return nextHop && r.Dst.IsSingleIP() && !r.Via.IsValid()
 }

@@ -43,8 +43,8 @@ func newKept(t *testing.T, f familyCase, seed uint64) *kept {
 	return s
 }
 
-// withoutLinkLocal takes away addresses that the kernel would tell of later,
-// when it has looked for duplicates of them.
+// withoutLinkLocal removes addresses that the kernel would report later, after
+// duplicate address detection.
 func (h *host) withoutLinkLocal(names ...string) {
 	for _, name := range names {
 		l := h.link(name)
@@ -112,7 +112,7 @@ func (s *kept) anyHost() netip.Addr {
 	return s.otherHost()
 }
 
-// one of some values, as a rule the first.
+// one returns one of the values, most often the first.
 func one[T any](s *kept, usual T, others ...T) T {
 	if len(others) == 0 || s.r.IntN(5) > 0 {
 		return usual
@@ -140,8 +140,7 @@ func (s *kept) anyRoute() *netlink.Route {
 	return r
 }
 
-// deed is something that anybody may do. That the kernel refuses it is no
-// matter.
+// deed is a change that any program may make. The kernel may refuse it.
 type deed struct {
 	name string
 	do   func(*kept) error
@@ -190,7 +189,7 @@ func deeds() []deed {
 	}
 }
 
-// upheavals are what changes much, and seldom happens.
+// upheavals are rare deeds that change much.
 func upheavals() []deed {
 	link := func(name string, do func(s *kept, l netlink.Link) error) func(*kept) error {
 		return func(s *kept) error { return do(s, s.link(name)) }
@@ -301,8 +300,8 @@ func (s *kept) tidy() {
 	}
 }
 
-// Whatever anybody does: as long as the Kernel sees no reason to read the entries
-// again, they are as it left them. And the next sync mends everything.
+// After any deed: if the Kernel sees no reason to read the entries again, they
+// are as the Kernel left them. The next sync mends everything else.
 func TestNothingDiffersWithoutAReasonToRead(t *testing.T) {
 	const seeds = 8 // of each family; hundreds were tried
 	quiet, all := 0, 0
@@ -368,7 +367,8 @@ func (s *kept) mend() {
 // patience bounds every wait.
 const patience = 20 * time.Second
 
-// watched is a kept host, and what is told of it.
+// watched returns a kept host, and a channel that receives when Watch calls
+// changed.
 func watched(t *testing.T, f familyCase) (*kept, <-chan struct{}) {
 	s := newKept(t, f, 1)
 	s.settle()
@@ -415,8 +415,9 @@ func TestOnlyOthersMakeNews(t *testing.T) {
 	}
 }
 
-// worksUnheard has some peers leave and join. It ignores what the kernel reports
-// about links: it does so for a while after the device went up.
+// worksUnheard lets some peers leave and join, and checks that Sync's own
+// changes are no reason to read. It ignores notifications about links, which
+// come for a while after the device went up.
 func (s *kept) worksUnheard() {
 	s.t.Helper()
 	for _, nodes := range [][]int{{1, 2}, {1, 2, 3, 4, 5}} {
@@ -531,8 +532,8 @@ func TestForceResyncReadsAgain(t *testing.T) {
 	}
 }
 
-// Somebody who goes on disturbing, as a pod can that sends packets to the
-// tunnel's port, keeps nothing from being mended.
+// Sync mends everything even while somebody keeps disturbing the device, as a
+// pod can by sending packets to the tunnel's port.
 func TestSyncWhileOthersDisturb(t *testing.T) {
 	for _, f := range families() {
 		t.Run(f.name, func(t *testing.T) {

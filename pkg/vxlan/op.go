@@ -162,8 +162,9 @@ func (c Changes) describe() []string {
 // netlink does not set it. Operations on the device itself identify it by name,
 // since it may not exist yet; all others by index.
 //
-// A request tolerates the errors that say that the kernel is as it should be
-// already: somebody was faster, or the object went with its device.
+// A request tolerates errors which mean that there is nothing left to do:
+// another program made or deleted the object first, or the object went with its
+// device.
 func (o *Op) request(b *rtnl.Batch, index int) *nl.Request {
 	switch {
 	case o.Unexpected != nil:
@@ -189,7 +190,7 @@ func (o *Op) request(b *rtnl.Batch, index int) *nl.Request {
 	return o.routeRequest(b, index)
 }
 
-// absent tolerates that what a request deletes is not there.
+// absent tolerates errors which say that the object to delete does not exist.
 func absent(r *nl.Request) *nl.Request {
 	return r.Tolerate(unix.ESRCH, unix.ENOENT, unix.EADDRNOTAVAIL)
 }
@@ -208,7 +209,7 @@ func (o *Op) routeRequest(b *rtnl.Batch, index int) *nl.Request {
 	case o.Verb == DeleteRoute:
 		return absent(b.DelRoute(r))
 	case o.Text == "":
-		return b.AddRoute(r) // not replace: a route that appeared meanwhile is another device's
+		return b.AddRoute(r) // not ReplaceRoute, which could replace another device's route that appeared meanwhile
 	}
 	return b.ReplaceRoute(r)
 }

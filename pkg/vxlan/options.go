@@ -8,13 +8,14 @@ import (
 	"github.com/overlay-cni/overlay-cni/internal/tunnel"
 )
 
-// checkOptions refuses what the kernel refuses, and what has no effect over the
-// family of the tunnel: whoever asks for it expects something else.
+// checkOptions refuses options that the kernel refuses. It also refuses options
+// without effect in the tunnel's family, because whoever sets one expects an
+// effect.
 func checkOptions(o tunnel.Options, local netip.Addr) error {
 	ports := o.SourcePorts
 	switch {
 	case ports != tunnel.PortRange{} && (ports.Low == 0 || ports.Low >= ports.High):
-		return fmt.Errorf("source ports %s: expected the first one and, larger, the one after the last", ports)
+		return fmt.Errorf("source ports %s: expected LOW-HIGH with 0 < LOW < HIGH, where HIGH is not used itself", ports)
 	case o.TTL < tunnel.InheritTTL || o.TTL > 255:
 		return fmt.Errorf("ttl %s: expected 1 to 255, auto or inherit", o.TTL)
 	case o.DF > tunnel.DFInherit:
@@ -25,14 +26,15 @@ func checkOptions(o tunnel.Options, local netip.Addr) error {
 	return nil
 }
 
-// optionsOver returns the options as they have an effect over the family of the
-// tunnel. A host that sends no checksums has to accept what the others send.
+// optionsOver returns the options that have an effect in the tunnel's family. A
+// host that sends no checksums has to accept packets without checksums from the
+// others.
 func optionsOver(local netip.Addr, o tunnel.Options) tunnel.Options {
 	o.AcceptZeroChecksum = local.Is6() && (o.AcceptZeroChecksum || o.ZeroChecksum)
 	return o
 }
 
-// fixedOptions leaves those that the kernel can't change on a live device.
+// fixedOptions clears the options that the kernel can change on a live device.
 func fixedOptions(o tunnel.Options) tunnel.Options {
 	if o.TTL != tunnel.InheritTTL {
 		o.TTL = 0
@@ -44,15 +46,17 @@ func fixedOptions(o tunnel.Options) tunnel.Options {
 // brokenOffload are the drivers of hardware that computes wrong checksums within
 // a tunnel, so that TCP and UDP between hosts fail while ping works.
 //
-// vmxnet3: since Linux 5.8 the driver leaves the checksums to ESXi. Up to 5.13 the
-// driver did so on UDP ports that ESXi doesn't handle (fixed by Linux commit
-// b22580233d47). On the standard ports, packets are lost with ESXi 7 and 8 and
-// newer drivers, too (cilium #21801, calico #4727 and #9433, kubernetes #72370).
+// vmxnet3: since Linux 5.8 the driver leaves the checksums to ESXi. Up to 5.13
+// this included UDP ports for which ESXi doesn't compute checksums (fixed by
+// Linux commit b22580233d47). Even on the standard ports, and with newer
+// drivers, packets are lost with ESXi 7 and 8 (cilium #21801, calico #4727 and
+// #9433, kubernetes #72370).
 //
-// Another known fault needs no entry: before 5.7 the kernel's NAT made a wrong
-// checksum of a zero one when it changed the tunnel's own packets (Linux commit
-// ea64d8d6c675, kubernetes #88986). Ours have checksums unless ZeroChecksum says
-// otherwise, and every kernel that is still maintained has the fix.
+// Another known fault needs no entry: before 5.7, when the kernel's NAT changed
+// the tunnel's own packets, it turned a zero checksum into a wrong one (Linux
+// commit ea64d8d6c675, kubernetes #88986). Ours have checksums unless
+// ZeroChecksum says otherwise, and every kernel that is still maintained has the
+// fix.
 var brokenOffload = []string{"vmxnet3"}
 
 // offloads decides for an underlay with these drivers.

@@ -79,8 +79,8 @@ func TestSyncFollowsOptions(t *testing.T) {
 	}
 }
 
-// Without options the device is what ip makes of none: those made before there
-// were options stay.
+// Without options the device is as ip makes it without options, so devices that
+// earlier releases made stay.
 func TestDefaultOptionsKeepOlderDevices(t *testing.T) {
 	eachFamily(t, func(t *testing.T, h *host, f familyCase) {
 		v := &netlink.Vxlan{
@@ -129,7 +129,8 @@ func TestOptionsAreChecked(t *testing.T) {
 	}
 }
 
-// Zero checksums are accepted where that has an effect, and by whoever sends them.
+// Zero checksums are accepted where accepting has an effect, and on every host
+// that sends them.
 func TestAcceptingZeroChecksums(t *testing.T) {
 	four, six := netip.MustParseAddr("192.168.77.1"), netip.MustParseAddr("fd77::1")
 	tests := []struct {
@@ -171,7 +172,7 @@ func TestOffload(t *testing.T) {
 	}
 }
 
-// Whoever changes the offload by hand is noticed by those who watch links.
+// A change of the offload by hand is reported to those who watch links.
 func TestKernelTellsOfOffload(t *testing.T) {
 	h := newHost(t).withUnderlay("192.168.77.1/24")
 	f := families()[0]

@@ -13,7 +13,8 @@ import (
 	"github.com/overlay-cni/overlay-cni/internal/network"
 )
 
-// stranger makes a VXLAN device of our name that somebody else has use for.
+// stranger makes a VXLAN device that has our name and belongs to another
+// program.
 func (h *host) stranger(v netlink.Vxlan) {
 	h.t.Helper()
 	v.Name, v.UDPCSum, v.VtepDevIndex = "overlay0", true, h.index("eth0")

@@ -14,18 +14,18 @@ import (
 // they have to happen. It is deterministic, and empty if there is nothing to
 // do.
 func Plan(want, have State) []Op {
-	ops, born := planDevice(want, have)
-	if born {
+	ops, creates := planDevice(want, have)
+	if creates {
 		// A new device is empty, whatever was on the one before it.
-		have = have.elsewhere()
+		have = have.withoutDevice()
 	}
 	ops = append(ops, planAddresses(want, have)...)
 	return append(ops, planEntries(want, have)...)
 }
 
-// planDevice lists the operations on the device itself. Born says that they
-// create the device, which is empty then.
-func planDevice(want, have State) (ops []Op, born bool) {
+// planDevice lists the operations on the device itself. Creates says that they
+// create the device, which is then empty.
+func planDevice(want, have State) (ops []Op, creates bool) {
 	for _, name := range have.Renamed {
 		ops = append(ops, Op{Verb: DeleteDevice, Text: name})
 	}
@@ -36,22 +36,22 @@ func planDevice(want, have State) (ops []Op, born bool) {
 	}
 	if h.Name == "" {
 		ops = append(ops, Op{Verb: CreateDevice, Device: &w})
-		born, h = true, newborn(w)
+		creates, h = true, justCreated(w)
 	}
-	return append(ops, changes(w, h)...), born
+	return append(ops, changes(w, h)...), creates
 }
 
 // changeable reports whether the kernel can turn one tunnel into the other. The
 // kernel changes neither VNI nor port of a live device, nor the family of its
-// local address, nor most options. Options that we never set are too rare to
-// learn how to unset.
+// local address, nor most options. The options in More could be unset, but they
+// are too rare to be worth the code.
 func changeable(w, h tunnel.Tunnel) bool {
 	return w.VNI == h.VNI && w.Port == h.Port && w.Local.BitLen() == h.Local.BitLen() && w.More == h.More &&
 		fixedOptions(w.Options) == fixedOptions(h.Options)
 }
 
-// newborn is the device as the kernel creates it for a request to create d.
-func newborn(d Device) Device {
+// justCreated is the device that the kernel makes for CreateDevice of d.
+func justCreated(d Device) Device {
 	d.Up, d.Alias, d.AutoAddress, d.TxChecksum = false, "", true, true
 	return d
 }
@@ -90,7 +90,7 @@ func planRemove(name string, have State) (ops []Op, refused error) {
 		refused = fmt.Errorf("delete device %q: it %w (kind %s, alias %q): remove it with \"ip link del %s\" if it has to go",
 			name, ErrNotOurs, d.Kind, d.Alias, name)
 	}
-	for p, r := range have.elsewhere().Routes {
+	for p, r := range have.withoutDevice().Routes {
 		ops = append(ops, deleteRoute(p, r))
 	}
 	return ops, refused
@@ -108,7 +108,7 @@ func planAddresses(want, have State) []Op {
 		add = append(add, Op{Verb: AddAddress, Subnet: p})
 		inTheWay[p.Addr()] = true
 	}
-	// Seen from the other side, the missing addresses are the excess ones.
+	// With want and have exchanged, difference returns the addresses to delete.
 	excess, _ := difference(have.Addresses, want.Addresses, netip.Prefix.Compare)
 	for _, p := range excess {
 		op := Op{Verb: DeleteAddress, Subnet: p, Unexpected: have.Addresses[p].Unexpected}
@@ -159,11 +159,11 @@ func planEntries(want, have State) []Op {
 }
 
 // planRoute adds what sets a route. The kernel replaces a route over another
-// interface in a single step, so that no packet is lost. But it accepts an IPv6
-// next hop only if its own route to that next hop, if there is one, uses the same
-// interface (ip6_route_check_nh_onlink). A VTEP's address lies in the subnet
-// behind it, so a direct route to that subnet would have to go first. A host
-// route to the VTEP, which exists for a moment, helps.
+// interface in a single step, so that no packet is lost. But if it has a route
+// to an IPv6 next hop, it accepts the next hop only on the interface of that
+// route (ip6_route_check_nh_onlink). A VTEP's address lies in the subnet behind
+// it, so a direct route to that subnet would have to go first. A host route to
+// the VTEP, which exists for a moment, helps.
 func planRoute(ops []Op, p netip.Prefix, want Route, have State) []Op {
 	set := Op{Verb: SetRoute, Subnet: p, IP: want.Via, Over: want.Over, Text: was(have.Routes, p)}
 	if want.Over != 0 || have.Routes[p].Over == 0 || p.Addr().Is4() {
@@ -189,7 +189,7 @@ func difference[K, V comparable](want, have map[K]V, compare func(K, K) int) (se
 			set = append(set, k)
 		}
 	}
-	if shared < len(have) { // as a rule not
+	if shared < len(have) { // rarely
 		for k := range have {
 			if _, ok := want[k]; !ok {
 				drop = append(drop, k)

@@ -69,7 +69,7 @@ func (s *State) applyDevice(op Op) {
 		s.Renamed, s.Routes = strays, routes
 		maps.DeleteFunc(s.Routes, func(_ netip.Prefix, r Route) bool { return r.Over == 0 })
 	case CreateDevice:
-		*d = newborn(*op.Device)
+		*d = justCreated(*op.Device)
 	case SetAlias:
 		d.Alias = op.Device.Alias
 	case SetTunnel:
@@ -142,7 +142,7 @@ func randomDesired(r *rand.Rand) State {
 	in.Underlay.Index += r.IntN(2)
 	in.Underlay.OnLink = []netip.Prefix{netip.MustParsePrefix("192.168.77.0/29"), netip.MustParsePrefix("fd77::/125")}
 	in.Config.MTU = 1300 + r.IntN(3)
-	s, _ := Desired(in) // what can't be is left out
+	s, _ := Desired(in) // impossible peers are left out
 	return s
 }
 

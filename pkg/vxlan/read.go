@@ -15,8 +15,8 @@ import (
 // readAttempts bounds how often the device is read while it comes and goes.
 const readAttempts = 10
 
-// read returns the actual state of the device with the desired name, with
-// everything on it but what the kernel itself puts there.
+// read returns the actual state of the device with the desired name: the device
+// and the entries on it, except those that the kernel itself makes.
 func (k *Kernel) read(want Device) (State, error) {
 	s, err := k.readDevice(want)
 	if err != nil {
@@ -51,7 +51,7 @@ func (k *Kernel) withEntries(device State) (s State, err error) {
 // retry reads again if the device comes or goes meanwhile.
 func retry(name string, read func() error) error {
 	err := read()
-	for n := 1; n < readAttempts && (errors.Is(err, errComes) || errors.Is(err, unix.ENODEV)); n++ {
+	for n := 1; n < readAttempts && (errors.Is(err, errJustCreated) || errors.Is(err, unix.ENODEV)); n++ {
 		err = read()
 	}
 	if err != nil {
@@ -60,8 +60,8 @@ func retry(name string, read func() error) error {
 	return nil
 }
 
-// errComes says that somebody created the device during the reading.
-var errComes = errors.New("the device was created just now")
+// errJustCreated says that somebody created the device during the reading.
+var errJustCreated = errors.New("the device was created just now")
 
 func (k *Kernel) device(want Device) (State, error) {
 	s := newState(0)
@@ -110,7 +110,7 @@ func (k *Kernel) otherKind(name string) (Device, error) {
 		return Device{}, err
 	}
 	if link.Kind == kindVXLAN {
-		return Device{}, errComes
+		return Device{}, errJustCreated
 	}
 	return Device{Name: name, Kind: link.Kind, Index: link.Index}, nil
 }
@@ -118,7 +118,7 @@ func (k *Kernel) otherKind(name string) (Device, error) {
 // readEntries lists what is on the device, if it is a VXLAN device, and our
 // routes elsewhere.
 func (k *Kernel) readEntries(s *State) error {
-	// The routes of all interfaces: ours may use one that was the underlay once.
+	// All interfaces, because our routes may use one that was the underlay before.
 	for _, f := range family.All() {
 		if err := k.conn.EachRoute(f, 0, s.addRoute); err != nil {
 			return err
@@ -146,7 +146,7 @@ func (s *State) addAddr(a rtnl.AddrEntry) {
 // (local, multicast, anycast and connected routes, all of protocol kernel), and
 // other programs' routes on other interfaces.
 func (s *State) addRoute(r rtnl.RouteEntry) {
-	over, concerns := s.over(&r)
+	over, concerns := s.concerns(&r)
 	if !concerns {
 		return
 	}
@@ -167,9 +167,9 @@ func plainRoute(r *rtnl.RouteEntry, over int) (Route, bool) {
 	return Route{Via: r.Via, Over: over}, replaceable(*r) && r.Onlink && ours(r.Dst, r.Protocol) && r.More == ""
 }
 
-// over reports whether a route concerns us: because it uses the device, or is one
-// of ours over another interface. The index is as in Route.Over.
-func (s *State) over(r *rtnl.RouteEntry) (index int, concerns bool) {
+// concerns reports whether a route uses the device or is one of ours over
+// another interface. The first result is the index for Route.Over.
+func (s *State) concerns(r *rtnl.RouteEntry) (over int, concerns bool) {
 	switch {
 	case r.Protocol == unix.RTPROT_KERNEL:
 		return 0, false
@@ -227,8 +227,9 @@ func resolving(n *rtnl.NeighborEntry) bool {
 // plainNeighbor reports whether Desired might have made a neighbour or FDB entry.
 func plainNeighbor(n *rtnl.NeighborEntry) bool { return n.State == unix.NUD_PERMANENT && n.More == "" }
 
-// addForward has a place only for entries of unicast MAC addresses, which have
-// just one host, so that the kernel replaces it. Other entries can have several.
+// addForward stores entries for unicast MAC addresses only. Such an entry has
+// one host, which the kernel replaces. Entries for other MAC addresses can have
+// several hosts, so they are unmanaged.
 func (s *State) addForward(n rtnl.NeighborEntry) {
 	if !unicast(&n) {
 		s.Unmanaged = append(s.Unmanaged, *unexpectedNeighbor("FDB entry", n))

@@ -38,16 +38,16 @@ type State struct {
 	Neighbors map[netip.Addr]Neighbor
 	// Forwards are the FDB entries of the device by the MAC address of the VTEP.
 	Forwards map[MAC]Forward
-	// Unmanaged are entries of the device, or with our protocol number, that none
-	// of the maps has a place for, such as a route of another table. Always empty
-	// in a desired state.
+	// Unmanaged are entries that fit into none of the maps, such as a route of
+	// another table. They are on the device or have our protocol number. Always
+	// empty in a desired state.
 	Unmanaged []Unexpected
 	// Renamed are the names of other devices with the alias of this network, in
 	// order. Always empty in a desired state.
 	Renamed []string
 }
 
-// Device is the VXLAN device itself. The zero value: there is none.
+// Device is the VXLAN device itself. The zero value stands for no device.
 type Device struct {
 	Name   string
 	Tunnel tunnel.Tunnel
@@ -64,10 +64,10 @@ type Device struct {
 	// Index is the kernel's number of the device: 0 in a desired state.
 	Index int
 	// Kind is the kernel's name for the type of the device. In an actual state it
-	// is not "vxlan" where another program uses the name.
+	// differs from "vxlan" if another program uses the device's name.
 	Kind string
-	// Claimed, in a desired state, makes a device of this name ours whatever its
-	// alias, because an earlier run made it.
+	// Claimed says that an earlier run made a device of this name, so the device is
+	// ours even without our alias. It is set in a desired state only.
 	Claimed bool
 }
 
@@ -81,8 +81,8 @@ type Unexpected struct {
 
 // Address is an address of the device.
 type Address struct {
-	// Unexpected is set if the address has a peer address, which Desired never
-	// gives one. In the types below it is alike: nil for an entry that Desired
+	// Unexpected is set if Desired would never make such an address: one with a
+	// peer address. In the types below, too, it is nil for an entry that Desired
 	// might have made.
 	Unexpected *Unexpected
 }
@@ -108,9 +108,9 @@ type Forward struct {
 	Unexpected *Unexpected
 }
 
-func (r Route) String() string    { return r.Unexpected.or(describeNextHop(r.Via, r.Over)) }
-func (n Neighbor) String() string { return n.Unexpected.or(n.MAC.String()) }
-func (f Forward) String() string  { return f.Unexpected.or(f.Host.String()) }
+func (r Route) String() string    { return r.Unexpected.textOr(describeNextHop(r.Via, r.Over)) }
+func (n Neighbor) String() string { return n.Unexpected.textOr(n.MAC.String()) }
+func (f Forward) String() string  { return f.Unexpected.textOr(f.Host.String()) }
 
 // describeNextHop is the text after a route's destination.
 func describeNextHop(via netip.Addr, over int) string {
@@ -141,14 +141,15 @@ func protocol(dst netip.Prefix) uint8 {
 	return firstProtocol + uint8(sum%protocols)
 }
 
-func (u *Unexpected) or(text string) string {
+func (u *Unexpected) textOr(text string) string {
 	if u == nil {
 		return text
 	}
 	return u.Text
 }
 
-// OwnProtocol reports whether our routes may have a protocol number.
+// OwnProtocol reports whether a routing protocol number is one of those that our
+// routes have.
 func OwnProtocol(proto uint8) bool {
 	return proto >= firstProtocol && proto < firstProtocol+protocols
 }

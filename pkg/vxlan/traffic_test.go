@@ -39,7 +39,7 @@ func pair(t *testing.T, f familyCase) [2]*host {
 // pod is an address of a host's subnet, which stands for a pod.
 func pod(subnet netip.Prefix) netip.Addr { return via(subnet).Next().Next() }
 
-// echo answers what it gets on a UDP port, which it returns.
+// echo echoes datagrams on a UDP port, and returns the port.
 func (h *host) echo(at netip.Addr) netip.AddrPort {
 	h.t.Helper()
 	var c net.PacketConn
@@ -87,8 +87,8 @@ func (h *host) ping(to netip.AddrPort, size int) {
 	h.t.Fatalf("no answer from %s to %d bytes", to, size)
 }
 
-// A datagram of the device's full MTU goes through unfragmented: the underlay
-// takes no larger packet than the tunnel makes of it.
+// A datagram of the device's full MTU passes unfragmented. The tunnel's packet
+// around it is the largest that the underlay carries.
 func TestTraffic(t *testing.T) {
 	for _, f := range families() {
 		t.Run(f.name, func(t *testing.T) {

@@ -15,8 +15,8 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/registry"
 )
 
-// watch returns a function that gives all messages of the kernel since, up to
-// the moment of its call.
+// watch starts to collect the kernel's messages. The function that it returns
+// returns those that came until its call.
 func (h *host) watch() func() [][]byte {
 	h.t.Helper()
 	var fd int
@@ -125,7 +125,7 @@ func TestSyncFollowsPeers(t *testing.T) {
 	}
 }
 
-// An idle sync makes the kernel tell nobody anything about our entries.
+// An idle sync causes no notification about our entries.
 func TestIdleSyncIsSilent(t *testing.T) {
 	eachFamily(t, func(t *testing.T, h *host, f familyCase) {
 		want := h.want(f.underlay, f.node(1), f.nodes(2, 3)...)
