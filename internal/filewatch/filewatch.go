@@ -180,8 +180,10 @@ func (v *Value[T]) run() {
 			return
 		case <-v.watcher.Events:
 			due.postpone(v.timing)
-		case <-v.watcher.Errors: // events were lost
-			due.postpone(v.timing)
+		case err := <-v.watcher.Errors:
+			if err != nil { // events were lost
+				due.postpone(v.timing)
+			}
 		case <-look.C:
 			if identify(v.full) != v.seen {
 				due.postpone(v.timing)

@@ -67,7 +67,7 @@ func newWorld(t *testing.T) *world {
 		w.part("device", host.RoundNetwork), w.part("rules", host.RoundNetwork),
 		w.part("published", host.RoundNetwork, "device", "rules"), w.part("ports", host.RoundPods),
 	}, log)
-	w.daemon.settings, w.daemon.registry, w.daemon.underlay = w, w, w
+	w.settings, w.registry, w.underlay = w, w, w
 	w.linkExists = func(name string) bool { return slices.Contains(w.bridges, name) }
 	return w
 }

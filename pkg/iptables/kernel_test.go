@@ -133,9 +133,9 @@ func TestMending(t *testing.T) {
 					}
 				}
 				s.restore(v, "filter", by...)
-				broken := s.list(v, "filter")
+				broken := s.list(v)
 				s.mustSync(k, want)
-				checkOurs(t, broken, s.list(v, "filter"), tc.jumpAt)
+				checkOurs(t, broken, s.list(v), tc.jumpAt)
 			})
 		})
 	}
@@ -156,11 +156,11 @@ func TestRemoval(t *testing.T) {
 	eachVariant(t, func(t *testing.T, v variant, s space) {
 		k := New()
 		s.restore(v, "filter", docker()...)
-		before := s.list(v, "filter")
+		before := s.list(v)
 		s.mustSync(k, forwarding(t))
 		s.restore(v, "filter", "-I FORWARD -j OVERLAY-CNI-FWD", "-A FORWARD -i eth9 -j OVERLAY-CNI-FWD")
 		s.mustSync(k, State{})
-		if diff := cmp.Diff(before, s.list(v, "filter")); diff != "" {
+		if diff := cmp.Diff(before, s.list(v)); diff != "" {
 			t.Error(diff)
 		}
 	})
@@ -210,12 +210,12 @@ func TestBothKindsAtOnce(t *testing.T) {
 	for _, v := range variants() {
 		s.restore(v, "filter", docker()...)
 	}
-	before := s.list(variants()[0], "filter")
+	before := s.list(variants()[0])
 	if changes := s.mustSync(New(), forwarding(t)); len(changes) != 8 {
 		t.Errorf("changed %q", changes)
 	}
 	for _, v := range variants() {
-		checkOurs(t, before, s.list(v, "filter"), -1)
+		checkOurs(t, before, s.list(v), -1)
 	}
 }
 
@@ -225,12 +225,12 @@ func withoutPrograms(t *testing.T) { t.Setenv("PATH", t.TempDir()) }
 func TestNftTablesNeedNoProgram(t *testing.T) {
 	s, v := newSpace(t), variants()[0]
 	s.restore(v, "filter", docker()...)
-	before := s.list(v, "filter")
+	before := s.list(v)
 	path := os.Getenv("PATH")
 	withoutPrograms(t)
 	s.mustSync(New(), forwarding(t))
 	t.Setenv("PATH", path)
-	checkOurs(t, before, s.list(v, "filter"), -1)
+	checkOurs(t, before, s.list(v), -1)
 }
 
 func TestLegacyTablesWithoutProgram(t *testing.T) {
@@ -352,7 +352,7 @@ func TestPollNoticesChanges(t *testing.T) {
 				{"rules of another program", restore(append(docker(), "-A OUTPUT -o lo -j ACCEPT")...), true},
 				{"nothing", func() {}, false},
 				{"ours", func() { s.mustSync(New(), forwarding(t)) }, true},
-				{"listed", func() { s.list(v, "filter") }, false},
+				{"listed", func() { s.list(v) }, false},
 				{"a packet is counted", func() {
 					s.run("ping", "-c1", map[family.Family]string{family.IPv4: "127.0.0.1", family.IPv6: "::1"}[v.family])
 				}, false},
@@ -376,13 +376,13 @@ func TestForceResync(t *testing.T) {
 	eachVariant(t, func(t *testing.T, v variant, s space) {
 		k, want := New(), forwarding(t)
 		s.restore(v, "filter", docker()...)
-		before := s.list(v, "filter")
+		before := s.list(v)
 		s.mustSync(k, want)
 		s.mustSync(k, want)
 		s.restore(v, "filter", "-R OVERLAY-CNI-FWD 1 -i cni1 -j ACCEPT")
 		k.ForceResync()
 		s.mustSync(k, want)
-		checkOurs(t, before, s.list(v, "filter"), -1)
+		checkOurs(t, before, s.list(v), -1)
 	})
 }
 
@@ -402,7 +402,7 @@ func TestRefusedChangesAreWhole(t *testing.T) {
 	s, v, k := newSpace(t), variants()[2], New()
 	s.restore(v, "filter", docker()...)
 	s.mustSync(k, forwarding(t))
-	before := s.list(v, "filter")
+	before := s.list(v)
 	bad := forwarding(t)
 	bad[v.family] = []Rule{{In: "other0"}, {In: "a-name-that-is-too-long"}}
 	for range 2 { // the second time, nothing has changed since
@@ -410,7 +410,7 @@ func TestRefusedChangesAreWhole(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	}
-	if diff := cmp.Diff(before, s.list(v, "filter")); diff != "" {
+	if diff := cmp.Diff(before, s.list(v)); diff != "" {
 		t.Error(diff)
 	}
 }

@@ -104,8 +104,8 @@ func (s space) restore(v variant, table string, commands ...string) {
 	s.runWith(fmt.Sprintf("*%s\n%s\nCOMMIT\n", table, strings.Join(commands, "\n")), v.program+"-restore", "--noflush")
 }
 
-// list is a table as the variant's program lists it.
-func (s space) list(v variant, table string) []string {
+// list returns the table filter as the variant's program lists it.
+func (s space) list(v variant) []string {
 	s.T.Helper()
-	return strings.Split(strings.TrimSpace(s.run(v.program, "-t", table, "-S")), "\n")
+	return strings.Split(strings.TrimSpace(s.run(v.program, "-t", "filter", "-S")), "\n")
 }

@@ -8,9 +8,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/overlay-cni/overlay-cni/internal/tunnel"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/overlay-cni/overlay-cni/internal/tunnel"
 )
 
 // optionCases are all options, and whether the kernel can set each on a live
