@@ -20,10 +20,10 @@ import (
 //     other CPUs and doesn't spread its memory over them. The setting is there
 //     twice, because the stack is aligned to two words.
 //   - RLIMIT_NOFILE=3, so that no file can be opened: the runtime doesn't read
-//     /proc/self/cgroup and /proc/self/mountinfo for a limit on CPUs, nor the size
-//     of huge pages. The package syscall raises the limit again before main, to the
-//     hard limit less one. It would pass the low limit on to child processes, but
-//     the plugin starts none (hack/plugin-deps).
+//     /proc/self/cgroup and /proc/self/mountinfo for a limit on CPUs, nor the
+//     size of huge pages. The package syscall raises the limit again before
+//     main, to the hard limit less one. For child processes syscall would
+//     restore the low limit, but the plugin starts none (hack/plugin-deps).
 //   - PR_SET_TIMERSLACK=10 ms, inherited by later threads: otherwise the runtime's
 //     monitor thread wakes up every 20 microseconds.
 //   - *memProfileRate = 0: otherwise the first allocation is sampled for a profile

@@ -23,8 +23,8 @@ TEXT ·entry(SB), NOSPLIT|NOFRAME, $0
 	MOVQ AX, 0(DI)
 	MOVQ AX, 8(DI)
 
-	// The hard limit stays: prlimit(0, RLIMIT_NOFILE, nil, SP), and back with the
-	// soft one, which is in front of it, changed.
+	// Change the soft limit only: read both limits with prlimit(0, RLIMIT_NOFILE,
+	// nil, SP), change the soft one, which comes first, and write both back.
 	SUBQ $16, SP
 	MOVL $SYS_prlimit64, AX
 	XORL DI, DI

@@ -9,7 +9,8 @@
 #define RLIMIT_NOFILE 7
 
 // See entry.go. The kernel enters with the stack as on AMD64, see there. The
-// stack pointer stays a multiple of 16, without which the CPU refuses it.
+// stack pointer has to stay a multiple of 16, because the CPU faults on any
+// other.
 TEXT ·entry(SB), NOSPLIT|NOFRAME, $0
 	MOVD 0(RSP), R0
 	ADD  $2, R0

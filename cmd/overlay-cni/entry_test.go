@@ -61,8 +61,8 @@ func TestEntry(t *testing.T) {
 	}
 }
 
-// The limit of open files doesn't outlast the runtime's start: main can open files.
-// The timer slack does: the runtime's threads inherit it.
+// The low limit of open files is gone when main runs, so main can open files.
+// The timer slack stays: the runtime's threads inherit it.
 func TestEntryLimits(t *testing.T) {
 	program := linked(t)
 	for _, tt := range []struct {
@@ -122,9 +122,9 @@ func mayOpen(pid, least, most int) error {
 
 const config = `{"cniVersion": "1.0.0", "name": "x", "type": "overlay-cni", "ipam": {"ranges": [[{"subnet": "10.9.0.0/24"}]]}}`
 
-// talk returns the first line of stderr, and stdout. The program ends no sooner
-// than that line was written, and look has returned: until then it waits for its
-// configuration.
+// talk returns the first line of stderr, and stdout. The program waits for its
+// configuration until that line was written and look has returned, so it can't
+// end before.
 func talk(t *testing.T, cmd *exec.Cmd, look func()) (first, result string) {
 	t.Helper()
 	in, err := cmd.StdinPipe()

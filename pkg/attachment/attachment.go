@@ -18,15 +18,15 @@ type Attachment struct {
 	store *Store
 	key   Key
 	file  *os.File
-	// fresh: this process made or emptied the file, so that the addresses it
-	// reserved are all that there are.
+	// fresh says that this process made or emptied the file, so the attachment has
+	// only addresses that this process reserved.
 	fresh     bool
 	addresses []netip.Addr
 }
 
-// Lock makes the file of an attachment and locks it. If the file is there already
-// and another process has the lock, Lock waits, but not for ever: then the error
-// is ErrBusy. Fresh tells whether Lock made the file.
+// Lock makes the file of an attachment and locks it. If another process has the
+// lock, Lock waits for it. If that takes too long, the error is ErrBusy. Fresh
+// tells whether Lock made the file.
 func (s *Store) Lock(k Key) (*Attachment, error) {
 	for {
 		a, err := s.open(k, os.O_RDWR|os.O_CREATE|os.O_EXCL, s.patience)
@@ -97,8 +97,8 @@ func (s *Store) open(k Key, flags int, wait time.Duration) (*Attachment, error) 
 	return &Attachment{store: s, key: k, file: f, fresh: flags&os.O_EXCL != 0}, nil
 }
 
-// Fresh tells whether the attachment is new. One that isn't belongs to an earlier
-// ADD, which came to its end or was killed.
+// Fresh tells whether the attachment is new. If not, an earlier ADD made it, and
+// ended or was killed.
 func (a *Attachment) Fresh() bool { return a.fresh }
 
 // Record reads the attachment's record. The second value is false if nothing is

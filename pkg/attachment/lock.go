@@ -14,9 +14,9 @@ import (
 // ErrBusy says that another process works on an attachment.
 var ErrBusy = errors.New("another process works on the attachment")
 
-// lockPatience is how long an ADD or DEL waits for another process that works on the
-// same attachment. A process that takes longer is stopped, or waits for the kernel.
-// Container runtimes repeat a DEL that failed.
+// lockPatience is how long an ADD or DEL waits for another process that works on
+// the same attachment. A process that takes longer hangs: it is suspended, or
+// blocked in the kernel. Container runtimes repeat a DEL that failed.
 const lockPatience = 30 * time.Second
 
 // errGone says that another process removed the file during the wait for its lock.
@@ -42,8 +42,9 @@ func (s *Store) lock(f *os.File, wait time.Duration) error {
 	return nil
 }
 
-// await waits for the lock. flock(2) has no timeout, so a goroutine asks by a second
-// descriptor of the same open file, which shares the lock.
+// await waits for the lock. flock(2) has no timeout, so a goroutine waits
+// instead. It uses a second descriptor of the same open file, which shares the
+// lock.
 func await(f *os.File, wait time.Duration) error {
 	if wait == 0 {
 		return ErrBusy

@@ -11,8 +11,8 @@ import (
 	"github.com/overlay-cni/overlay-cni/internal/network"
 )
 
-// A lock that nobody gives back is told, with who has it; and once it is given
-// back, what gave up waiting doesn't hold it.
+// The error about a lock that is never released names the process that holds it.
+// Once it is released, the goroutine that gave up waiting doesn't hold it.
 func TestLockIsNotWaitedForForEver(t *testing.T) {
 	s := Open(t.TempDir(), network.Default)
 	k := Owner{"c", "eth0"}.Key()
@@ -44,7 +44,7 @@ func TestLockIsNotWaitedForForEver(t *testing.T) {
 	}
 }
 
-// Who waits gets the lock when it is given back, and has it then.
+// A process that waits gets the lock as soon as it is released, and keeps it.
 func TestLockIsWaitedFor(t *testing.T) {
 	s := Open(t.TempDir(), network.Default)
 	k := Owner{"c", "eth0"}.Key()

@@ -24,7 +24,7 @@ type Record struct {
 	CNINetwork  string       `json:"network"` // the name in the CNI configuration
 	ContainerID string       `json:"containerID"`
 	IfName      string       `json:"ifName"`
-	// Pod is namespace/name where the runtime told, else empty.
+	// Pod is namespace/name, or empty if the runtime didn't name the pod.
 	Pod       string       `json:"pod,omitempty"`
 	Netns     string       `json:"netns"`
 	HostName  string       `json:"hostName"` // the host's end of the veth pair
@@ -71,7 +71,7 @@ func parseRecord(data []byte) (Record, error) {
 	}
 	switch {
 	case r.Version > recordVersion:
-		return Record{}, fmt.Errorf("%w: format %d, this one knows %d", ErrNewer, r.Version, recordVersion)
+		return Record{}, fmt.Errorf("%w: format %d, while this version knows formats up to %d", ErrNewer, r.Version, recordVersion)
 	case r.Version < 1 || r.ContainerID == "" || r.IfName == "" || len(r.Addresses) == 0:
 		return Record{}, fmt.Errorf("%w: version, containerID, ifName or addresses is missing", ErrDamaged)
 	case slices.ContainsFunc(r.Addresses, func(a netip.Addr) bool { return !a.IsValid() }):

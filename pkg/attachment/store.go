@@ -24,7 +24,7 @@ type Store struct {
 	dir       string // the network's state directory
 	network   network.Name
 	addresses *ipam.Reservations
-	patience  time.Duration // with a lock that another process has
+	patience  time.Duration // how long to wait for another process's lock
 }
 
 // Open returns the store of a network, which need not exist yet in the run
@@ -39,12 +39,12 @@ func (s *Store) Addresses() *ipam.Reservations { return s.addresses }
 
 func (s *Store) path(k Key) string { return filepath.Join(s.dir, folder, string(k)+ending) }
 
-// owner is the attachment as its reservations name it.
+// owner is the name of the attachment in its reservations.
 func (k Key) owner() ipam.Owner {
 	return ipam.Owner(filepath.Join("..", folder, string(k)+ending))
 }
 
-// keyOf is the attachment that a reservation names.
+// keyOf is the attachment that has a reservation: the inverse of owner.
 func keyOf(o ipam.Owner) Key { return Key(strings.TrimSuffix(filepath.Base(string(o)), ending)) }
 
 // openFile is os.OpenFile for a regular file: os.OpenFile would offer the file to
@@ -136,8 +136,8 @@ func (s *Store) recordOf(k Key) (Record, error) {
 	return s.parse(k, data)
 }
 
-// Holder names who has an address, for messages: the pod, or the attachment where
-// the runtime didn't tell the pod.
+// Holder names who has an address, for messages: the pod, or the attachment if
+// the runtime didn't name the pod.
 func (s *Store) Holder(addr netip.Addr) string {
 	owner, err := s.addresses.OwnerOf(addr)
 	if err != nil {
@@ -159,9 +159,9 @@ func (s *Store) Has(k Key, addr netip.Addr) bool {
 // HeldBy lists the addresses that an attachment has reserved.
 func (s *Store) HeldBy(k Key) ([]netip.Addr, error) { return s.addresses.OwnedBy(k.owner()) }
 
-// IsSiblings tells whether an address belongs to another attachment of the same
+// BelongsToSibling tells whether an address belongs to another attachment of the same
 // container: another interface of the pod.
-func (s *Store) IsSiblings(o Owner, addr netip.Addr) bool {
+func (s *Store) BelongsToSibling(o Owner, addr netip.Addr) bool {
 	owner, err := s.addresses.OwnerOf(addr)
 	if err != nil || owner == o.Key().owner() {
 		return false
@@ -170,11 +170,12 @@ func (s *Store) IsSiblings(o Owner, addr netip.Addr) bool {
 	return err == nil && r.ContainerID == o.ContainerID
 }
 
-// FreeLost releases the addresses of attachments whose file somebody removed.
-// Addresses of attachments in keep stay. Before FreeLost releases an address it
-// calls disuse, which ends the address's use, or returns false where a pod still
-// has the address. FreeLost returns the released addresses.
-func (s *Store) FreeLost(keep map[Key]bool, disuse func(Key, netip.Addr) (bool, error)) ([]netip.Addr, error) {
+// FreeLost releases the addresses of attachments whose file somebody removed,
+// except those of attachments in keep. Before FreeLost releases an address it
+// calls endUse, which removes everything that leads to the address. endUse
+// returns false if a pod still has the address; then the address stays reserved.
+// FreeLost returns the released addresses.
+func (s *Store) FreeLost(keep map[Key]bool, endUse func(Key, netip.Addr) (bool, error)) ([]netip.Addr, error) {
 	lost, err := s.addresses.Lost()
 	if err != nil {
 		return nil, err
@@ -183,7 +184,7 @@ func (s *Store) FreeLost(keep map[Key]bool, disuse func(Key, netip.Addr) (bool, 
 	var errs []error
 	for addr, owner := range lost {
 		if key := keyOf(owner); !keep[key] {
-			ok, err := s.freeLost(addr, key, disuse)
+			ok, err := s.freeLost(addr, key, endUse)
 			errs = append(errs, err)
 			if ok {
 				freed = append(freed, addr)
@@ -195,7 +196,7 @@ func (s *Store) FreeLost(keep map[Key]bool, disuse func(Key, netip.Addr) (bool, 
 
 // freeLost releases an address under its attachment's lock, so that no other
 // process does the same at the same time.
-func (s *Store) freeLost(addr netip.Addr, key Key, disuse func(Key, netip.Addr) (bool, error)) (bool, error) {
+func (s *Store) freeLost(addr netip.Addr, key Key, endUse func(Key, netip.Addr) (bool, error)) (bool, error) {
 	a, err := s.Lock(key)
 	if err != nil {
 		return false, err
@@ -204,7 +205,7 @@ func (s *Store) freeLost(addr netip.Addr, key Key, disuse func(Key, netip.Addr) 
 	if !a.Fresh() {
 		return false, nil // an ADD made the attachment anew
 	}
-	if unused, err := disuse(key, addr); !unused || err != nil {
+	if unused, err := endUse(key, addr); !unused || err != nil {
 		return false, errors.Join(err, a.Release()) // which removes the file only
 	}
 	return true, errors.Join(s.addresses.Release(addr, key.owner()), a.Release())

@@ -202,9 +202,9 @@ func TestNamesStayInTheDirectory(t *testing.T) {
 	}
 }
 
-// TestParallel lets many take and free at once: no address may be with two. Each
-// attachment stays until the next one of its worker is there, so that two which
-// were given one address meet.
+// TestParallel reserves and frees from many workers at once: no two attachments
+// may have one address. Each worker keeps an attachment until it has the next
+// one, so that two attachments with one address would exist at the same time.
 func TestParallel(t *testing.T) {
 	s, sets := Open(t.TempDir(), network.Default), setOf(t, "10.244.1.0/26", "fd00:1::/122")
 	var holders sync.Map // who has an address, from the end of Reserve to the beginning of Release

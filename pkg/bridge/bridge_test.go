@@ -159,7 +159,8 @@ func address(text string) *netlink.Addr {
 	return &netlink.Addr{IPNet: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}}
 }
 
-// Add mends what makes pods unreachable, and leaves what other networks may want.
+// Add repairs what makes pods unreachable, and leaves settings that other
+// networks may want.
 func TestAdd(t *testing.T) {
 	for mode, gateways := range map[string][]netip.Prefix{
 		"IPv4": prefixes("10.244.1.1/24"), "IPv6": prefixes("fd00::1/64"), "dual stack": prefixes("10.244.1.1/24", "fd00::1/64"),

@@ -59,36 +59,36 @@ func (k *Kernel) Conn() *rtnl.Conn { return k.conn }
 // pods have the bridge's MAC address in their ARP caches. It returns the
 // interface index.
 //
-// For nearly every pod the bridge is complete, so Add looks at as little as it
-// can: a device with the derived MAC address, which no other device has by
-// chance, is the bridge. A bridge that another network made has another MAC
-// address: then Add asks for the device's kind. Add doesn't look at addresses:
+// For nearly every pod the bridge is complete, so Add checks as little as it
+// can. No other device has the derived MAC address by chance, so a device that
+// has it is the bridge. A bridge that another network made has another MAC
+// address; then Add also checks the device's kind. Add doesn't check addresses:
 // veth.Kernel.Add adds them along with the port.
 func (k *Kernel) Add(s Spec) (int, error) {
 	want := s.Want()
-	if link, err := k.conn.LinkByIoctl(s.Name); err == nil && len(lacks(want, link)) == 0 {
+	if link, err := k.conn.LinkByIoctl(s.Name); err == nil && len(planLink(want, link)) == 0 {
 		return link.Index, nil
 	}
 	link, err := k.find(s.Name)
 	if err != nil {
 		return 0, err
 	}
-	if link.Index != 0 && len(additions(lacks(want, link), stateOf(link))) == 0 {
+	if link.Index != 0 && len(additions(planLink(want, link), stateOf(link))) == 0 {
 		return link.Index, nil
 	}
 	return k.Complete(s)
 }
 
-// Complete is Add that looks at everything.
+// Complete is Add with a check of everything, addresses and sysctls included.
 func (k *Kernel) Complete(s Spec) (int, error) {
 	index, _, err := k.sync(s.Want(), addOnly)
 	return index, err
 }
 
 // Remove removes links by their names: the bridge, or the host's end of a veth
-// pair, whose peer goes along. Missing links are fine. Remove sends
-// no message for them: each would wait for all other processes that remove devices,
-// some milliseconds each.
+// pair, whose peer goes along. Missing links are fine. Remove sends no message
+// for a missing link, because the message would wait some milliseconds for every
+// other process that removes a device.
 func (k *Kernel) Remove(links ...string) error {
 	var b rtnl.Batch
 	for _, name := range links {
@@ -135,8 +135,8 @@ func (k *Kernel) Inspect(s Spec) ([]string, error) {
 	return diffs, nil
 }
 
-// lacks lists the changes of the link itself that turn it into want.
-func lacks(want Bridge, link rtnl.Link) []op {
+// planLink lists the changes that turn the link itself into want.
+func planLink(want Bridge, link rtnl.Link) []op {
 	have := stateOf(link)
 	have.Addresses, have.Forwards, have.Sysctls = want.Addresses, want.Forwards, want.Sysctls
 	return plan(want, &have)
@@ -148,7 +148,8 @@ func (k *Kernel) Sync(s Spec) ([]string, error) {
 	return changes, err
 }
 
-// additions returns the changes that neither change nor remove what is there.
+// additions returns the operations that only add: they neither alter nor delete
+// a setting that somebody may have made.
 func additions(ops []op, have Bridge) []op {
 	return slices.DeleteFunc(ops, func(o op) bool {
 		return o.verb == delAddress || o.verb == setMAC || (o.verb == setMTU && !have.unfinished())
@@ -192,7 +193,7 @@ func (k *Kernel) sync(want Bridge, p policy) (int, []string, error) {
 			changes = append(changes, o.String())
 		}
 	}
-	return 0, changes, fmt.Errorf("bridge %s does not stay as it is set: another program changes it at the same time", want.Name)
+	return 0, changes, fmt.Errorf("bridge %s does not keep its settings, so another program must be changing it", want.Name)
 }
 
 // read returns the bridge, with the sysctls that want has, or nil if there is none.
@@ -238,7 +239,8 @@ func stateOf(link rtnl.Link) Bridge {
 	return Bridge{Name: link.Name, MTU: link.MTU, MAC: link.MAC, Up: link.Up(), Forwards: map[family.Family]bool{}}
 }
 
-// device is an interface for functions of the library that use the index only.
+// device wraps an index for functions of the library that take a link and use
+// only its index.
 func device(index int) netlink.Link {
 	return &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: index}}
 }

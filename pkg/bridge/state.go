@@ -31,10 +31,11 @@ type Spec struct {
 	Gateways []netip.Prefix // the gateway's address with its subnet's length
 }
 
-// linkLocal is an address that the bridge gets along with its IPv6 gateways. When
-// the kernel forwards, it asks for pods' MAC addresses from a link-local address.
-// It can't use the one that it makes itself for the first two seconds (duplicate
-// address detection), and would lose packets meanwhile.
+// linkLocal is an address that the bridge gets along with its IPv6 gateways.
+// When the kernel forwards, it asks for pods' MAC addresses from a link-local
+// address. The link-local address that the kernel makes itself is unusable for
+// the first two seconds (duplicate address detection), and packets would be lost
+// meanwhile.
 var linkLocal = netip.MustParsePrefix("fe80::1/64")
 
 // Want returns the desired state.
@@ -46,8 +47,9 @@ func (s Spec) Want() Bridge {
 	if b.Forwards[family.IPv6] {
 		b.Addresses = append(b.Addresses, linkLocal)
 	}
-	// Last: veth.Kernel.Add adds them too, and sees by the kernel's answer whether
-	// they were there. If they were, everything before them was, too.
+	// The gateways come last, so a bridge that has them has everything else.
+	// veth.Kernel.Add adds them too, and learns from the kernel's answer whether
+	// they were missing.
 	b.Addresses = append(b.Addresses, s.Gateways...)
 	if len(s.Gateways) > 0 {
 		b.MAC = subnet.MAC("bridge " + subnet.Sort(s.Gateways)[0].Addr().String())
@@ -116,7 +118,7 @@ func plan(want Bridge, have *Bridge) []op {
 		ops = append(ops, op{verb: create, bridge: want.Name, mac: want.MAC})
 		have = &Bridge{MAC: want.MAC, MTU: initialMTU}
 		for _, p := range want.Sysctls {
-			have.Sysctls = append(have.Sysctls, sysctl.Parameter{Path: p.Path}) // as the host has it for new interfaces
+			have.Sysctls = append(have.Sysctls, sysctl.Parameter{Path: p.Path}) // value unknown: the host's default for new interfaces
 		}
 	}
 	if want.MAC.String() != have.MAC.String() {
@@ -125,7 +127,7 @@ func plan(want Bridge, have *Bridge) []op {
 	if want.MTU != have.MTU {
 		ops = append(ops, op{verb: setMTU, bridge: want.Name, mtu: want.MTU})
 	}
-	// Before the bridge can receive a router advertisement.
+	// Sysctls come before the bridge can receive a router advertisement.
 	ops = append(ops, planSysctls(want, *have)...)
 	for _, f := range family.All() {
 		if want.Forwards[f] && !have.Forwards[f] {

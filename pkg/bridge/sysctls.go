@@ -14,8 +14,8 @@ import (
 
 // sysctls are the bridge's own. Without accept_ra=0 anyone who can send a router
 // advertisement to the bridge, which is any pod, would give the host addresses
-// and a default route, also where pods have IPv4 only. And IPv6 may be disabled
-// on all interfaces.
+// and a default route, even if pods have IPv4 only. disable_ipv6=0 is for hosts
+// that disable IPv6 on all new interfaces.
 func (s Spec) sysctls() []sysctl.Parameter {
 	want := []sysctl.Parameter{sysctl.IPv6(s.Name, sysctl.AcceptRA, "0")}
 	if slices.ContainsFunc(s.Gateways, func(g netip.Prefix) bool { return g.Addr().Is6() }) {
@@ -48,11 +48,12 @@ func planSysctls(want, have Bridge) []op {
 	return ops
 }
 
-// keepRouters keeps what the host has from IPv6 routers. Forwarding makes the host
-// a router, which drops the default routes of other routers and ignores their
-// advertisements, but for interfaces whose accept_ra is 2. So keepRouters sets 2
-// where the host accepts advertisements now. It doesn't touch other interfaces,
-// nor the default for new ones: those would accept advertisements of containers.
+// keepRouters keeps the addresses and default routes that the host has from IPv6
+// routers. Forwarding makes the host a router, which drops the default routes of
+// other routers and ignores their advertisements, except on interfaces whose
+// accept_ra is 2. So keepRouters sets 2 where the host accepts advertisements
+// now. It doesn't touch other interfaces, nor the default for new ones: those
+// would accept advertisements of containers.
 func (k *Kernel) keepRouters() error {
 	var accepting []sysctl.Parameter
 	err := k.conn.EachLink("", func(l rtnl.LinkEntry) {

@@ -1,5 +1,5 @@
-// Package ipam gives addresses to owners: which addresses the ranges of a
-// network hold, and which of them are reserved. Reservations are files in the
+// Package ipam gives addresses to owners. It knows the ranges of addresses of a
+// network, and which addresses are reserved. Reservations are files in the
 // network's state directory:
 //
 //	addresses/10.244.1.5 -> ../attachments/3f2a...@eth0.json   a reservation

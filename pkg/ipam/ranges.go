@@ -64,7 +64,8 @@ func Complete(sets []RangeSet) ([]RangeSet, error) {
 	return done, nil
 }
 
-// fits checks r against the ranges before it in its own set, and in all sets.
+// fits compares r with the earlier ranges: set has those of its own set, and all
+// has those of all sets.
 func (r Range) fits(set RangeSet, all []Range) error {
 	if len(set) > 0 && set[0].Subnet.Addr().Is4() != r.Subnet.Addr().Is4() {
 		return fmt.Errorf("subnets %s and %s are in one range set but of two address families: give each family a set of its own", set[0].Subnet, r.Subnet)
@@ -74,7 +75,7 @@ func (r Range) fits(set RangeSet, all []Range) error {
 			return fmt.Errorf("ranges %s and %s overlap: an address can only be in one", o, r)
 		}
 		if r.Contains(o.Gateway) || o.Contains(r.Gateway) {
-			return fmt.Errorf("the gateway of range %s or %s is an address for pods in the other: exclude it there", o, r)
+			return fmt.Errorf("ranges %s and %s: one has the other's gateway among its pod addresses: exclude the gateway there", o, r)
 		}
 	}
 	return nil
@@ -197,7 +198,8 @@ func (s RangeSet) size() uint64 {
 	return n
 }
 
-// size counts whole gaps: a range of IPv6 has too many addresses to visit each.
+// size adds up the stretches between excluded addresses, because a range of IPv6
+// has too many addresses to visit each.
 func (r Range) size() uint64 {
 	var n uint64
 	for at := r.first(); at.IsValid(); {

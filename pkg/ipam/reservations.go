@@ -47,9 +47,9 @@ func (r *Reservations) path(a netip.Addr) string {
 	return filepath.Join(r.dir, addressesDir, a.String())
 }
 
-// withDirs runs op. If op failed because the directories are missing, withDirs
-// makes them and runs op again: an ADD, which nearly always finds them, doesn't
-// pay for a look.
+// withDirs runs op. If op fails because the directories are missing, withDirs
+// makes them and runs op again. The directories nearly always exist, so checking
+// for them first would only slow ADD down.
 func (r *Reservations) withDirs(op func() error) error {
 	err := op()
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -63,11 +63,11 @@ func (r *Reservations) withDirs(op func() error) error {
 	return op()
 }
 
-// Reserve takes one address of each range set, in their order: the one of asked
-// that is in the set, or else the next free one. The error is ErrExhausted if
-// every address of a set is taken, and ErrNotInRange or a *TakenError if an
-// address of asked can't be given. Beside an error Reserve returns the addresses
-// that it reserved before.
+// Reserve takes one address of each range set, in the order of the sets. If
+// asked has an address of the set, Reserve takes that one, otherwise the next
+// free one. The error is ErrExhausted if every address of a set is taken, and
+// ErrNotInRange or a *TakenError if Reserve can't give an address of asked. With
+// an error, Reserve returns the addresses that it had already reserved.
 func (r *Reservations) Reserve(owner Owner, sets []RangeSet, asked []netip.Addr) ([]netip.Addr, error) {
 	fixed, err := assign(sets, asked)
 	if err != nil {
@@ -100,9 +100,9 @@ func assign(sets []RangeSet, asked []netip.Addr) ([]netip.Addr, error) {
 		})
 		switch {
 		case i < 0:
-			return nil, fmt.Errorf("%w: %s was asked for, but pods can have addresses of %s without gateways and excluded ones", ErrNotInRange, addr, join(sets))
+			return nil, fmt.Errorf("%w: %s was asked for, but pod addresses come from %s, except gateways and excluded addresses", ErrNotInRange, addr, join(sets))
 		case fixed[i].IsValid():
-			return nil, fmt.Errorf("%w: %s was asked for beside %s, but a pod gets one address of %s", ErrNotInRange, addr, fixed[i], sets[i])
+			return nil, fmt.Errorf("%w: both %s and %s were asked for, but a pod gets only one address of %s", ErrNotInRange, fixed[i], addr, sets[i])
 		}
 		fixed[i] = addr
 	}
@@ -137,14 +137,15 @@ func (r *Reservations) next(set RangeSet, owner Owner) (netip.Addr, error) {
 	return addr, err
 }
 
-// search reserves the first free address from first on, round the set.
+// search reserves the first free address from first on. After the last address
+// of the set comes the first.
 func (r *Reservations) search(set RangeSet, first netip.Addr, owner Owner) (netip.Addr, error) {
 	err := r.withDirs(func() error { return r.take(first, owner) })
 	if !errors.Is(err, ErrTaken) {
 		return first, err
 	}
-	// Trying each address would cost a system call for every pod; one listing
-	// tells about all.
+	// Trying each address would cost a system call for every pod; one listing shows
+	// all that are taken.
 	taken, err := r.list()
 	if err != nil {
 		return netip.Addr{}, err
@@ -186,8 +187,8 @@ func (r *Reservations) OwnerOf(a netip.Addr) (Owner, error) {
 	return Owner(target), err
 }
 
-// OwnedBy lists the addresses of an owner. It reads all reservations: it is for
-// the rare case that no record tells.
+// OwnedBy lists the addresses of an owner. It reads all reservations, so it is
+// for the rare owner that has no record of its addresses.
 func (r *Reservations) OwnedBy(owner Owner) ([]netip.Addr, error) {
 	taken, err := r.list()
 	if err != nil {
@@ -276,6 +277,6 @@ func inUse(set RangeSet, taken map[netip.Addr]bool) int {
 }
 
 func (r *Reservations) exhausted(set RangeSet, taken map[netip.Addr]bool) error {
-	return fmt.Errorf("%w in %s: %d of %d are in use, %s lists by whom; delete pods, or give the node a larger subnet",
+	return fmt.Errorf("%w in %s: %d of %d are in use (\"ls -l %s\" shows by whom): delete pods, or give the node a larger subnet",
 		ErrExhausted, set, inUse(set, taken), set.size(), filepath.Join(r.dir, addressesDir))
 }

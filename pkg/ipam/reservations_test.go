@@ -80,7 +80,7 @@ func TestEveryAddressIsGivenOnceThenNoneIsLeft(t *testing.T) {
 				t.Errorf("got %v, want each from %s to %s once", got, f.first, f.last)
 			}
 			_, err := add(s, "late", sets)
-			want := fmt.Sprintf("no address left in %s: %d of %d are in use, %s/addresses lists by whom", f.subnet, len(got), len(got), s.dir)
+			want := fmt.Sprintf("no address left in %s: %d of %d are in use (\"ls -l %s/addresses\" shows by whom)", f.subnet, len(got), len(got), s.dir)
 			if !errors.Is(err, ErrExhausted) || !strings.HasPrefix(err.Error(), want) {
 				t.Errorf("got  %v\nwant %s", err, want)
 			}
@@ -154,11 +154,11 @@ func TestCursorIsOnlyAHint(t *testing.T) {
 	}
 }
 
-// TestNoneIsLeftForManyAtOnce: who is refused is told that all are in use, also
-// where others took the last ones while it searched.
+// TestNoneIsLeftForManyAtOnce: a refused owner is told that all addresses are in
+// use, even if others took the last ones during its search.
 func TestNoneIsLeftForManyAtOnce(t *testing.T) {
 	set := setOf(t, "10.244.1.0/28")[0]
-	const want = "no address left in 10.244.1.0/28: 13 of 13 are in use, "
+	const want = "no address left in 10.244.1.0/28: 13 of 13 are in use ("
 	for range 100 {
 		s := Open(t.TempDir())
 		var wg sync.WaitGroup

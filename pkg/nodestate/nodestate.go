@@ -42,9 +42,9 @@ type State struct {
 // Read returns the published state, or an error that is ErrNotPublished.
 func Read(dir string) (State, error) { return read(filepath.Join(dir, FileName)) }
 
-// Last returns the state that was published last, also if it was withdrawn since: it
-// tells which devices are the network's. The error is ErrNotPublished if nothing was
-// ever published.
+// Last returns the state that was published last, even if it was withdrawn
+// since. Its names tell which devices belong to the network. The error is
+// ErrNotPublished if nothing was ever published.
 func Last(dir string) (State, error) {
 	s, err := Read(dir)
 	if errors.Is(err, ErrNotPublished) {
@@ -63,7 +63,7 @@ func read(path string) (State, error) {
 	}
 	state, err := parse(data)
 	if err != nil {
-		return State{}, fmt.Errorf("%s: %w: overlayd writes this file, restart it to have it written again", path, err)
+		return State{}, fmt.Errorf("%s: %w: restart overlayd, which writes this file anew", path, err)
 	}
 	return state, nil
 }
@@ -82,8 +82,8 @@ func parse(data []byte) (State, error) {
 	return s, nil
 }
 
-// Sync publishes a state. It makes dir if needed, and returns what it changed: a file
-// that says the same already is left alone.
+// Sync publishes a state. It makes dir if needed, and returns what it changed.
+// It leaves the file alone if the content is the same.
 func Sync(dir string, s State) (changes []string, err error) {
 	s.Version = version
 	data, err := json.MarshalIndent(s, "", "  ")
@@ -110,13 +110,14 @@ func Sync(dir string, s State) (changes []string, err error) {
 	return []string{fmt.Sprintf("published this node for the plugin: subnets %v, MTU %d", s.Subnets, s.MTU)}, nil
 }
 
-// Withdraw takes the publication back, for all but Last. Nothing to withdraw is
-// fine.
+// Withdraw undoes Sync, but Last still returns the state. It succeeds if nothing
+// is published.
 func Withdraw(dir string) error {
 	return unlessAbsent(os.Rename(filepath.Join(dir, FileName), filepath.Join(dir, withdrawnName)))
 }
 
-// Remove takes the publication back, for Last too. Nothing to remove is fine.
+// Remove undoes Sync, and Last returns no state either. It succeeds if nothing
+// is published.
 func Remove(dir string) error {
 	return errors.Join(
 		unlessAbsent(os.Remove(filepath.Join(dir, FileName))),

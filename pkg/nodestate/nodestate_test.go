@@ -118,7 +118,7 @@ func TestSyncTellsWhetherItChangedAnything(t *testing.T) {
 
 func TestReadRefuses(t *testing.T) {
 	for name, tt := range map[string]struct{ text, want string }{
-		"nothing":      {"", "unexpected end of JSON input: overlayd writes this file, restart it to have it written again"},
+		"nothing":      {"", "unexpected end of JSON input: restart overlayd, which writes this file anew"},
 		"garbage":      {"\x00\x01", "invalid character"},
 		"half a file":  {`{"version": 1, "node": "a", "subnets": ["10.244`, "unexpected end of JSON input"},
 		"another list": {`["a"]`, "cannot unmarshal array"},

@@ -6,14 +6,14 @@ import (
 	"time"
 )
 
-// pollInterval is how often Wait looks for the file. A pod that waits for a
-// daemon that just started loses half of it on average; a look takes a few
-// microseconds.
+// pollInterval is how often Wait looks for the file. A pod that waits for the
+// daemon loses half of this interval on average; one check of the file takes a
+// few microseconds.
 const pollInterval = 50 * time.Millisecond
 
-// Wait is Read, but gives the daemon up to limit to publish. When the limit is
-// over, the error is ErrNotPublished. A file that can't be used is an error at
-// once: only the daemon's restart would mend it.
+// Wait is Read, but waits up to limit for the daemon to publish. After that the
+// error is ErrNotPublished. If the file can't be used, Wait fails at once,
+// because only a restart of the daemon would repair the file.
 func Wait(dir string, limit time.Duration) (State, error) {
 	state, err := Read(dir)
 	if !errors.Is(err, ErrNotPublished) || limit <= 0 {

@@ -59,8 +59,8 @@ func (p Plugin) check(in *invocation) error {
 	return nil
 }
 
-// expected returns the port that prevResult describes, with those of the configured
-// routes that prevResult has.
+// expected returns the port that prevResult describes. Of the routes in
+// prevResult, it keeps those that are the plugin's own.
 func (c *call) expected(configured []veth.Route) (veth.Port, error) {
 	p := veth.Port{HostName: c.key.HostName(), IfName: c.ifName}
 	prev, err := c.conf.prevResult()
@@ -78,7 +78,7 @@ func (c *call) expected(configured []veth.Route) (veth.Port, error) {
 		}
 	}
 	if own < 0 {
-		return p, invalid("prevResult has no interface %s of a pod: it is not of this attachment", c.ifName)
+		return p, invalid("prevResult has no interface %s of a pod, so it belongs to another attachment", c.ifName)
 	}
 	for _, ip := range prev.IPs {
 		addr, ok := netip.AddrFromSlice(ip.Address.IP)

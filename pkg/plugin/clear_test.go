@@ -10,8 +10,8 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/ipam"
 )
 
-// As long as something may lead to the addresses of an attachment they are its
-// own, and so is what is recorded.
+// An attachment keeps its addresses and its record as long as something may lead
+// to the addresses.
 func TestClearThatFailsFreesNothing(t *testing.T) {
 	kernel, err := bridge.Open()
 	if err != nil {

@@ -26,7 +26,7 @@ const Type = "overlay-cni"
 
 const (
 	defaultBridge = "cni0"
-	defaultMTU    = 1500 // of Ethernet, where no daemon says otherwise
+	defaultMTU    = 1500 // that of Ethernet, for hosts without a daemon
 	// minIPv6MTU is the least MTU of an IPv6 link (RFC 8200, 5). With less the kernel
 	// disables IPv6 on an interface.
 	minIPv6MTU  = 1280
@@ -58,8 +58,8 @@ type ipamConf struct {
 	Type   string        `json:"type"`
 	Ranges [][]rangeConf `json:"ranges"`
 	Routes []routeConf   `json:"routes"`
-	// Subnet is an older form of host-local's. It is here for an error that says what
-	// to write instead.
+	// Subnet is host-local's older form of Ranges. The plugin refuses it, with an
+	// error that says what to write instead.
 	Subnet string `json:"subnet"`
 }
 
@@ -264,18 +264,18 @@ func (c *conf) fromDaemon(limit time.Duration) (settings, error) {
 	return c.finish(n)
 }
 
-// finish adds what follows from the range sets: the bridge's addresses and the
-// routes by them.
+// finish adds what follows from the range sets: the bridge's addresses, and the
+// routes via these addresses.
 func (c *conf) finish(n settings) (settings, error) {
 	families := map[family.Family]netip.Addr{}
 	for _, set := range n.sets {
 		f := family.Of(set[0].Gateway)
 		if families[f].IsValid() {
-			return n, invalid("ipam.ranges has two range sets of %s, %s is in the second: a pod gets one address of each family", f, set)
+			return n, invalid("ipam.ranges has two range sets of %s, the second with %s: a pod gets one address of each family", f, set)
 		}
 		families[f] = set[0].Gateway
 		if f == family.IPv6 && n.bridge.MTU < minIPv6MTU {
-			return n, invalid("mtu %d is less than the %d that IPv6 needs, which pods have of %s: raise mtu, or leave these addresses out", n.bridge.MTU, minIPv6MTU, set)
+			return n, invalid("mtu %d is less than the %d that IPv6 needs, and pods get IPv6 addresses of %s: raise mtu, or leave these addresses out", n.bridge.MTU, minIPv6MTU, set)
 		}
 		for _, r := range set {
 			n.bridge.Gateways = append(n.bridge.Gateways, netip.PrefixFrom(r.Gateway, r.Subnet.Bits()))

@@ -32,8 +32,8 @@ func somePort() veth.Port {
 }
 
 // FuzzPrevResult gives anything for the result of the plugins before this one.
-// ADD may refuse it with a CNI error; else it hands it on, with its own behind
-// it, in a form that the specification's library reads.
+// ADD may refuse such a result with a CNI error. Otherwise ADD passes the result
+// on, followed by its own, in a form that the specification's library reads.
 func FuzzPrevResult(f *testing.F) {
 	for _, seed := range []string{
 		`{"interfaces":[{"name":"lo","mac":"00:00:00:00:00:00","sandbox":"/run/netns/x"}],"ips":[{"version":"4","address":"127.0.0.1/8","interface":0}]}`,
@@ -129,8 +129,8 @@ func text(t *testing.T, r *types100.Result) string {
 	return string(data)
 }
 
-// wantCNI checks that an error is one for the runtime, and not of the plugin's
-// inside.
+// wantCNI checks that an error is a CNI error for the runtime, and not an
+// internal one.
 func wantCNI(t *testing.T, err error) {
 	t.Helper()
 	var reported *types.Error

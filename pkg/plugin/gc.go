@@ -39,7 +39,7 @@ type sweep struct {
 	keep    map[attachment.Key]bool
 }
 
-// run goes on after something that can't be removed.
+// run goes on if one removal fails, and joins the errors.
 func (s sweep) run() error {
 	// Ports are listed before attachments. ADD makes the attachment's file before the
 	// veth pair, so a port without a file is lost and not new.
@@ -67,13 +67,13 @@ func (s sweep) run() error {
 			errs = append(errs, s.kernel.Remove(devices...))
 		}
 	}
-	_, err = s.store.FreeLost(s.keep, func(k attachment.Key, a netip.Addr) (bool, error) { return pods.Disuse(s.kernel, k, a) })
+	_, err = s.store.FreeLost(s.keep, func(k attachment.Key, a netip.Addr) (bool, error) { return pods.EndUse(s.kernel, k, a) })
 	return errors.Join(append(errs, err)...)
 }
 
 // remove removes an attachment of this network. An attachment without a usable
-// record may be any network's: remove removes it only if no pod has it, because its
-// ADD was killed before it touched the kernel, or its pod is gone.
+// record may belong to any network, so remove deletes it only if its veth pair
+// does not exist: then no pod uses the attachment.
 func (s sweep) remove(k attachment.Key) error {
 	a, err := s.store.TryLock(k)
 	if errors.Is(err, attachment.ErrBusy) || errors.Is(err, fs.ErrNotExist) {

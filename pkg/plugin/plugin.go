@@ -96,8 +96,8 @@ func (c *call) attach(a *attachment.Attachment, netns *os.File, net settings, ou
 	if err != nil {
 		return err
 	}
-	// Before anything is connected: whatever ADD can't print a result for has to
-	// be refused early.
+	// An ADD that could not print its result has to fail before it connects
+	// anything.
 	if _, err := c.conf.resultBefore(); err != nil {
 		return err
 	}

@@ -22,7 +22,7 @@ func (c *call) openPorts(n settings, addrs []netip.Addr, mappings []hostport.Map
 		return err
 	}
 	defer k.Close()
-	err = k.Add(hostport.Pod{Bridge: n.bridge.Name, Addresses: addrs, Mappings: mappings, Sibling: c.isSiblings})
+	err = k.Add(hostport.Pod{Bridge: n.bridge.Name, Addresses: addrs, Mappings: mappings, Sibling: c.isSiblingAddress})
 	var taken *hostport.TakenError
 	switch {
 	case !errors.As(err, &taken):
@@ -34,11 +34,11 @@ func (c *call) openPorts(n settings, addrs []netip.Addr, mappings []hostport.Map
 	}
 }
 
-// isSiblings tells whether an address belongs to the same container, by another
-// network. A runtime asks each of a container's networks for the same ports, and the
-// first one gets them.
-func (c *call) isSiblings(addr netip.Addr) bool {
-	return c.store.IsSiblings(attachment.Owner{ContainerID: c.containerID, IfName: c.ifName}, addr)
+// isSiblingAddress tells whether an address is the same container's address on
+// another network. A runtime asks each of a container's networks for the same
+// ports, and the first network gets them.
+func (c *call) isSiblingAddress(addr netip.Addr) bool {
+	return c.store.BelongsToSibling(attachment.Owner{ContainerID: c.containerID, IfName: c.ifName}, addr)
 }
 
 // checkPorts compares the record's ports with the kernel.
@@ -52,5 +52,5 @@ func (c *call) checkPorts(r attachment.Record) ([]string, error) {
 		return nil, err
 	}
 	defer k.Close()
-	return k.Check(hostport.Pod{Bridge: r.Bridge, Addresses: r.Addresses, Mappings: mappings, Sibling: c.isSiblings})
+	return k.Check(hostport.Pod{Bridge: r.Bridge, Addresses: r.Addresses, Mappings: mappings, Sibling: c.isSiblingAddress})
 }

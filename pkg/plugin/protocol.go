@@ -31,7 +31,7 @@ type command struct {
 	run func(Plugin, *invocation) error
 	// parse reads the configuration; see accept for what it returns.
 	parse func(data []byte) (*conf, error)
-	since string   // the version that has it first
+	since string   // the first version of the specification with the command
 	needs []string // variables that have to be set
 }
 
@@ -112,7 +112,7 @@ func (p Plugin) invocation(c command) (*invocation, error) {
 		containerID: p.Getenv("CNI_CONTAINERID"), netns: p.Getenv("CNI_NETNS"), ifName: p.Getenv("CNI_IFNAME"), args: p.Getenv("CNI_ARGS"),
 	}
 	if slices.Contains(c.needs, "CNI_CONTAINERID") && !isName(in.containerID) {
-		return nil, invalidEnv("CNI_CONTAINERID %q is no containerID: use letters, digits, and behind the first one '.', '_' and '-'", in.containerID)
+		return nil, invalidEnv("CNI_CONTAINERID %q is not a valid containerID: use letters, digits, and, except at the start, '.', '_' and '-'", in.containerID)
 	}
 	if slices.Contains(c.needs, "CNI_IFNAME") && !isLinkName(in.ifName) {
 		return nil, invalidEnv("CNI_IFNAME %q can't be an interface name: %s", in.ifName, linkNameRule)
@@ -125,21 +125,21 @@ func (p Plugin) invocation(c command) (*invocation, error) {
 	return in, err
 }
 
-// accept checks what a parse function returned: a configuration that is never nil,
-// and an error. An unknown version is reported before the error, because it may be
-// the reason.
+// accept checks what a parse function returned: a configuration that is never
+// nil, and an error. accept reports an unknown version before the error, because
+// the version may be the cause.
 func (c command) accept(conf *conf, err error) (*conf, error) {
 	if err != nil && (conf.Name == "" || conf.CNIVersion == "") {
-		return nil, err // may be about these
+		return nil, err // may explain why they are empty
 	}
 	if conf.Name == "" {
 		return nil, invalid("missing network name: the configuration needs the key \"name\"")
 	}
 	if !isName(conf.Name) {
-		return nil, invalid("invalid characters found in network name %q: use letters, digits, and behind the first one '.', '_' and '-'", conf.Name)
+		return nil, invalid("invalid characters found in network name %q: use letters, digits, and, except at the start, '.', '_' and '-'", conf.Name)
 	}
 	if conf.CNIVersion == "" {
-		conf.CNIVersion = "0.1.0" // what the specification says of its absence
+		conf.CNIVersion = "0.1.0" // the specification's default
 	}
 	place := slices.Index(versions, conf.CNIVersion)
 	if place < 0 {

@@ -27,7 +27,7 @@ func environment(command string, change map[string]string) map[string]string {
 // accepted is the code of a call that came as far as the command.
 const accepted = 999
 
-// oursSays is the code of the error with which a call is refused.
+// oursSays returns the error code with which our plugin refuses a call.
 func oursSays(env map[string]string, stdin string) uint {
 	p := Plugin{Getenv: func(key string) string { return env[key] }, In: strings.NewReader(stdin)}
 	c, ok := commandOf(env["CNI_COMMAND"])
@@ -73,8 +73,8 @@ func codeOf(err error) uint {
 	return 0
 }
 
-// TestProtocolIsTheSkeletons gives every command to ours and to the library's
-// skeleton, with everything that either looks at made wrong.
+// TestProtocolIsTheSkeletons compares our plugin with the library's skeleton: it
+// runs every command with each input that either of them checks made wrong.
 func TestProtocolIsTheSkeletons(t *testing.T) {
 	const good = `{"cniVersion":"1.1.0","name":"net","type":"overlay-cni"}`
 	type call struct {
@@ -114,8 +114,8 @@ func TestProtocolIsTheSkeletons(t *testing.T) {
 	}
 }
 
-// laxer tells whether it is a removal with a key of the wrong type, which counts
-// as absent then.
+// laxer tells whether the call is a removal with a key of the wrong type, for
+// which our plugin counts the key as absent.
 func laxer(command, stdin string) bool {
 	return (command == "DEL" || command == "GC") && slices.Contains([]string{"[]", `{"name":7,"cniVersion":"1.1.0"}`, `{"name":"net","cniVersion":1}`}, stdin)
 }

@@ -156,9 +156,9 @@ func parseMAC(text string) (net.HardwareAddr, error) {
 	case err != nil || len(mac) != 6:
 		return nil, invalid("the MAC address asked for, %q, is not one such as 02:00:00:00:00:01", text)
 	case mac[0]&1 != 0:
-		return nil, invalid("the MAC address asked for, %s, is of a group (its first octet is odd): an interface needs its own", mac)
+		return nil, invalid("the MAC address asked for, %s, is a group address (its first octet is odd): give a unicast address", mac)
 	case mac.String() == "00:00:00:00:00:00":
-		return nil, invalid("the MAC address asked for is all zeros: leave it out to have one made")
+		return nil, invalid("the MAC address asked for is all zeros: leave it out, and the plugin makes one")
 	}
 	return mac, nil
 }

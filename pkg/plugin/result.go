@@ -12,9 +12,10 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/veth"
 )
 
-// newPort returns the pod's connection. MAC addresses follow from the first address:
-// udev on the host leaves alone a MAC address that is set, and the next pod with the
-// address is reached by the ARP entries of its predecessor.
+// newPort returns the pod's connection. MAC addresses are derived from the first
+// IP address, for two reasons: udev on the host does not change a MAC address
+// that was set explicitly, and if a later pod gets the IP address, ARP entries
+// for the earlier one stay valid.
 func (c *call) newPort(n settings, req request, addrs []netip.Addr) veth.Port {
 	p := veth.Port{
 		HostName: c.key.HostName(), IfName: c.ifName, Alias: alias(req.pod, c.containerID),
@@ -40,8 +41,8 @@ func (c *call) newPort(n settings, req request, addrs []netip.Addr) veth.Port {
 // less the terminating zero).
 const maxAlias = 255
 
-// alias is what an operator sees beside the port's name: the pod, or the container
-// if the runtime didn't tell the pod.
+// alias is what an operator sees beside the port's name: the pod, or the
+// container if the runtime didn't name the pod.
 func alias(pod, containerID string) string {
 	text := pod
 	if text == "" {
@@ -56,8 +57,8 @@ func (n settings) gateway(set int, a netip.Addr) netip.Addr {
 	return r.Gateway
 }
 
-// interfaces are the plugin's own in a result: the bridge, the host's end of the
-// veth pair, and last the pod's end.
+// interfaces are those that the plugin adds to a result: the bridge, the host's
+// end of the veth pair, and last the pod's end.
 func interfaces(n settings, p veth.Port, netns string) []types100.Interface {
 	return []types100.Interface{
 		{Name: n.bridge.Name, Mac: n.bridge.Want().MAC.String(), Mtu: n.bridge.MTU},

@@ -6,8 +6,8 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 )
 
-// status returns an error, with the specification's code for it, unless an ADD would
-// find what it needs: the state that the daemon publishes, and a free address.
+// status checks that an ADD would find what it needs: the state that the daemon
+// publishes, and a free address. Its error has the specification's code.
 func (p Plugin) status(in *invocation) error {
 	net, err := in.conf.settings(0)
 	if err != nil {

@@ -77,7 +77,7 @@ func cutOff(entries []attachment.Entry, s bridge.Spec) error {
 		return nil
 	}
 	const shown = 5
-	return fmt.Errorf("%d addresses of pods are in none of this node's subnets, so nothing reaches these pods: delete them, to have them made anew: %s",
+	return fmt.Errorf("%d pod addresses are in none of this node's subnets, so nothing reaches these pods: delete the pods, so that they are recreated: %s",
 		len(pods), strings.Join(pods[:min(shown, len(pods))], ", "))
 }
 
@@ -116,8 +116,8 @@ func (h *Host) sweep(entries []attachment.Entry, missing []string, bridge string
 	var changes []string
 	var errs []error
 	for _, e := range entries {
-		seen := e.Err == nil && e.Record.Bridge == bridge // by veth.Kernel.Sync
-		if errors.Is(e.Err, attachment.ErrNewer) || (seen && !slices.Contains(missing, e.Key.HostName())) {
+		checked := e.Err == nil && e.Record.Bridge == bridge // veth.Kernel.Sync looked for the port
+		if errors.Is(e.Err, attachment.ErrNewer) || (checked && !slices.Contains(missing, e.Key.HostName())) {
 			continue
 		}
 		gone, err := h.removeLost(e.Key)
@@ -126,7 +126,7 @@ func (h *Host) sweep(entries []attachment.Entry, missing []string, bridge string
 		}
 		errs = append(errs, err)
 	}
-	freed, err := h.store.FreeLost(nil, func(k attachment.Key, a netip.Addr) (bool, error) { return Disuse(h.bridge, k, a) })
+	freed, err := h.store.FreeLost(nil, func(k attachment.Key, a netip.Addr) (bool, error) { return EndUse(h.bridge, k, a) })
 	if len(freed) > 0 {
 		changes = append(changes, fmt.Sprintf("freed the addresses %v, which no attachment has", freed))
 	}

@@ -20,7 +20,7 @@ func TestCutOff(t *testing.T) {
 	spec := bridge.Spec{Name: "cni0", Gateways: []netip.Prefix{
 		netip.MustParsePrefix("10.244.1.1/24"), netip.MustParsePrefix("fd00:1::1/64"),
 	}}
-	const text = "addresses of pods are in none of this node's subnets, so nothing reaches these pods: delete them, to have them made anew: "
+	const text = "pod addresses are in none of this node's subnets, so nothing reaches these pods: delete the pods, so that they are recreated: "
 	damaged := entry("damaged@eth0", "", "cni0", "10.9.9.9")
 	damaged.Err = attachment.ErrDamaged
 	for name, tt := range map[string]struct {

@@ -108,8 +108,9 @@ func Remove(k *bridge.Kernel, key attachment.Key, a *attachment.Attachment) erro
 func Dismantle(k *bridge.Kernel, key attachment.Key, a *attachment.Attachment) error {
 	ports, err := closePorts(a)
 	if ports != nil {
-		// Last: to close this socket after a deletion waits for the same thing in the
-		// kernel as the deletion of the devices does. So there is one wait, not two.
+		// The socket is closed last. After a deletion, closing it waits for the same
+		// RCU grace period as deleting the devices does, so there is one wait instead
+		// of two.
 		defer ports.Close()
 	}
 	return errors.Join(err, k.Remove(key.Devices()...))
@@ -143,10 +144,10 @@ func closePorts(a *attachment.Attachment) (*hostport.Kernel, error) {
 	return withPorts(func(k *hostport.Kernel) error { return k.DeleteAddresses(held) })
 }
 
-// Disuse closes all host ports that lead to an address whose record is lost, so
-// that the address can be freed (attachment.Store.FreeLost). It returns false, and
-// does nothing, if a pod still has the address.
-func Disuse(b *bridge.Kernel, key attachment.Key, addr netip.Addr) (bool, error) {
+// EndUse closes all host ports that lead to an address whose record is lost, so
+// that attachment.Store.FreeLost can release the address. If a pod still has the
+// address, EndUse does nothing and returns false.
+func EndUse(b *bridge.Kernel, key attachment.Key, addr netip.Addr) (bool, error) {
 	if there, err := b.Exists(key.HostName()); there || err != nil {
 		return false, err
 	}

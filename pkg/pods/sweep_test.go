@@ -39,9 +39,9 @@ func attach(t *testing.T, h *Host, id string) *attachment.Attachment {
 	return a
 }
 
-// Sync removes the attachment of a pod that is gone. It leaves attachments that
-// somebody works on, whose port is there, or that a newer version wrote. Remove then
-// removes the rest.
+// Sync removes the attachment of a pod that is gone. It leaves an attachment
+// alone while an ADD or DEL works on it, if its port exists, or if a newer
+// version wrote the record. Remove then removes these, too.
 func TestSyncAndRemove(t *testing.T) {
 	ns := sandboxtest.NewNetns(t)
 	dir := t.TempDir()
@@ -74,7 +74,7 @@ func TestSyncAndRemove(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(dir, "attachments", "newer@eth0.json"), []byte(`{"version":99}`), 0o644); err != nil {
 			return err
 		}
-		syncs(t, h, spec, "port "+port.Name+": [plugged in mode set set up]", "removed the lost attachment gone@eth0 with addresses [10.244.1.3]")
+		syncs(t, h, spec, "port "+port.Name+": plugged in, mode set, set up", "removed the lost attachment gone@eth0 with addresses [10.244.1.3]")
 		left := []string{"busy@eth0", "newer@eth0", "there@eth0"}
 		if got := keys(t, h); !slices.Equal(got, left) {
 			t.Errorf("left are %v, want %v", got, left)

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Limits are a pod's bandwidth limits, seen from the pod. The zero value is
-// none.
+// Limits are a pod's bandwidth limits, seen from the pod. The zero value sets no
+// limit.
 type Limits struct {
 	Ingress Rate // what the pod receives
 	Egress  Rate // what the pod sends
@@ -23,7 +23,7 @@ type Limits struct {
 // Rate is a token bucket. The zero value doesn't limit.
 type Rate struct {
 	Rate  uint64 // bits a second
-	Burst uint64 // bits that may go at once
+	Burst uint64 // bits that may be sent at once
 }
 
 // latency is how long a packet may wait in a token bucket's queue; then it is

@@ -10,8 +10,8 @@ import (
 	"github.com/cespare/xxhash/v2"
 )
 
-// maxBits is the longest prefix that still has a network address, a gateway
-// and two pod addresses, by address length in bits.
+// maxBits maps the length of an address in bits to the longest allowed prefix:
+// it has room for a network address, a gateway and two pods.
 var maxBits = map[int]int{32: 30, 128: 126}
 
 // Check reports why p cannot be a node's pod subnet: it must be a valid prefix
@@ -82,7 +82,7 @@ func MAC(name string) net.HardwareAddr {
 	return mac
 }
 
-// Hash spreads a name over 64 bits (XXH64, seed 0). It is for names that the
-// cluster's own operators and runtimes choose: it does not withstand an
-// attacker, and costs a plugin's start nothing, as a cryptographic one would.
+// Hash spreads a name over 64 bits (XXH64, seed 0). It does not withstand an
+// attacker, so names must come from the cluster's own operators and runtimes. A
+// cryptographic hash would make every start of the plugin longer.
 func Hash(name string) uint64 { return xxhash.Sum64String(name) }

@@ -103,7 +103,7 @@ func (p Port) routeDiffs(have map[Route]bool) []string {
 	var diffs []string
 	for _, r := range p.Routes {
 		if !have[r] {
-			diffs = append(diffs, fmt.Sprintf("%s lacks the route to %s by %s", p.IfName, r.Dst, r.Via))
+			diffs = append(diffs, fmt.Sprintf("%s lacks the route to %s via %s", p.IfName, r.Dst, r.Via))
 		}
 	}
 	return diffs

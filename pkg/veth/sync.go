@@ -3,6 +3,7 @@ package veth
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -28,12 +29,21 @@ const (
 	raise   portVerb = "set up"
 )
 
+// join lists the changes in words.
+func join(verbs []portVerb) string {
+	var texts []string
+	for _, v := range verbs {
+		texts = append(texts, string(v))
+	}
+	return strings.Join(texts, ", ")
+}
+
 // planPort lists the changes that turn have into want.
 func planPort(want, have portState) []portVerb {
 	var verbs []portVerb
 	if want.port && !have.port {
 		verbs = append(verbs, plug)
-		// As the kernel makes a port.
+		// The flags of a new port.
 		have.isolated, have.hairpin, have.floods = false, false, true
 	}
 	if want.isolated != have.isolated || want.hairpin != have.hairpin || want.floods != have.floods {
@@ -45,10 +55,10 @@ func planPort(want, have portState) []portVerb {
 	return verbs
 }
 
-// Sync makes the links of those names ports of the bridge, as Add makes them. A
-// link is left alone while busy says that an ADD or DEL works on it. Sync returns
-// what it changed, and the names that no link has. Without the bridge Sync does
-// nothing.
+// Sync makes the named links ports of the bridge, with the settings that Add
+// gives a port. It skips a link for which busy reports that an ADD or DEL is at
+// work. Sync returns what it changed, and the names for which there is no link.
+// If there is no bridge, Sync does nothing.
 func (k *Kernel) Sync(s bridge.Spec, names []string, busy func(name string) bool) (changes, missing []string, err error) {
 	bridge, err := k.conn.Link(s.Name)
 	if errors.Is(err, unix.ENODEV) {
@@ -61,8 +71,8 @@ func (k *Kernel) Sync(s bridge.Spec, names []string, busy func(name string) bool
 	if err != nil {
 		return nil, nil, err
 	}
-	switched := switchesServices(s)
-	want := portState{port: true, up: true, isolated: !switched, hairpin: switched}
+	filtered := callsIptables(s)
+	want := portState{port: true, up: true, isolated: !filtered, hairpin: filtered}
 	var errs []error
 	for _, name := range names {
 		verbs, err := k.planLink(name, want, have)
@@ -77,7 +87,7 @@ func (k *Kernel) Sync(s bridge.Spec, names []string, busy func(name string) bool
 		case err != nil:
 			errs = append(errs, err)
 		case len(verbs) > 0:
-			changes = append(changes, fmt.Sprintf("port %s: %v", name, verbs))
+			changes = append(changes, fmt.Sprintf("port %s: %s", name, join(verbs)))
 		}
 	}
 	return changes, missing, errors.Join(errs...)

@@ -63,7 +63,7 @@ func TestSync(t *testing.T) {
 				Name: name, MAC: []byte{2, 0, 0, 0, 0, byte(i)}, Master: index, MTU: 1500,
 				Peer: rtnl.VethPeer{Name: name, MAC: []byte{2, 0, 0, 1, 0, byte(i)}, Netns: other.FD()},
 			})
-			b.SetPort(rtnl.Port{Name: name, Alias: "pod " + name, Isolated: !switchesServices(spec), Hairpin: switchesServices(spec)})
+			b.SetPort(rtnl.Port{Name: name, Alias: "pod " + name, Isolated: !callsIptables(spec), Hairpin: callsIptables(spec)})
 			b.SetUpByName(name)
 		}
 		if err := k.conn.Run(&b); err != nil {

@@ -38,7 +38,8 @@ type Kernel struct {
 	conn   *rtnl.Conn
 }
 
-// On returns a Kernel for the namespace of b, which stays b's owner's to close.
+// On returns a Kernel for the namespace of b. It uses b's socket, so the caller
+// closes b and nothing else.
 func On(b *bridge.Kernel) *Kernel { return &Kernel{bridge: b, conn: b.Conn()} }
 
 // Port is a pod's connection to the bridge.
@@ -54,7 +55,7 @@ type Port struct {
 	Routes    []Route
 }
 
-// Address is one of a pod's addresses and what it sends everything to.
+// Address is one of a pod's addresses, with the gateway for its family.
 type Address struct {
 	Addr    netip.Addr
 	Gateway netip.Addr // an address of the bridge
@@ -70,8 +71,9 @@ type Route struct {
 // pod's network namespace, with addresses and routes. After an error a part may be
 // left, which bridge.Kernel.Remove removes.
 //
-// A default route that the pod already has from another network stays: the pod
-// gets a route to the own subnet instead. Add returns the routes that it made.
+// A default route that the pod already has from another network stays. Instead
+// of a second one, the pod gets a route to its own subnet. Add returns the
+// routes that it made.
 //
 // Add exchanges messages with the kernel four times: one batch for the pair and
 // its port; the visit to the pod's namespace, for sysctls and a socket; the index
@@ -80,10 +82,10 @@ func (k *Kernel) Add(netns *os.File, index int, s bridge.Spec, p Port) ([]Route,
 	if err := k.addPair(netns, index, s, p); err != nil {
 		return nil, k.explain(err, s.Name, p)
 	}
-	// Sysctls come before the pod's end is up: what a router advertised in between
-	// would stay. To write disable_ipv6, even the value it has, waits for the lock
-	// of all network configuration (addrconf_disable_ipv6 in net/ipv6/addrconf.c),
-	// so only values that differ are written.
+	// Sysctls are set before the pod's end is up. Otherwise addresses and routes
+	// from a router advertisement in between would stay. Only values that differ
+	// are written, because every write of disable_ipv6 waits for the RTNL lock
+	// (addrconf_disable_ipv6 in net/ipv6/addrconf.c).
 	pod, err := k.conn.OpenIn(netns, func() error { return sysctl.SyncKnown(p.sysctls()) })
 	if err != nil {
 		return nil, err
@@ -139,8 +141,9 @@ func (p *Port) configure(pod *rtnl.Conn, index int, s bridge.Spec) error {
 	return pod.Run(&instead)
 }
 
-// toSubnet returns the route to the own subnet, which replaces a default route. The
-// default route may lead to another router, but the subnet is behind the bridge.
+// toSubnet returns the route to the pod's own subnet, for a pod that keeps
+// another network's default route. That route may lead to another router, but
+// the subnet is behind the bridge.
 func (p *Port) toSubnet(r Route, s bridge.Spec) Route {
 	for _, a := range p.Addresses {
 		if a.Addr.Is4() == r.Dst.Addr().Is4() {
@@ -150,15 +153,15 @@ func (p *Port) toSubnet(r Route, s bridge.Spec) Route {
 	return Route{Dst: netip.PrefixFrom(r.Via, r.Via.BitLen()), Via: r.Via} // no address of that family
 }
 
-// inPod returns the route as the kernel gets it. The pod's /32 address doesn't
-// tell the kernel that the gateway is on the link, so the route has to.
+// inPod returns the route as the kernel gets it. With a /32 address the kernel
+// doesn't know that the gateway is on the link, so the route says so (Onlink).
 func (r Route) inPod(index int) rtnl.Route {
 	return rtnl.Route{Dst: r.Dst, Via: r.Via, Index: index, Onlink: true}
 }
 
 func (k *Kernel) addPair(netns *os.File, index int, s bridge.Spec, p Port) error {
 	var b rtnl.Batch
-	// To add an address that the bridge has costs less than to ask for it.
+	// Adding an address again costs less than asking whether the bridge has it.
 	var gateways []*nl.Request
 	for _, g := range s.Gateways {
 		gateways = append(gateways, b.AddAddr(index, g).Tolerate(unix.EEXIST))
@@ -167,26 +170,26 @@ func (k *Kernel) addPair(netns *os.File, index int, s bridge.Spec, p Port) error
 		Name: p.HostName, MAC: p.HostMAC, Master: index, MTU: p.MTU,
 		Peer: rtnl.VethPeer{Name: p.IfName, MAC: p.MAC, Netns: int(netns.Fd())},
 	})
-	switched := switchesServices(s)
-	b.SetPort(rtnl.Port{Name: p.HostName, Alias: p.Alias, Isolated: !switched, Hairpin: switched})
-	// Without IPv6 on this host, or for this MTU (below 1280), there is no such
-	// address.
+	filtered := callsIptables(s)
+	b.SetPort(rtnl.Port{Name: p.HostName, Alias: p.Alias, Isolated: !filtered, Hairpin: filtered})
+	// Without IPv6 on this host, or with an MTU below 1280, the link gets no
+	// link-local address anyway.
 	b.SetNoAutoAddress(p.HostName).Tolerate(unix.EAFNOSUPPORT)
 	b.SetUpByName(p.HostName)
 	err := k.conn.Run(&b)
 	if err == nil && slices.ContainsFunc(gateways, (*nl.Request).Done) {
-		_, err = k.bridge.Complete(s) // what goes with a new gateway
+		_, err = k.bridge.Complete(s) // a new gateway may need other settings
 	}
 	return err
 }
 
-// switchesServices tells whether br_netfilter has the bridge pass its packets
-// through the host's firewall, as Kubernetes once required. Then a packet whose
-// destination is changed there to a pod of the same bridge (a Service's
-// address, a host port) is not routed any more: the bridge itself sends it on
-// to that pod's port (bridged_dnat in net/bridge/br_netfilter_hooks.c). So
-// ports must not be isolated, and a pod must be able to reach itself.
-func switchesServices(s bridge.Spec) bool {
+// callsIptables tells whether the bridge passes its packets through the host's
+// firewall (br_netfilter), as Kubernetes once required. If the firewall then
+// changes a packet's destination to a pod of the same bridge (for a Service or a
+// host port), the packet is not routed: the bridge itself sends it to that pod's
+// port (bridged_dnat in net/bridge/br_netfilter_hooks.c). So ports must not be
+// isolated, and a pod must be able to reach itself.
+func callsIptables(s bridge.Spec) bool {
 	sysctls := map[family.Family]string{family.IPv4: "net/bridge/bridge-nf-call-iptables", family.IPv6: "net/bridge/bridge-nf-call-ip6tables"}
 	for _, g := range s.Gateways {
 		if v, err := sysctl.Get(sysctls[family.Of(g.Addr())]); err == nil && v != "0" {
@@ -229,7 +232,7 @@ func (k *Kernel) InPod(path, ifName string) (bool, error) {
 	defer netns.Close()
 	pod, err := k.conn.OpenIn(netns, func() error { return nil })
 	if errors.Is(err, unix.EINVAL) {
-		return false, nil // a file that is left where a namespace was mounted
+		return false, nil // a plain file: the namespace that was mounted on it is gone
 	}
 	if err != nil {
 		return false, err

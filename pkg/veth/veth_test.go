@@ -84,9 +84,9 @@ func TestAddAndInspect(t *testing.T) {
 			{func() error {
 				addrs, err := inPod.AddrList(eth0, unix.AF_INET)
 				return errors.Join(err, inPod.LinkSetMTU(eth0, 1450), inPod.AddrDel(eth0, &addrs[0]))
-			}, "[eth0 lacks address 10.244.1.2 eth0 lacks the route to 0.0.0.0/0 by 10.244.1.1]"},
+			}, "[eth0 lacks address 10.244.1.2 eth0 lacks the route to 0.0.0.0/0 via 10.244.1.1]"},
 			{func() error { return inPod.LinkSetDown(eth0) },
-				"[eth0 is down eth0 lacks address 10.244.1.2 eth0 lacks the route to 0.0.0.0/0 by 10.244.1.1]"},
+				"[eth0 is down eth0 lacks address 10.244.1.2 eth0 lacks the route to 0.0.0.0/0 via 10.244.1.1]"},
 			{func() error { return k.bridge.Remove("veth0", "none") }, "[the host's end veth0 is gone the pod has no interface eth0]"},
 		} {
 			if err := tt.damage(); err != nil {

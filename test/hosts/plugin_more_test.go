@@ -170,13 +170,13 @@ func TestFixedAddressThatCannotBeGiven(t *testing.T) {
 	ns := sandboxtest.NewNetns(t)
 	before := p.snapshot(t)
 	for ask, want := range map[string]string{
-		"IP=10.244.2.7":                "10.244.2.7 was asked for, but pods can have addresses of 10.244.1.0/24",
+		"IP=10.244.2.7":                "10.244.2.7 was asked for, but pod addresses come from 10.244.1.0/24",
 		"IP=10.244.1.1":                "10.244.1.1 was asked for", // the gateway
 		"IP=10.244.1.0":                "10.244.1.0 was asked for", // the network's own
 		"IP=fd00::1":                   "fd00::1 was asked for",
-		"IP=10.244.1.7,10.244.1.8":     "10.244.1.8 was asked for beside 10.244.1.7",
+		"IP=10.244.1.7,10.244.1.8":     "both 10.244.1.7 and 10.244.1.8 were asked for",
 		"IP=ten":                       `"ten", is not an IP address`,
-		"MAC=01:00:00:00:00:01":        "is of a group",
+		"MAC=01:00:00:00:00:01":        "is a group address",
 		"MAC=zz":                       `"zz", is not one such as`,
 		"MAC=00:00:00:00:00:00;IP=::1": "all zeros",
 	} {

@@ -126,6 +126,6 @@ func TestEveryAddressCanBeUsed(t *testing.T) {
 
 // full is the error of an ADD for which a subnet has no address.
 func (p *pluginHost) full(subnet string, addresses int) string {
-	return fmt.Sprintf("no address left in %s: %d of %d are in use, %s/addresses lists by whom; delete pods, or give the node a larger subnet",
+	return fmt.Sprintf("no address left in %s: %d of %d are in use (\"ls -l %s/addresses\" shows by whom): delete pods, or give the node a larger subnet",
 		subnet, addresses, addresses, p.host.RunDir())
 }

@@ -52,7 +52,7 @@ func TestBadInputIsRefused(t *testing.T) {
 		{"a gateway of the other family", invocation{stdin: p.with(ranges("subnet", "fd00::/64", "gateway", "10.0.0.1"))}, types.ErrInvalidNetworkConfig, []string{"gateway 10.0.0.1 is not a usable address of subnet fd00::/64", "fd00::1"}},
 		{"an MTU too small for IPv6", invocation{stdin: p.with(map[string]any{"mtu": 1279, "ipam": ranges("subnet", "fd00::/64")["ipam"]})}, types.ErrInvalidNetworkConfig, []string{"mtu 1279 is less than the 1280 that IPv6 needs", "fd00::/64"}},
 		{"a set of two families", invocation{stdin: p.with(map[string]any{"ipam": map[string]any{"ranges": [][]map[string]any{{{"subnet": "10.0.0.0/24"}, {"subnet": "fd00::/64"}}}}})}, types.ErrInvalidNetworkConfig, []string{"subnets 10.0.0.0/24 and fd00::/64 are in one range set but of two address families: give each family a set of its own"}},
-		{"families twice, in mixed order", invocation{stdin: p.with(map[string]any{"ipam": map[string]any{"ranges": [][]map[string]any{{{"subnet": "fd00::/64"}}, {{"subnet": "10.0.0.0/24"}}, {{"subnet": "fd01::/64"}}}}})}, types.ErrInvalidNetworkConfig, []string{"two range sets of IPv6, fd01::/64 is in the second"}},
+		{"families twice, in mixed order", invocation{stdin: p.with(map[string]any{"ipam": map[string]any{"ranges": [][]map[string]any{{{"subnet": "fd00::/64"}}, {{"subnet": "10.0.0.0/24"}}, {{"subnet": "fd01::/64"}}}}})}, types.ErrInvalidNetworkConfig, []string{"two range sets of IPv6, the second with fd01::/64"}},
 		{"an address outside the range", invocation{stdin: p.with(ranges("subnet", "10.0.0.0/24", "rangeStart", "10.0.1.5"))}, types.ErrInvalidNetworkConfig, []string{"rangeStart 10.0.1.5", "10.0.0.1 to 10.0.0.254"}},
 		{"a gateway outside the range", invocation{stdin: p.with(ranges("subnet", "10.0.0.0/24", "gateway", "10.0.1.1"))}, types.ErrInvalidNetworkConfig, []string{"gateway 10.0.1.1", "10.0.0.1 to 10.0.0.254"}},
 		{"not an address", invocation{stdin: p.with(ranges("subnet", "10.0.0.0/24", "gateway", "first"))}, types.ErrInvalidNetworkConfig, []string{`gateway "first"`}},
@@ -124,7 +124,7 @@ func TestNoAddressLeft(t *testing.T) {
 				if cniErr == nil {
 					continue
 				}
-				want := fmt.Sprintf("no address left in %s: %d of %d are in use, %s/addresses lists by whom", tc.subnet, n, n, p.host.RunDir())
+				want := fmt.Sprintf("no address left in %s: %d of %d are in use (\"ls -l %s/addresses\" shows by whom)", tc.subnet, n, n, p.host.RunDir())
 				if cniErr.Code != plugin.CodeNoAddress || !strings.HasPrefix(cniErr.Msg, want) {
 					t.Errorf("got  %v\nwant %s", cniErr, want)
 				}

@@ -303,7 +303,7 @@ func TestCheckSaysWhatDiffers(t *testing.T) {
 		}), "eth0 lacks address 10.244.1.2"},
 		"pod's route": {inPod(func(h *netlink.Handle, l netlink.Link) error {
 			return h.RouteDel(&netlink.Route{LinkIndex: l.Attrs().Index, Dst: ipNet("::/0")})
-		}), "eth0 lacks the route to ::/0 by fd00:244:1::1"},
+		}), "eth0 lacks the route to ::/0 via fd00:244:1::1"},
 		"port off the bridge": {onHost(func(h *netlink.Handle, _, port netlink.Link) error { return h.LinkSetNoMaster(port) }), "is not a port of cni0"},
 		"port down":           {onHost(func(h *netlink.Handle, _, port netlink.Link) error { return h.LinkSetDown(port) }), "is down"},
 		"bridge gone":         {onHost(func(h *netlink.Handle, bridge, _ netlink.Link) error { return h.LinkDel(bridge) }), "bridge cni0 is gone"},
@@ -324,7 +324,7 @@ func TestCheckSaysWhatDiffers(t *testing.T) {
 			if err := os.WriteFile(u.p.record("pod"), []byte(`{"version":99}`), 0o644); err != nil {
 				t.Fatal(err)
 			}
-		}, "attachment record of a newer version of overlay-cni: format 99, this one knows 1"},
+		}, "attachment record of a newer version of overlay-cni: format 99, while this version knows formats up to 1"},
 		"reservation": {func(t *testing.T, u *podUnderTest) {
 			if err := os.Remove(filepath.Join(u.p.host.RunDir(), "addresses", "10.244.1.2")); err != nil {
 				t.Fatal(err)
