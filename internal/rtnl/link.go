@@ -86,7 +86,7 @@ func linkBasics(name string, mac net.HardwareAddr, mtu int) nl.Attrs {
 func (b *Batch) SetPort(p Port) *nl.Request {
 	body := named(p.Name, 0)
 	if p.Alias != "" {
-		body = body.Bytes(unix.IFLA_IFALIAS, []byte(p.Alias)) // no terminating zero: the kernel would make it part of the alias
+		body = body.Bytes(unix.IFLA_IFALIAS, []byte(p.Alias)) // no terminating zero: it would count towards the 255 bytes
 	}
 	flags := nl.Attrs(nil).
 		Uint8(portIsolated, boolByte(p.Isolated)).
