@@ -10,6 +10,7 @@ import (
 )
 
 func TestTLS(t *testing.T) {
+	t.Parallel()
 	ca := newAuthority(t)
 	c := startCluster(t, setup{tls: ca})
 	c.put("/overlay-cni/config", config4)
@@ -42,6 +43,7 @@ func TestTLS(t *testing.T) {
 // Authorities and certificates are all replaced: first the servers', then the
 // files of the host.
 func TestTLSFilesAreReplaced(t *testing.T) {
+	t.Parallel()
 	ca := newAuthority(t)
 	c := startCluster(t, setup{tls: ca})
 	c.put("/overlay-cni/config", config4)
@@ -120,6 +122,7 @@ func passwordFile(t *testing.T, password string) string {
 
 // Tokens end after a second, and the lease has to be renewed twice as often.
 func TestUserAndPassword(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, setup{args: []string{"--auth-token-ttl=1"}})
 	c.enableAuth("hosts", "first")
 	c.put("/overlay-cni/config", config4)
@@ -148,6 +151,7 @@ func TestUserAndPassword(t *testing.T) {
 }
 
 func TestUserWithoutPermission(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, setup{})
 	c.enableAuth("hosts", "first")
 	file := passwordFile(t, "first")

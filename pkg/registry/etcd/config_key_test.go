@@ -11,6 +11,7 @@ import (
 )
 
 func TestConfigurationComesLater(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, setup{})
 	a := c.join(1)
 	v := a.awaitError("the network has no configuration: put one into the key /overlay-cni/config of etcd, such as networks: [10.244.0.0/16]")
@@ -22,6 +23,7 @@ func TestConfigurationComesLater(t *testing.T) {
 }
 
 func TestBrokenConfigurationLeavesTheLastGoodOne(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, setup{})
 	c.put("/overlay-cni/config", config4)
 	a := c.join(1)
@@ -50,6 +52,7 @@ func TestBrokenConfigurationLeavesTheLastGoodOne(t *testing.T) {
 
 // Every host moves when its subnet doesn't fit any more, none when it does.
 func TestConfigurationChanges(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, setup{})
 	c.put("/overlay-cni/config", config4)
 	hosts := []*host{c.join(1), c.join(2), c.join(3)}
@@ -88,6 +91,7 @@ func TestConfigurationChanges(t *testing.T) {
 }
 
 func TestSettings(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, setup{})
 	const text = "networks: [10.244.0.0/16]\nsettings:\n  vxlan:\n    vni: 7\n"
 	c.put("/overlay-cni/config", text)

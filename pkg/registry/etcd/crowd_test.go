@@ -14,6 +14,7 @@ import (
 
 // As many hosts as there are subnets come at once. All get one.
 func TestCrowdGetsTheLastSubnet(t *testing.T) {
+	t.Parallel()
 	const hosts = 100
 	c := startCluster(t, setup{})
 	// 128 of them, less 28.
@@ -56,6 +57,7 @@ func TestCrowdGetsTheLastSubnet(t *testing.T) {
 // Keys of subnets are not watched: one that goes without its node is found by
 // looking again.
 func TestSubnetBecomesFreeUnseen(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, setup{})
 	c.timing.again = 50 * time.Millisecond
 	c.put("/overlay-cni/config", "networks: [10.244.0.0/24]")
@@ -69,6 +71,7 @@ func TestSubnetBecomesFreeUnseen(t *testing.T) {
 // Hosts come while the configuration changes: whatever each of them knows of
 // it, no subnets overlap, and in the end all fit.
 func TestCrowdInAChangingConfiguration(t *testing.T) {
+	t.Parallel()
 	const hosts = 30
 	c := startCluster(t, setup{})
 	config := func(i int) string {

@@ -18,6 +18,7 @@ import (
 )
 
 func TestStartBeforeEtcd(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, setup{})
 	c.put("/overlay-cni/config", config4)
 	c.members[0].kill()
@@ -32,6 +33,7 @@ func TestStartBeforeEtcd(t *testing.T) {
 }
 
 func TestKilledServerComesBack(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, setup{})
 	c.put("/overlay-cni/config", config4)
 	a, b := c.join(1), c.join(2)
@@ -59,6 +61,7 @@ func sameNode(a, b registry.Node) bool {
 }
 
 func TestHangingServerIsNoticed(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, setup{})
 	c.put("/overlay-cni/config", config4)
 	a := c.join(1)
@@ -72,6 +75,7 @@ func TestHangingServerIsNoticed(t *testing.T) {
 }
 
 func TestQuorumIsLost(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, setup{members: 3})
 	c.put("/overlay-cni/config", config4)
 	a := c.join(1)
@@ -99,6 +103,7 @@ func TestQuorumIsLost(t *testing.T) {
 // Every member is killed and started again, one after the other, while hosts
 // come: each gets in, and all see the same in the end.
 func TestRollingRestart(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, setup{members: 3})
 	c.put("/overlay-cni/config", config4)
 	hosts := []*host{c.join(0)}
@@ -118,6 +123,7 @@ func TestRollingRestart(t *testing.T) {
 }
 
 func TestWatchFromACompactedRevision(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, setup{})
 	c.put("/overlay-cni/config", config4)
 	line := newWire(t, c.members[0])
@@ -143,8 +149,10 @@ func TestWatchFromACompactedRevision(t *testing.T) {
 
 // The whole time to live passes without a word from the host.
 func TestPartitionOutlivesTheLease(t *testing.T) {
+	t.Parallel()
 	for name, taken := range map[string]bool{"subnet free": false, "subnet taken": true} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			c := startCluster(t, setup{})
 			c.put("/overlay-cni/config", config4)
 			line := newWire(t, c.members[0])
@@ -179,6 +187,7 @@ func TestPartitionOutlivesTheLease(t *testing.T) {
 
 // A backup has older revisions, and would wait for the future with a watch.
 func TestRestoredBackup(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, setup{})
 	c.put("/overlay-cni/config", config4)
 	a := c.join(1)
@@ -210,6 +219,7 @@ func TestRestoredBackup(t *testing.T) {
 // Somebody begins anew with an empty cluster: what is known stays until there
 // is a configuration again.
 func TestEmptyClusterIsNotBelieved(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, setup{})
 	c.put("/overlay-cni/config", config4)
 	a, b := c.join(1), c.join(2)
@@ -233,6 +243,7 @@ func TestEmptyClusterIsNotBelieved(t *testing.T) {
 }
 
 func TestDeletedKeysComeBack(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, setup{})
 	c.put("/overlay-cni/config", config4)
 	a := c.join(1)
@@ -254,11 +265,13 @@ func TestDeletedKeysComeBack(t *testing.T) {
 // With the times of real life, an etcd that ends every connection, or refuses
 // every request, is asked a few times a second at most.
 func TestNoBusyLoop(t *testing.T) {
+	t.Parallel()
 	for name, prepare := range map[string]func(*cluster, *wire){
 		"no connection": func(_ *cluster, w *wire) { w.setCut(true) },
 		"no permission": func(c *cluster, _ *wire) { c.enableAuth("hosts", "secret") },
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			c := startCluster(t, setup{})
 			c.timing = defaultTiming()
 			line := newWire(t, c.members[0])
@@ -272,6 +285,7 @@ func TestNoBusyLoop(t *testing.T) {
 	}
 }
 
+// Not in parallel: the time that Close takes is measured.
 func TestCloseDoesNotWaitForEtcd(t *testing.T) {
 	c := startCluster(t, setup{})
 	c.put("/overlay-cni/config", config4)

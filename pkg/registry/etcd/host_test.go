@@ -14,7 +14,6 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.uber.org/goleak"
 
 	"github.com/overlay-cni/overlay-cni/pkg/registry"
 )
@@ -78,12 +77,6 @@ func (c *cluster) joinSilent(number int, changes ...func(*Options)) *host {
 
 func address(number int) []netip.Addr {
 	return []netip.Addr{netip.AddrFrom4([4]byte{192, 168, byte(number >> 8), byte(number)})}
-}
-
-// noLeaks fails a test that leaves goroutines behind when all is closed.
-func noLeaks(t testing.TB) {
-	ignore := goleak.IgnoreCurrent()
-	t.Cleanup(func() { goleak.VerifyNone(t, ignore, goleak.Cleanup(func(int) {})) })
 }
 
 type logBuffer struct {

@@ -6,19 +6,36 @@ import (
 	"path/filepath"
 	"testing"
 
+	"go.uber.org/goleak"
+
 	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox/sandboxtest"
 )
 
 // The sandbox is for its loopback interface: every port is free there, and
 // servers end with it however the tests end.
 func TestMain(m *testing.M) {
-	os.Exit(sandboxtest.MainAfter(m, func() error {
+	os.Exit(sandboxtest.MainAfter(closed{m}, func() error {
 		_, err := os.Stat(program())
 		if err != nil {
 			return fmt.Errorf("these tests need an etcd server: run make bin/etcd, or name one in OVERLAY_CNI_ETCD: %w", err)
 		}
 		return nil
 	}))
+}
+
+// closed fails the tests if any of them leaves goroutines behind. Goroutines
+// belong to no test, so they are counted when all tests that ran side by side have
+// ended.
+type closed struct{ *testing.M }
+
+func (m closed) Run() int {
+	ignore := goleak.IgnoreCurrent()
+	code := m.M.Run()
+	if err := goleak.Find(ignore); err != nil {
+		fmt.Println("FAIL: tests left goroutines behind:", err)
+		return max(code, 1)
+	}
+	return code
 }
 
 // program is the etcd server: that of the environment, else the one that make

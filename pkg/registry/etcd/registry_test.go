@@ -13,6 +13,7 @@ import (
 )
 
 func TestHostsFindEachOther(t *testing.T) {
+	t.Parallel()
 	tests := map[string]struct {
 		config  string
 		lengths []int
@@ -23,6 +24,7 @@ func TestHostsFindEachOther(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			c := startCluster(t, setup{})
 			c.put("/overlay-cni/config", tt.config)
 			a, b := c.join(1), c.join(2)
@@ -44,6 +46,7 @@ func TestHostsFindEachOther(t *testing.T) {
 }
 
 func TestRestartKeepsTheSubnetAndNobodyNotices(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, setup{})
 	c.put("/overlay-cni/config", config4)
 	b := c.join(2)
@@ -70,6 +73,7 @@ func TestRestartKeepsTheSubnetAndNobodyNotices(t *testing.T) {
 }
 
 func TestRestartWithoutAddressesKeepsTheLease(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, setup{})
 	c.put("/overlay-cni/config", config4)
 	a := c.join(1)
@@ -84,6 +88,7 @@ func TestRestartWithoutAddressesKeepsTheLease(t *testing.T) {
 }
 
 func TestLostHostIsRemovedAndItsSubnetFree(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, setup{})
 	c.put("/overlay-cni/config", config4)
 	a := c.join(1, func(o *Options) { o.TTL = 2e9 })
@@ -98,6 +103,7 @@ func TestLostHostIsRemovedAndItsSubnetFree(t *testing.T) {
 }
 
 func TestLeaseIsRenewed(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, setup{})
 	c.put("/overlay-cni/config", config4)
 	a := c.join(1, func(o *Options) { o.TTL = 2e9 })
@@ -118,12 +124,14 @@ func TestLeaseIsRenewed(t *testing.T) {
 
 // The subnet a host had is that of node.json after a reboot.
 func TestReturnAfterTheLeaseEnded(t *testing.T) {
+	t.Parallel()
 	for name, tt := range map[string]struct{ had, want []netip.Prefix }{
 		"free":          {prefixes("10.244.7.0/24"), prefixes("10.244.7.0/24")},
 		"of others":     {prefixes("10.244.1.0/24"), nil},
 		"of old config": {prefixes("10.9.0.0/24"), nil},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			c := startCluster(t, setup{})
 			c.put("/overlay-cni/config", config4)
 			c.join(1, func(o *Options) { o.Previous = prefixes("10.244.1.0/24") }).own()
@@ -141,6 +149,7 @@ func TestReturnAfterTheLeaseEnded(t *testing.T) {
 }
 
 func TestOtherMachineOfTheSameNameIsRefused(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, setup{})
 	c.put("/overlay-cni/config", config4)
 	a := c.join(1)
@@ -163,6 +172,7 @@ func TestOtherMachineOfTheSameNameIsRefused(t *testing.T) {
 }
 
 func TestOneOfManyGetsTheName(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, setup{})
 	c.put("/overlay-cni/config", config4)
 	var all []*host
@@ -182,6 +192,7 @@ func TestOneOfManyGetsTheName(t *testing.T) {
 }
 
 func TestCopiedMachineIsNoticed(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, setup{})
 	c.put("/overlay-cni/config", config4)
 	a := c.join(1)
@@ -203,6 +214,7 @@ func TestCopiedMachineIsNoticed(t *testing.T) {
 }
 
 func TestRenamedHostTakesItsSubnetsAlong(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, setup{})
 	c.put("/overlay-cni/config", config4)
 	b := c.join(2)
@@ -218,6 +230,7 @@ func TestRenamedHostTakesItsSubnetsAlong(t *testing.T) {
 }
 
 func TestRelease(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, setup{})
 	c.put("/overlay-cni/config", config4)
 	a, b := c.join(1), c.join(2)
@@ -252,6 +265,7 @@ func (e expiring) Get(ctx context.Context, key string, opts ...clientv3.OpOption
 
 // A lease that ends by itself just then is what was asked for.
 func TestReleaseWhileTheLeaseEnds(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, setup{})
 	c.put("/overlay-cni/config", config4)
 	a := c.join(1)
@@ -271,6 +285,7 @@ func TestReleaseWhileTheLeaseEnds(t *testing.T) {
 }
 
 func TestAddressInThePodNetworkIsRefused(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, setup{})
 	c.put("/overlay-cni/config", "networks: [192.168.0.0/16]")
 	c.join(1).awaitError("its address 192.168.0.1 lies in the pods' network 192.168.0.0/16")
@@ -280,6 +295,7 @@ func TestAddressInThePodNetworkIsRefused(t *testing.T) {
 // that order may change. Of old, hosts announced one address; such an entry is
 // read as it is, and its host tells the other address when it is updated.
 func TestHostAnnouncesBothFamilies(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, setup{})
 	c.put("/overlay-cni/config", "networks: [10.244.0.0/16, \"fd44::/48\"]")
 	addrs := func(texts ...string) []netip.Addr {
@@ -310,6 +326,7 @@ func TestHostAnnouncesBothFamilies(t *testing.T) {
 }
 
 func TestHostWaitsForItsAddress(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, setup{})
 	c.put("/overlay-cni/config", config4)
 	c.join(2).own()
@@ -328,6 +345,7 @@ func TestHostWaitsForItsAddress(t *testing.T) {
 // Two hosts that swap subnets in one transaction never look as if they had the
 // same.
 func TestSwapIsSeenAtOnce(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, setup{})
 	c.put("/overlay-cni/config", config4)
 	a := c.join(1, func(o *Options) { o.Previous = prefixes("10.244.99.0/24") })
@@ -349,6 +367,7 @@ func TestSwapIsSeenAtOnce(t *testing.T) {
 }
 
 func TestBadNodesDontStopTheOthers(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, setup{})
 	c.put("/overlay-cni/config", config4)
 	a := c.join(1)

@@ -54,7 +54,6 @@ type setup struct {
 
 func startCluster(t testing.TB, s setup) *cluster {
 	t.Helper()
-	noLeaks(t)
 	c := &cluster{t: t, scheme: "http", timing: quick(), config: clientv3.Config{Logger: zap.NewNop()}}
 	var initial []string
 	for i := range max(1, s.members) {

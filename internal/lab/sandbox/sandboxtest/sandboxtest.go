@@ -24,11 +24,17 @@ import (
 // Main runs the tests in a sandbox and returns the exit code:
 //
 //	func TestMain(m *testing.M) { os.Exit(sandboxtest.Main(m)) }
-func Main(m *testing.M) int { return MainAfter(m, func() error { return nil }) }
+func Main(m Tests) int { return MainAfter(m, func() error { return nil }) }
+
+// Tests are those of a package: a *testing.M, or one that checks more afterwards.
+type Tests interface {
+	// Run returns the exit code.
+	Run() int
+}
 
 // MainAfter is Main for tests that need something made first. It is made in
 // the sandbox; if that fails, no test runs.
-func MainAfter(m *testing.M, prepare func() error) int {
+func MainAfter(m Tests, prepare func() error) int {
 	// Tests in namespaces wait more than they work, so many run at once, however few
 	// the cores. m.Run parses the command line later, which overrides this.
 	_ = flag.Set("test.parallel", "10")
