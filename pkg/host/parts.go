@@ -96,7 +96,7 @@ func (h *Host) Close() {
 // addresses. The network configuration is the last: without it, the runtime gives
 // the host no pods.
 func (h *Host) Parts() []part.Part[Desired] {
-	return append(h.networkParts(), h.podsPart(), conflistPart())
+	return append(h.networkParts(), h.hostPortsPart(), h.podsPart(), conflistPart())
 }
 
 func (h *Host) networkParts() []part.Part[Desired] {
@@ -138,6 +138,18 @@ func (h *Host) networkParts() []part.Part[Desired] {
 		// of the devices there.
 		Remove: func(Desired) ([]string, error) { return nil, nodestate.Withdraw(h.runDir) },
 	}}
+}
+
+// hostPortsPart comes before the pods' part, so that it is removed after it: each
+// pod takes its host ports along.
+func (h *Host) hostPortsPart() part.Part[Desired] {
+	return part.Part[Desired]{
+		Name: "host ports", Round: RoundPods,
+		// A host port that can't be opened keeps no pod out.
+		Minor:  func(error) bool { return true },
+		Sync:   func(want Desired) ([]string, error) { return h.pods.SyncHostPorts(want.Bridge.Name) },
+		Remove: func(Desired) ([]string, error) { return h.pods.RemoveHostPorts() },
+	}
 }
 
 func (h *Host) podsPart() part.Part[Desired] {

@@ -45,9 +45,9 @@ func (h *Host) Close() {
 	h.bridge.Close()
 }
 
-// Sync restores what ADD made for each pod, and removes what belongs to no pod: it
-// plugs ports into the bridge again, opens and closes host ports, removes the
-// attachments of pods that are gone, and frees their addresses. It skips
+// Sync restores what ADD made for each pod but its host ports, and removes what
+// belongs to no pod: it plugs ports into the bridge again, removes the attachments
+// of pods that are gone, and frees their addresses. It skips
 // attachments that an ADD or DEL works on. It returns what it changed. The error
 // names pods that nothing can reach, too.
 func (h *Host) Sync(s bridge.Spec) ([]string, error) {
@@ -58,8 +58,7 @@ func (h *Host) Sync(s bridge.Spec) ([]string, error) {
 	ports := portsOf(entries, s.Name)
 	plugged, missing, err := veth.On(h.bridge).Sync(s, slices.Collect(maps.Keys(ports)), func(name string) bool { return h.busy(ports[name]) })
 	swept, sweepErr := h.sweep(entries, missing, s.Name)
-	opened, portErr := h.syncHostPorts(s.Name)
-	return slices.Concat(plugged, swept, opened), errors.Join(err, sweepErr, portErr, cutOff(entries, s))
+	return slices.Concat(plugged, swept), errors.Join(err, sweepErr, cutOff(entries, s))
 }
 
 // cutOff returns an error that names the pods whose addresses are in none of this
@@ -85,9 +84,10 @@ func within(s bridge.Spec, a netip.Addr) bool {
 	return slices.ContainsFunc(s.Gateways, func(g netip.Prefix) bool { return g.Contains(a) })
 }
 
-// syncHostPorts accepts a kernel without nf_tables as long as no pod wants a host
-// port.
-func (h *Host) syncHostPorts(bridge string) ([]string, error) {
+// SyncHostPorts opens the host ports that the records of pods on the bridge tell,
+// and closes all others. It returns what it changed. It accepts a kernel without
+// nf_tables as long as no pod wants a host port.
+func (h *Host) SyncHostPorts(bridge string) ([]string, error) {
 	changes, err := h.ports.Sync(func() (hostport.Want, error) { return h.hostPorts(bridge) })
 	if !errors.Is(err, hostport.ErrUnsupported) {
 		return changes, err

@@ -52,9 +52,9 @@ func (h *Host) podPorts(bridgeName string) ([]string, error) {
 	return slices.DeleteFunc(ports, func(port string) bool { return attachment.DevicesOf(port) == nil }), err
 }
 
-// Remove takes all pods off the network, also those that are only on record, and
-// removes the table of host ports. It returns what it removed. It is for a host that
-// leaves the network, where no plugin runs any more.
+// Remove takes all pods off the network, also those that are only on record. It
+// returns what it removed. It is for a host that leaves the network, where no plugin
+// runs any more.
 func (h *Host) Remove(bridge string) ([]string, error) {
 	entries, err := h.store.List()
 	errs := []error{err}
@@ -72,11 +72,7 @@ func (h *Host) Remove(bridge string) ([]string, error) {
 		errs = append(errs, h.bridge.Remove(attachment.DevicesOf(port)...))
 		removed = append(removed, "port "+port)
 	}
-	changes, err := h.ports.Remove()
-	if len(changes) > 0 {
-		removed = append(removed, "table inet "+hostport.TableName)
-	}
-	return removed, errors.Join(append(errs, err)...)
+	return removed, errors.Join(errs...)
 }
 
 func (h *Host) removePod(key attachment.Key) (bool, error) {
@@ -168,4 +164,13 @@ func withPorts(do func(*hostport.Kernel) error) (*hostport.Kernel, error) {
 		return nil, err
 	}
 	return k, do(k)
+}
+
+// RemoveHostPorts closes all host ports and names what it removed.
+func (h *Host) RemoveHostPorts() ([]string, error) {
+	changes, err := h.ports.Remove()
+	if len(changes) == 0 {
+		return nil, err
+	}
+	return []string{"table inet " + hostport.TableName}, err
 }
