@@ -54,8 +54,9 @@ var ErrPeers = errors.New("peers are incomplete")
 // Sync turns the kernel's state into want, which nobody may modify afterwards.
 // It returns what it changed, even if it also returns an error. One operation
 // that fails doesn't stop the others, and the error joins the errors of all. The
-// error wraps ErrPeers if the device itself is in order, and ErrNotOurs if
-// somebody else owns a device of that name, which Sync leaves alone.
+// error wraps ErrPeers if the device itself is in order and single entries are
+// not, and ErrNotOurs if somebody else owns a device of that name, which Sync
+// leaves alone.
 //
 // Sync reads the device and its addresses every time, and everything on the
 // device only for a reason (see the package's description).
@@ -79,8 +80,8 @@ func (k *Kernel) sync(want State) (Changes, error) {
 		return nil, err
 	}
 	entries, failed := k.syncEntries(want, device)
-	if failed != nil && err == nil { // otherwise the device's error may be the cause
-		err = fmt.Errorf("sync vxlan device %q: %w: %w", want.Device.Name, ErrPeers, failed)
+	if err == nil { // otherwise the device's error may be the cause
+		err = failed
 	}
 	return append(done, entries...), err
 }
@@ -91,7 +92,8 @@ const entryRounds = 3
 
 // syncEntries turns the entries on the device, and our routes over other
 // interfaces, into those of want. It clears reread once it has read everything
-// and found nothing to do.
+// and found nothing to do. The error wraps ErrPeers unless the entries could not
+// be read.
 func (k *Kernel) syncEntries(want, device State) (done Changes, err error) {
 	k.reread = true
 	for range entryRounds {
@@ -104,8 +106,11 @@ func (k *Kernel) syncEntries(want, device State) (done Changes, err error) {
 		again := slices.ContainsFunc(ops, Op.ambiguous)
 		changed, err := k.apply(ops, device.Device.Index)
 		done = append(done, changed...)
-		if err != nil || !again {
-			return done, err
+		if err != nil {
+			return done, fmt.Errorf("sync vxlan device %q: %w: %w", want.Device.Name, ErrPeers, err)
+		}
+		if !again {
+			return done, nil
 		}
 	}
 	return done, nil

@@ -138,6 +138,21 @@ func TestSyncTellsOfATakenPort(t *testing.T) {
 	}
 }
 
+// Where the entries can't be read, no peer may have any: that concerns the whole
+// host, and not peers alone.
+func TestUnreadableEntriesAreNotAboutPeersAlone(t *testing.T) {
+	h := newHost(t).withUnderlay("192.168.77.1/24")
+	f := families()[0]
+	want := h.want(f.underlay, f.node(1), f.nodes(2)...)
+	h.sync(want)
+	device, err := h.k.readDevice(want.Device)
+	h.must(err)
+	h.must(h.k.conn.Close())
+	if _, err := h.k.syncEntries(want, device); !errors.Is(err, unix.EBADF) || errors.Is(err, ErrPeers) {
+		t.Errorf("error is %v", err)
+	}
+}
+
 func TestSyncRemovesOlderNames(t *testing.T) {
 	h := newHost(t).withUnderlay("192.168.77.1/24")
 	f := families()[0]
