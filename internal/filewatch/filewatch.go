@@ -185,7 +185,8 @@ func (v *Value[T]) run() {
 				due.postpone(v.timing)
 			}
 		case <-look.C:
-			if identify(v.full) != v.seen {
+			// Whatever made the last reading fail may be over without a change of the file.
+			if v.err != nil || identify(v.full) != v.seen {
 				due.postpone(v.timing)
 			}
 		case <-due.reached():

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -233,6 +234,27 @@ func TestFileIsReadWithoutAnEventAtLast(t *testing.T) {
 	write(t, path, "new.")
 	go v.run()
 	defer v.Close()
+	await(t, v, "new", "")
+}
+
+// A reading may fail for a reason that is not in the file, such as too many open
+// files. The reason passes without a change of the file.
+func TestFailureThatPassesIsForgotten(t *testing.T) {
+	path := plain(t, t.TempDir())
+	var failing atomic.Bool
+	read := reader(path)
+	v, err := open(path, func() (string, error) {
+		if failing.Load() {
+			return "", errors.New("too many open files")
+		}
+		return read()
+	}, looking())
+	must(t, err)
+	defer v.Close()
+	failing.Store(true)
+	write(t, path, "new.")
+	await(t, v, "old", "too many open files")
+	failing.Store(false)
 	await(t, v, "new", "")
 }
 
