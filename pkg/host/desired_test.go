@@ -105,8 +105,8 @@ func TestCompute(t *testing.T) {
 			if d := got.Tunnel.Device; d.Name != "overlay0" || d.MTU != f.mtu || d.Tunnel.Local != in.Underlay.Address || d.Claimed {
 				t.Errorf("the tunnel is %+v", d)
 			}
-			if len(got.Tunnel.Forwards) != 2 || len(got.Tunnel.Routes) != 2*len(in.Own.Subnets) {
-				t.Errorf("for two peers there are the forwards %v and routes %v", got.Tunnel.Forwards, got.Tunnel.Routes)
+			if len(got.Tunnel.FDB) != 2 || len(got.Tunnel.Routes) != 2*len(in.Own.Subnets) {
+				t.Errorf("for two peers there are the FDB entries %v and routes %v", got.Tunnel.FDB, got.Tunnel.Routes)
 			}
 			if got.Firewall == nil || len(got.Firewall.Sets) == 0 {
 				t.Errorf("the firewall is %+v", got.Firewall)
@@ -144,7 +144,7 @@ func TestComputeFollowsTheConfiguration(t *testing.T) {
 			}},
 			{"claimed", func(in *Input) { in.Claimed = true }, func(d Desired) bool { return d.Tunnel.Device.Claimed }},
 			{"peers gone", func(in *Input) { in.Nodes = in.Nodes[:1] }, func(d Desired) bool {
-				return len(d.Tunnel.Routes)+len(d.Tunnel.Neighbors)+len(d.Tunnel.Forwards) == 0 && d.Published.Node == "host-1"
+				return len(d.Tunnel.Routes)+len(d.Tunnel.Neighbors)+len(d.Tunnel.FDB) == 0 && d.Published.Node == "host-1"
 			}},
 		} {
 			t.Run(f.name+"/"+tt.name, func(t *testing.T) {
@@ -188,7 +188,7 @@ func TestComputeRefuses(t *testing.T) {
 					}
 					return
 				}
-				if len(got.Tunnel.Forwards) != tt.peers || got.Published.Node != "host-1" {
+				if len(got.Tunnel.FDB) != tt.peers || got.Published.Node != "host-1" {
 					t.Errorf("got %+v", got)
 				}
 			})

@@ -101,8 +101,8 @@ func deviceMTU(in Input) (int, error) {
 		mtu = most
 	}
 	if mtu > most {
-		return 0, fmt.Errorf("mtu %d is too large for underlay %s, which leaves %d of its %d to the pods: set mtu to 0 or at most %d",
-			mtu, in.Underlay.Name, most, in.Underlay.MTU, most)
+		return 0, fmt.Errorf("mtu %d is too large for underlay %s, whose MTU of %d leaves %d to the pods: set mtu to 0 or at most %[4]d",
+			mtu, in.Underlay.Name, in.Underlay.MTU, most)
 	}
 	for _, p := range in.Own.Subnets {
 		if p.Addr().Is6() && mtu < minIPv6MTU {
@@ -138,7 +138,7 @@ func (s *State) addPeer(peer registry.Node, in Input) error {
 		via := subnet.VTEP(p)
 		if host.IsValid() {
 			s.Neighbors[via] = Neighbor{MAC: mac}
-			s.Forwards[mac] = Forward{Host: host}
+			s.FDB[mac] = FDBEntry{Host: host}
 		}
 		s.Routes[p] = Route{Via: via}
 		if gateway := in.gateway(peer, p); gateway.IsValid() {
@@ -171,7 +171,7 @@ func hostAddress(peer registry.Node, u underlay.Underlay) (netip.Addr, error) {
 // registry lets no overlapping subnets through, but two subnets may hash to one
 // MAC address.
 func (s *State) conflict(peer registry.Node, mac MAC, in Input) error {
-	if _, taken := s.Forwards[mac]; taken || mac == s.Device.MAC {
+	if _, taken := s.FDB[mac]; taken || mac == s.Device.MAC {
 		return fmt.Errorf("its VTEP would have the MAC address %s of %q: give one of them another first pod subnet",
 			mac, holder(mac, peer, in))
 	}

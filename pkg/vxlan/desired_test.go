@@ -27,15 +27,15 @@ func TestDesiredPeerEntries(t *testing.T) {
 						t.Errorf("subnet %s: route %v, neighbour %v", p, s.Routes[p], s.Neighbors[next])
 					}
 				}
-				host := s.Forwards[mac].Host
+				host := s.FDB[mac].Host
 				if host.Is4() != netip.MustParseAddr(f.underlay).Is4() || !strings.HasSuffix(host.String(), peer.Name[5:]) {
 					t.Errorf("peer %s is at %s", peer.Name, host)
 				}
 			}
 			n := len(f.node(2).Subnets)
-			if len(s.Routes) != 2*n || len(s.Neighbors) != 2*n || len(s.Forwards) != 2 || len(s.Addresses) != n {
+			if len(s.Routes) != 2*n || len(s.Neighbors) != 2*n || len(s.FDB) != 2 || len(s.Addresses) != n {
 				t.Errorf("%d routes, %d neighbours, %d FDB entries, %d addresses",
-					len(s.Routes), len(s.Neighbors), len(s.Forwards), len(s.Addresses))
+					len(s.Routes), len(s.Neighbors), len(s.FDB), len(s.Addresses))
 			}
 		})
 	}

@@ -97,8 +97,8 @@ func TestDirectRoutingNeedsNoTunnel(t *testing.T) {
 		in.Config.DirectRouting = true
 		s, err := Desired(in)
 		want := Route{Via: tt.peer.Addresses[0], Over: in.Underlay.Index}
-		if err != nil || s.Routes[tt.peer.Subnets[0]] != want || len(s.Neighbors)+len(s.Forwards) > 0 {
-			t.Errorf("%s: got %v, %v, %v, %v", tt.f.name, s.Routes, s.Neighbors, s.Forwards, err)
+		if err != nil || s.Routes[tt.peer.Subnets[0]] != want || len(s.Neighbors)+len(s.FDB) > 0 {
+			t.Errorf("%s: got %v, %v, %v, %v", tt.f.name, s.Routes, s.Neighbors, s.FDB, err)
 		}
 	}
 }

@@ -374,12 +374,12 @@ func neighborFaults() []fault {
 	}
 }
 
-func forwardFaults() []fault {
+func fdbFaults() []fault {
 	return []fault{
-		{"FDB entry deleted", func(s scene) { s.must(s.nl.NeighDel(s.fdb(s.mac(), s.want.Forwards[s.mac()].Host))) }},
+		{"FDB entry deleted", func(s scene) { s.must(s.nl.NeighDel(s.fdb(s.mac(), s.want.FDB[s.mac()].Host))) }},
 		{"FDB entry altered", func(s scene) { s.must(s.nl.NeighSet(s.fdb(s.mac(), s.otherHost()))) }},
 		{"FDB entry not permanent", func(s scene) {
-			n := s.fdb(s.mac(), s.want.Forwards[s.mac()].Host)
+			n := s.fdb(s.mac(), s.want.FDB[s.mac()].Host)
 			n.State = netlink.NUD_REACHABLE
 			s.must(s.nl.NeighSet(n))
 		}},
@@ -390,10 +390,10 @@ func forwardFaults() []fault {
 		{"FDB entries for a multicast address", func(s scene) {
 			group := MAC{1, 0, 0x5e, 0, 0, 1}
 			s.must(s.nl.NeighAppend(s.fdb(group, s.otherHost())))
-			s.must(s.nl.NeighAppend(s.fdb(group, s.want.Forwards[s.mac()].Host)))
+			s.must(s.nl.NeighAppend(s.fdb(group, s.want.FDB[s.mac()].Host)))
 		}},
 		{"FDB entries flushed", func(s scene) {
-			for mac, f := range s.want.Forwards {
+			for mac, f := range s.want.FDB {
 				s.must(s.nl.NeighDel(s.fdb(mac, f.Host)))
 			}
 		}},
@@ -419,7 +419,7 @@ func (s scene) setPort(mac MAC) {
 
 func TestSyncMends(t *testing.T) {
 	var faults []fault
-	for _, list := range [][]fault{deviceFaults(), routeFaults(), neighborFaults(), forwardFaults()} {
+	for _, list := range [][]fault{deviceFaults(), routeFaults(), neighborFaults(), fdbFaults()} {
 		faults = append(faults, list...)
 	}
 	for _, fault := range faults {

@@ -37,7 +37,7 @@ func expect(want State, device Device) expected {
 // sameEntries reports whether another desired state has the same routes,
 // neighbours and FDB entries.
 func (e *expected) sameEntries(want State) bool {
-	return maps.Equal(e.Routes, want.Routes) && maps.Equal(e.Neighbors, want.Neighbors) && maps.Equal(e.Forwards, want.Forwards)
+	return maps.Equal(e.Routes, want.Routes) && maps.Equal(e.Neighbors, want.Neighbors) && maps.Equal(e.FDB, want.FDB)
 }
 
 // contradictedBy reports whether, according to a notification, the kernel may
@@ -51,7 +51,7 @@ func (e *expected) contradictedBy(n rtnl.Notice) bool {
 	case n.Neighbor == nil || n.Neighbor.Index != e.Device.Index:
 		return false
 	case n.Neighbor.Family == unix.AF_BRIDGE:
-		return e.contradictedByForward(n.Neighbor, n.Gone)
+		return e.contradictedByFDB(n.Neighbor, n.Gone)
 	}
 	return e.contradictedByNeighbor(n.Neighbor, n.Gone)
 }
@@ -92,12 +92,12 @@ func (e *expected) contradictedByNeighbor(n *rtnl.NeighborEntry, gone bool) bool
 	return !wanted || !plainNeighbor(n) || want != Neighbor{MAC: macOf(n.MAC)}
 }
 
-func (e *expected) contradictedByForward(n *rtnl.NeighborEntry, gone bool) bool {
-	want, wanted := e.Forwards[macOf(n.MAC)]
+func (e *expected) contradictedByFDB(n *rtnl.NeighborEntry, gone bool) bool {
+	want, wanted := e.FDB[macOf(n.MAC)]
 	if gone {
 		return wanted
 	}
-	return !wanted || !plainNeighbor(n) || want != Forward{Host: n.IP}
+	return !wanted || !plainNeighbor(n) || want != FDBEntry{Host: n.IP}
 }
 
 // Watch calls changed when the kernel reports a change that Sync may have to

@@ -94,7 +94,7 @@ func (s *kept) read() State {
 }
 
 func entries(s State) State {
-	return State{Routes: s.Routes, Neighbors: s.Neighbors, Forwards: s.Forwards, Unmanaged: s.Unmanaged}
+	return State{Routes: s.Routes, Neighbors: s.Neighbors, FDB: s.FDB, Unmanaged: s.Unmanaged}
 }
 
 // subnet is that of a peer, or of nobody.
@@ -197,7 +197,7 @@ func upheavals() []deed {
 	down := func(s *kept, l netlink.Link) error { return s.nl.LinkSetDown(l) }
 	up := func(s *kept, l netlink.Link) error { return s.nl.LinkSetUp(l) }
 	return []deed{
-		{"fdb flush", func(s *kept) error { return s.flushForwards() }},
+		{"fdb flush", func(s *kept) error { return s.flushFDB() }},
 		{"route flush", func(s *kept) error {
 			for p, r := range s.want.Routes {
 				_ = s.nl.RouteDel(s.route(p, r.Via))
@@ -251,8 +251,8 @@ func (s *kept) withoutAddresses(l netlink.Link) error {
 	return err
 }
 
-// flushForwards is "bridge fdb flush dev overlay0".
-func (s *kept) flushForwards() error {
+// flushFDB is "bridge fdb flush dev overlay0".
+func (s *kept) flushFDB() error {
 	const bulk = 0x200 // NLM_F_BULK
 	req := nl.NewNetlinkRequest(unix.RTM_DELNEIGH, unix.NLM_F_ACK|bulk)
 	req.AddData(&netlink.Ndmsg{Family: unix.AF_BRIDGE, Index: uint32(s.index("overlay0")), Flags: unix.NTF_SELF})
@@ -402,7 +402,7 @@ func TestOnlyOthersMakeNews(t *testing.T) {
 		t.Run(f.name, func(t *testing.T) {
 			s := newKept(t, f, 1)
 			s.settle()
-			for _, fault := range slices.Concat(routeFaults(), neighborFaults(), forwardFaults()) {
+			for _, fault := range slices.Concat(routeFaults(), neighborFaults(), fdbFaults()) {
 				s.trail = []string{fault.name}
 				fault.do(s.scene)
 				if !s.news() {
@@ -444,7 +444,7 @@ func (s *kept) news() bool {
 func TestWatchTells(t *testing.T) {
 	s, told := watched(t, families()[0])
 	for range 10 {
-		s.must(s.nl.NeighDel(s.fdb(s.mac(), s.want.Forwards[s.mac()].Host)))
+		s.must(s.nl.NeighDel(s.fdb(s.mac(), s.want.FDB[s.mac()].Host)))
 		select {
 		case <-told:
 		case <-time.After(patience):
@@ -463,7 +463,7 @@ func TestLostNotificationsAreMended(t *testing.T) {
 		s.must(s.nl.RouteAdd(s.route(dst, via(dst))))
 		s.must(s.nl.RouteDel(s.route(dst, via(dst))))
 	}
-	s.must(s.nl.NeighDel(s.fdb(s.mac(), s.want.Forwards[s.mac()].Host)))
+	s.must(s.nl.NeighDel(s.fdb(s.mac(), s.want.FDB[s.mac()].Host)))
 	s.k.mu.Unlock()
 	select {
 	case <-told:
@@ -520,14 +520,14 @@ func TestRivalRoutes(t *testing.T) {
 func TestForceResyncReadsAgain(t *testing.T) {
 	s := newKept(t, families()[0], 1)
 	s.settle()
-	unreported := s.fdb(s.mac(), s.want.Forwards[s.mac()].Host)
+	unreported := s.fdb(s.mac(), s.want.FDB[s.mac()].Host)
 	s.must(s.nl.NeighDel(unreported))
 	s.must(s.k.notices.Drain(func(rtnl.Notice) {})) // as if the kernel had reported nothing
 	if changes, err := s.keep(); err != nil || len(changes) > 0 {
 		t.Errorf("a sync without a reason read the entries: %v, %v", changes, err)
 	}
 	s.k.ForceResync()
-	if changes, err := s.keep(); err != nil || len(changes) != 1 || changes[0].Verb != SetForward {
+	if changes, err := s.keep(); err != nil || len(changes) != 1 || changes[0].Verb != SetFDB {
 		t.Errorf("after ForceResync: %v, %v", changes, err)
 	}
 }
@@ -540,12 +540,12 @@ func TestSyncWhileOthersDisturb(t *testing.T) {
 			s, _ := watched(t, f)
 			defer s.disturb()()
 			for range 20 {
-				s.must(s.nl.NeighDel(s.fdb(s.mac(), s.want.Forwards[s.mac()].Host)))
+				s.must(s.nl.NeighDel(s.fdb(s.mac(), s.want.FDB[s.mac()].Host)))
 				changes, err := s.keep()
 				if err != nil {
 					t.Fatal(err)
 				}
-				if !slices.ContainsFunc(changes, func(o Op) bool { return o.Verb == SetForward && o.MAC == s.mac() }) {
+				if !slices.ContainsFunc(changes, func(o Op) bool { return o.Verb == SetFDB && o.MAC == s.mac() }) {
 					t.Fatalf("the FDB entry is not mended: %s", changes)
 				}
 			}

@@ -28,14 +28,14 @@ const (
 	AddAddress
 	DeleteAddress
 	DeleteUnmanaged
-	SetForward
+	SetFDB
 	SetNeighbor
 	AddHostRoute
 	SetRoute
 	DeleteHostRoute
 	DeleteRoute
 	DeleteNeighbor
-	DeleteForward
+	DeleteFDB
 )
 
 // verbs are the texts for the log, which counts the operations of a large sync by
@@ -53,14 +53,14 @@ var verbs = [...]string{
 	AddAddress:       "add address",
 	DeleteAddress:    "delete address",
 	DeleteUnmanaged:  "delete unmanaged entry",
-	SetForward:       "set FDB entry",
+	SetFDB:           "set FDB entry",
 	SetNeighbor:      "set neighbour",
 	AddHostRoute:     "add host route to a next hop",
 	SetRoute:         "set route",
 	DeleteHostRoute:  "delete host route to a next hop",
 	DeleteRoute:      "delete route",
 	DeleteNeighbor:   "delete neighbour",
-	DeleteForward:    "delete FDB entry",
+	DeleteFDB:        "delete FDB entry",
 }
 
 func (v Verb) String() string { return verbs[v] }
@@ -90,7 +90,7 @@ func (o Op) String() string {
 		return o.Verb.String() + " " + o.Text
 	case AddAddress, DeleteAddress:
 		return o.Verb.String() + " " + o.Subnet.String()
-	case SetForward, DeleteForward:
+	case SetFDB, DeleteFDB:
 		return o.replacing(fmt.Sprintf("%s %s to %s", o.Verb, o.MAC, o.IP))
 	case SetNeighbor, DeleteNeighbor:
 		return o.replacing(fmt.Sprintf("%s %s to %s", o.Verb, o.IP, o.MAC))
@@ -178,9 +178,9 @@ func (o *Op) request(b *rtnl.Batch, index int) *nl.Request {
 		return b.AddAddr(index, o.Subnet).Tolerate(unix.EEXIST)
 	case DeleteAddress:
 		return absent(b.DelAddr(index, o.Subnet))
-	case SetForward:
+	case SetFDB:
 		return b.ReplaceFDB(peer)
-	case DeleteForward:
+	case DeleteFDB:
 		return absent(b.DelFDB(peer))
 	case SetNeighbor:
 		return b.ReplaceNeighbor(peer)

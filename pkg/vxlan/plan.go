@@ -129,15 +129,15 @@ func planAddresses(want, have State) []Op {
 //   - A peer's FDB entry is set before its neighbours, and these before its
 //     routes, so that no packet finds a route that leads nowhere.
 func planEntries(want, have State) []Op {
-	forwards, oldForwards := difference(want.Forwards, have.Forwards, compareMAC)
+	fdb, oldFDB := difference(want.FDB, have.FDB, compareMAC)
 	neighbors, oldNeighbors := difference(want.Neighbors, have.Neighbors, netip.Addr.Compare)
 	routes, oldRoutes := difference(want.Routes, have.Routes, netip.Prefix.Compare)
-	ops := make([]Op, 0, len(have.Unmanaged)+len(forwards)+len(neighbors)+len(routes))
+	ops := make([]Op, 0, len(have.Unmanaged)+len(fdb)+len(neighbors)+len(routes))
 	for i := range have.Unmanaged {
 		ops = append(ops, Op{Verb: DeleteUnmanaged, Unexpected: &have.Unmanaged[i]})
 	}
-	for _, mac := range forwards {
-		ops = append(ops, Op{Verb: SetForward, MAC: mac, IP: want.Forwards[mac].Host, Text: was(have.Forwards, mac)})
+	for _, mac := range fdb {
+		ops = append(ops, Op{Verb: SetFDB, MAC: mac, IP: want.FDB[mac].Host, Text: was(have.FDB, mac)})
 	}
 	for _, ip := range neighbors {
 		ops = append(ops, Op{Verb: SetNeighbor, IP: ip, MAC: want.Neighbors[ip].MAC, Text: was(have.Neighbors, ip)})
@@ -152,8 +152,8 @@ func planEntries(want, have State) []Op {
 	for _, ip := range oldNeighbors {
 		ops = append(ops, Op{Verb: DeleteNeighbor, IP: ip, MAC: have.Neighbors[ip].MAC, Unexpected: have.Neighbors[ip].Unexpected})
 	}
-	for _, mac := range oldForwards {
-		ops = append(ops, Op{Verb: DeleteForward, MAC: mac, IP: have.Forwards[mac].Host, Unexpected: have.Forwards[mac].Unexpected})
+	for _, mac := range oldFDB {
+		ops = append(ops, Op{Verb: DeleteFDB, MAC: mac, IP: have.FDB[mac].Host, Unexpected: have.FDB[mac].Unexpected})
 	}
 	return ops
 }

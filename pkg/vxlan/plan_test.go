@@ -44,7 +44,7 @@ func input(f familyCase, numbers ...int) Input {
 func apply(have State, ops []Op) State {
 	s := State{
 		Device: have.Device, Addresses: maps.Clone(have.Addresses), Routes: maps.Clone(have.Routes),
-		Neighbors: maps.Clone(have.Neighbors), Forwards: maps.Clone(have.Forwards),
+		Neighbors: maps.Clone(have.Neighbors), FDB: maps.Clone(have.FDB),
 		Unmanaged: slices.Clone(have.Unmanaged), Renamed: slices.Clone(have.Renamed),
 	}
 	for _, op := range ops {
@@ -100,8 +100,8 @@ func (s *State) applyEntry(op Op) {
 		delete(s.Addresses, op.Subnet)
 	case DeleteUnmanaged:
 		s.Unmanaged = slices.DeleteFunc(s.Unmanaged, func(o Unexpected) bool { return o == *op.Unexpected })
-	case SetForward:
-		s.Forwards[op.MAC] = Forward{Host: op.IP}
+	case SetFDB:
+		s.FDB[op.MAC] = FDBEntry{Host: op.IP}
 	case SetNeighbor:
 		s.Neighbors[op.IP] = Neighbor{MAC: op.MAC}
 	case SetRoute:
@@ -110,8 +110,8 @@ func (s *State) applyEntry(op Op) {
 		s.Routes[subnet.Host(op.IP)] = Route{}
 	case DeleteHostRoute:
 		delete(s.Routes, subnet.Host(op.IP))
-	case DeleteForward:
-		delete(s.Forwards, op.MAC)
+	case DeleteFDB:
+		delete(s.FDB, op.MAC)
 	case DeleteNeighbor:
 		delete(s.Neighbors, op.IP)
 	case DeleteRoute:
@@ -177,9 +177,9 @@ func randomActual(r *rand.Rand) State {
 		chance(func() { s.Neighbors[ip] = Neighbor{MAC: MAC{2}} })
 		chance(func() { delete(s.Neighbors, ip) })
 	}
-	for mac := range s.Forwards {
-		chance(func() { s.Forwards[mac] = Forward{Unexpected: odd} })
-		chance(func() { delete(s.Forwards, mac) })
+	for mac := range s.FDB {
+		chance(func() { s.FDB[mac] = FDBEntry{Unexpected: odd} })
+		chance(func() { delete(s.FDB, mac) })
 	}
 	chance(func() { s = newState(0) })
 	return s
@@ -229,7 +229,7 @@ func TestPlanTakesTheLeastChange(t *testing.T) {
 			"set tunnel of overlay0: from 192.168.77.1 on interface 7, TTL auto, DF unset"},
 		{"a peer moves", func(w *State) {
 			mac := vtepMAC(f.node(2))
-			w.Forwards[mac] = Forward{Host: netip.MustParseAddr("192.168.77.9")}
+			w.FDB[mac] = FDBEntry{Host: netip.MustParseAddr("192.168.77.9")}
 		}, "set FDB entry c6:d5:e5:2c:ee:a0 to 192.168.77.9 (was 192.168.77.2)"},
 		{"a peer leaves", func(w *State) { *w = desired(t, f, 3) },
 			"delete route 10.244.2.0/24 via 10.244.2.0\n" +
@@ -265,7 +265,7 @@ func TestPlanProgramsPeersOfANewDevice(t *testing.T) {
 			counts[op.Verb]++
 		}
 		if counts[CreateDevice] != 1 || counts[SetRoute] != len(want.Routes) ||
-			counts[SetNeighbor] != len(want.Neighbors) || counts[SetForward] != len(want.Forwards) {
+			counts[SetNeighbor] != len(want.Neighbors) || counts[SetFDB] != len(want.FDB) {
 			t.Errorf("%s: the plan does not make everything:\n%s", f.name, text(ops))
 		}
 	}

@@ -130,7 +130,7 @@ func (k *Kernel) readEntries(s *State) error {
 	if err := k.conn.EachNeighbor(unix.AF_UNSPEC, s.Device.Index, s.addNeighbor); err != nil {
 		return err
 	}
-	return k.conn.EachNeighbor(unix.AF_BRIDGE, s.Device.Index, s.addForward)
+	return k.conn.EachNeighbor(unix.AF_BRIDGE, s.Device.Index, s.addFDB)
 }
 
 func (s *State) addAddr(a rtnl.AddrEntry) {
@@ -227,19 +227,19 @@ func resolving(n *rtnl.NeighborEntry) bool {
 // plainNeighbor reports whether Desired might have made a neighbour or FDB entry.
 func plainNeighbor(n *rtnl.NeighborEntry) bool { return n.State == unix.NUD_PERMANENT && n.More == "" }
 
-// addForward stores entries for unicast MAC addresses only. Such an entry has
+// addFDB stores entries for unicast MAC addresses only. Such an entry has
 // one host, which the kernel replaces. Entries for other MAC addresses can have
 // several hosts, so they are unmanaged.
-func (s *State) addForward(n rtnl.NeighborEntry) {
+func (s *State) addFDB(n rtnl.NeighborEntry) {
 	if !unicast(&n) {
 		s.Unmanaged = append(s.Unmanaged, *unexpectedNeighbor("FDB entry", n))
 		return
 	}
-	forward := Forward{Host: n.IP}
+	entry := FDBEntry{Host: n.IP}
 	if !plainNeighbor(&n) {
-		forward.Unexpected = unexpectedNeighbor("FDB entry", n)
+		entry.Unexpected = unexpectedNeighbor("FDB entry", n)
 	}
-	s.Forwards[macOf(n.MAC)] = forward
+	s.FDB[macOf(n.MAC)] = entry
 }
 
 func unicast(n *rtnl.NeighborEntry) bool {

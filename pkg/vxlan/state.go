@@ -36,8 +36,8 @@ type State struct {
 	Routes map[netip.Prefix]Route
 	// Neighbors are the neighbour entries of the device by IP address.
 	Neighbors map[netip.Addr]Neighbor
-	// Forwards are the FDB entries of the device by the MAC address of the VTEP.
-	Forwards map[MAC]Forward
+	// FDB holds the FDB entries of the device by the MAC address of the VTEP.
+	FDB map[MAC]FDBEntry
 	// Unmanaged are entries that fit into none of the maps, such as a route of
 	// another table. They are on the device or have our protocol number. Always
 	// empty in a desired state.
@@ -96,21 +96,21 @@ type Route struct {
 	Unexpected *Unexpected
 }
 
-// Neighbor maps an IP address to its VTEP.
+// Neighbor maps the IP address of a VTEP to its MAC address.
 type Neighbor struct {
 	MAC        MAC
 	Unexpected *Unexpected
 }
 
-// Forward maps a VTEP to the host to send to.
-type Forward struct {
+// FDBEntry maps the MAC address of a VTEP to the underlay address of its host.
+type FDBEntry struct {
 	Host       netip.Addr
 	Unexpected *Unexpected
 }
 
 func (r Route) String() string    { return r.Unexpected.textOr(describeNextHop(r.Via, r.Over)) }
 func (n Neighbor) String() string { return n.Unexpected.textOr(n.MAC.String()) }
-func (f Forward) String() string  { return f.Unexpected.textOr(f.Host.String()) }
+func (f FDBEntry) String() string { return f.Unexpected.textOr(f.Host.String()) }
 
 // describeNextHop is the text after a route's destination.
 func describeNextHop(via netip.Addr, over int) string {
@@ -162,6 +162,6 @@ func newState(peers int) State {
 		Addresses: map[netip.Prefix]Address{},
 		Routes:    make(map[netip.Prefix]Route, peers),
 		Neighbors: make(map[netip.Addr]Neighbor, peers),
-		Forwards:  make(map[MAC]Forward, peers),
+		FDB:       make(map[MAC]FDBEntry, peers),
 	}
 }

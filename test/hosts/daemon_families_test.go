@@ -242,7 +242,7 @@ func TestDaemonTellsOfFamiliesThatDoNotFit(t *testing.T) {
 		{"an MTU too small for IPv6 pods", 1500, []string{"--mtu", "1279"},
 			"pod subnet fd44:0:0:1::/64 is IPv6, which needs an MTU of 1280, but mtu is 1279 over underlay eth0: raise mtu or that interface's MTU"},
 		{"an MTU that IPv4 would carry", 1500, []string{"--mtu", "1431", "--underlay-family", "ipv6"},
-			"mtu 1431 is too large for underlay eth0, which leaves 1430 of its 1500 to the pods: set mtu to 0 or at most 1430"},
+			"mtu 1431 is too large for underlay eth0, whose MTU of 1500 leaves 1430 to the pods: set mtu to 0 or at most 1430"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f, ctx := f.sub(t), withPatience(t)

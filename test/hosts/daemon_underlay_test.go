@@ -142,7 +142,7 @@ func TestDaemonWrongUnderlay(t *testing.T) {
 			`interface \"eth0\" has no global IPv6 address: add one, or set underlay to another interface, or underlayFamily (ipv6) to the other family, on all hosts`},
 		{[]string{"--underlay-family", "ipv6"},
 			"there is no IPv6 default route, and no interface has an address by which the registry knows this host (192.168.77.1)"},
-		{[]string{"--mtu", "1451"}, "mtu 1451 is too large for underlay eth0, which leaves 1450 of its 1500 to the pods: set mtu to 0 or at most 1450"},
+		{[]string{"--mtu", "1451"}, "mtu 1451 is too large for underlay eth0, whose MTU of 1500 leaves 1450 to the pods: set mtu to 0 or at most 1450"},
 	} {
 		t.Run(fmt.Sprint(tt.args), func(t *testing.T) {
 			f, ctx := f.sub(t), withPatience(t)
