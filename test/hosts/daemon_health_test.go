@@ -159,7 +159,7 @@ func unreadiness(m mode) []trouble {
 		{"a mistaken registry", func(f *fleet) { f.must(f.lab.WriteRegistry([]byte(malformed))) }, register, degraded,
 			[]string{"network: degraded since ", "the registry: ", "malformed YAML"}},
 		{"a pod that is cut off", moveOwnSubnet(m), register, degraded,
-			[]string{"network: ok", "pods: degraded since ", "addresses of pods are in none of this node's subnets", "lab/pod "}},
+			[]string{"network: ok", "pods: degraded since ", "pod addresses are in none of this node's subnets", "lab/pod "}},
 	}
 	for _, subnet := range m.prefixes("10.244.9.0/24", "fd44:0:0:9::/64") {
 		all = append(all, takenSubnet(subnet))

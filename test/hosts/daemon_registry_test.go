@@ -239,7 +239,7 @@ func TestDaemonTellsOfPodsThatAreCutOff(t *testing.T) {
 		nodes := entries(f.hosts...)
 		nodes[0].subnets = m.prefixes("10.244.102.0/24", "fd44:0:0:102::/64")
 		f.register(nodes)
-		f.must(f.hosts[0].Daemon().Log.Wait(ctx, fmt.Sprintf("%d addresses of pods are in none of this node's subnets", len(m.subnets))))
+		f.must(f.hosts[0].Daemon().Log.Wait(ctx, fmt.Sprintf("%d pod addresses are in none of this node's subnets", len(m.subnets))))
 		f.must(f.pods[0].Delete(ctx))
 		f.must(f.hosts[0].Daemon().Log.Wait(ctx, "all is well again"))
 	})
