@@ -100,6 +100,7 @@ const listing = `table inet overlay-cni {
 var sets = regexp.MustCompile(`(?s)\tset .*?\n\t}\n\n`)
 
 func TestTheTableIsWhatNftLists(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.settle(desired(t, testConfig()))
 	got := sets.ReplaceAllString(h.nft("list", "table", "inet", "overlay-cni"), "")
@@ -109,6 +110,7 @@ func TestTheTableIsWhatNftLists(t *testing.T) {
 }
 
 func TestSync(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		name   string
 		config func(*firewall.Config)
@@ -123,6 +125,7 @@ func TestSync(t *testing.T) {
 		{"no subnets yet", func(c *firewall.Config) { c.Own, c.Network = nil, nil }},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
 			h, c := newHost(t), testConfig()
 			tc.config(&c)
 			if changes := h.settle(desired(t, c)); len(changes) != 1 {
@@ -136,6 +139,7 @@ func TestSync(t *testing.T) {
 
 // Each way to damage the table is undone by one sync, and told by it.
 func TestSyncMends(t *testing.T) {
+	t.Parallel()
 	const table = "table inet overlay-cni"
 	for damage, told := range map[string]string{
 		"delete " + table: ": made with 10 elements (was missing)",
@@ -150,6 +154,7 @@ func TestSyncMends(t *testing.T) {
 		"add element inet overlay-cni own4 { 172.16.0.0/24 }":                        ", set own4: removed 172.16.0.0-172.16.0.255",
 	} {
 		t.Run(damage, func(t *testing.T) {
+			t.Parallel()
 			h, want := newHost(t), desired(t, testConfig())
 			h.settle(want)
 			h.nft(damage)
@@ -161,6 +166,7 @@ func TestSyncMends(t *testing.T) {
 }
 
 func TestChangedPeersTouchOnlyElements(t *testing.T) {
+	t.Parallel()
 	h, c := newHost(t), testConfig()
 	h.settle(desired(t, c))
 	before := h.rules()
@@ -188,6 +194,7 @@ func (h host) rules() string {
 }
 
 func TestRemove(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	h.settle(desired(t, testConfig()))
 	for _, want := range []int{1, 0} {
@@ -207,6 +214,7 @@ func TestRemove(t *testing.T) {
 // A table of the same name in another family is another table, and so is another
 // network's.
 func TestOtherTablesStayUntouched(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	for _, name := range []string{"inet theirs", "ip overlay-cni", "inet overlay-cni-blue"} {
 		h.nft("add table " + name + "; add chain " + name + " postrouting; add rule " + name + " postrouting counter")
@@ -221,6 +229,7 @@ func TestOtherTablesStayUntouched(t *testing.T) {
 
 // Capabilities are a thread's own; this one ends with the test.
 func TestWithoutCapabilities(t *testing.T) {
+	t.Parallel()
 	done := make(chan error)
 	go func() {
 		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
@@ -242,6 +251,7 @@ func TestWithoutCapabilities(t *testing.T) {
 
 // The largest network that is planned for, and none of its subnets adjacent.
 func TestManyPeers(t *testing.T) {
+	t.Parallel()
 	const peers = 20000
 	h, c := newHost(t), testConfig()
 	c.Network = c.Network[:0]
@@ -267,6 +277,7 @@ func TestManyPeers(t *testing.T) {
 
 // Whatever one configuration follows on another, the kernel has it afterwards.
 func TestSyncReachesRandomStates(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)

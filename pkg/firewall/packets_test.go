@@ -20,7 +20,7 @@ import (
 )
 
 // patience is how long a test waits for a packet that should come at once.
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 // addresses are those of one family in the tests of what packets meet.
 type addresses struct {
@@ -129,8 +129,10 @@ func (c call) sourceSeen(t *testing.T) string {
 }
 
 func TestMasquerading(t *testing.T) {
+	t.Parallel()
 	for _, a := range bothFamilies() {
 		t.Run(a.family, func(t *testing.T) {
+			t.Parallel()
 			s := newSegment(t, a)
 			off := a.config()
 			off.Masquerade = false
@@ -165,6 +167,7 @@ func TestMasquerading(t *testing.T) {
 // and masquerading is off, because with it the kernel drops the first redirect
 // of an IPv4 connection by itself, but not the later ones.
 func TestPodsGetNoRedirects(t *testing.T) {
+	t.Parallel()
 	for _, a := range bothFamilies() {
 		config := a.config()
 		config.Masquerade = false
@@ -177,6 +180,7 @@ func TestPodsGetNoRedirects(t *testing.T) {
 			{"with the table", desired(t, config), false},
 		} {
 			t.Run(a.family+" "+tc.name, func(t *testing.T) {
+				t.Parallel()
 				host, pods := newBridge(t, a)
 				host.sync(tc.table)
 				exchange(t, call{pods[0], pods[1], a.pod, a.pod2})

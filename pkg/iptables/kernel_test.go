@@ -94,6 +94,7 @@ func checkOurs(t *testing.T, before, after []string, jumpAt int) {
 
 // Each case is done by hand, after Docker's rules and ours are there.
 func TestMending(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		name   string
 		by     []string // for iptables-restore
@@ -122,6 +123,7 @@ func TestMending(t *testing.T) {
 		{"a comment that looks like our jump", []string{`-A FORWARD -m comment --comment " -j OVERLAY-CNI-FWD" -j DOCKER-USER`}, -1},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
 			eachVariant(t, func(t *testing.T, v variant, s space) {
 				k, want := New(), forwarding(t)
 				s.restore(v, "filter", docker()...)
@@ -144,6 +146,7 @@ func TestMending(t *testing.T) {
 // What this package makes is what iptables makes of the same words, so the
 // latter knows it, and what came back from iptables-save is not made anew.
 func TestIptablesMakesTheSame(t *testing.T) {
+	t.Parallel()
 	eachVariant(t, func(t *testing.T, v variant, s space) {
 		s.restore(v, "filter", append([]string{":FORWARD DROP [0:0]", ":OVERLAY-CNI-FWD - [0:0]", ourJump}, ourRules...)...)
 		if changes := s.mustSync(New(), forwarding(t)); len(changes) > 0 {
@@ -153,6 +156,7 @@ func TestIptablesMakesTheSame(t *testing.T) {
 }
 
 func TestRemoval(t *testing.T) {
+	t.Parallel()
 	eachVariant(t, func(t *testing.T, v variant, s space) {
 		k := New()
 		s.restore(v, "filter", docker()...)
@@ -168,6 +172,7 @@ func TestRemoval(t *testing.T) {
 
 // A host that has no iptables gets none by being looked at.
 func TestNothingIsMadeWhereThereIsNothing(t *testing.T) {
+	t.Parallel()
 	s := newSpace(t)
 	for _, want := range []State{forwarding(t), {}} {
 		if changes := s.mustSync(New(), want); len(changes) > 0 {
@@ -187,12 +192,14 @@ func TestNothingIsMadeWhereThereIsNothing(t *testing.T) {
 
 // A table of that name that somebody made with nft, for another purpose.
 func TestUnmanagedTablesAreLeftAlone(t *testing.T) {
+	t.Parallel()
 	for name, ruleset := range map[string]string{
 		"FORWARD is an ordinary chain": "table ip filter { chain FORWARD { drop; }; }",
 		"forward in lower case":        "table ip filter { chain forward { type filter hook forward priority 0; policy drop; }; }",
 		"another family":               "table inet filter { chain FORWARD { type filter hook forward priority 0; policy drop; }; }",
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			s := newSpace(t)
 			s.runWith(ruleset, "nft", "-f", "-")
 			before := s.run("nft", "list", "ruleset")
@@ -206,6 +213,7 @@ func TestUnmanagedTablesAreLeftAlone(t *testing.T) {
 
 // Where both kinds of iptables are in use, a packet meets both.
 func TestBothKindsAtOnce(t *testing.T) {
+	t.Parallel()
 	s := newSpace(t)
 	for _, v := range variants() {
 		s.restore(v, "filter", docker()...)
@@ -219,7 +227,8 @@ func TestBothKindsAtOnce(t *testing.T) {
 	}
 }
 
-// withoutPrograms empties PATH, as in our container image.
+// withoutPrograms empties PATH, as in our container image. PATH is the whole
+// process's, so tests that set it don't run in parallel.
 func withoutPrograms(t *testing.T) { t.Setenv("PATH", t.TempDir()) }
 
 func TestNftTablesNeedNoProgram(t *testing.T) {
@@ -250,24 +259,24 @@ func TestLegacyTablesWithoutProgram(t *testing.T) {
 		{"ours to remove", []string{":OVERLAY-CNI-FWD - [0:0]"}, true, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			eachVariant(t, func(t *testing.T, v variant, s space) {
-				if !v.legacy() {
-					return
-				}
-				s.restore(v, "filter", tc.rules...)
-				want := forwarding(t)
-				if tc.remove {
-					want = State{}
-				}
-				withoutPrograms(t)
-				_, err := s.sync(New(), want)
-				if (err != nil) != tc.fails {
-					t.Fatalf("got error %v", err)
-				}
-				if tc.fails && (!strings.Contains(err.Error(), ErrNoProgram.Error()) || !strings.Contains(err.Error(), v.family.String())) {
-					t.Errorf("the error does not say what is missing: %v", err)
-				}
-			})
+			for _, v := range variants()[2:] {
+				t.Run(v.String(), func(t *testing.T) {
+					s := newSpace(t)
+					s.restore(v, "filter", tc.rules...)
+					want := forwarding(t)
+					if tc.remove {
+						want = State{}
+					}
+					withoutPrograms(t)
+					_, err := s.sync(New(), want)
+					if (err != nil) != tc.fails {
+						t.Fatalf("got error %v", err)
+					}
+					if tc.fails && (!strings.Contains(err.Error(), ErrNoProgram.Error()) || !strings.Contains(err.Error(), v.family.String())) {
+						t.Errorf("the error does not say what is missing: %v", err)
+					}
+				})
+			}
 		})
 	}
 }
@@ -335,8 +344,10 @@ func TestNoProgramIsRunWhileNothingChanges(t *testing.T) {
 // What changes table filter of iptables-legacy has to be noticed, but for what
 // leaves all sizes as they were. Packets are no change.
 func TestPollNoticesChanges(t *testing.T) {
+	t.Parallel()
 	for _, v := range variants()[2:] {
 		t.Run(v.String(), func(t *testing.T) {
+			t.Parallel()
 			s, seen := newSpace(t), map[family.Family]any{}
 			polled := func() (changed bool) {
 				s.In(func() error { changed = poll(seen); return nil })
@@ -373,6 +384,7 @@ func TestPollNoticesChanges(t *testing.T) {
 
 // A resync finds also what leaves all sizes as they were.
 func TestForceResync(t *testing.T) {
+	t.Parallel()
 	eachVariant(t, func(t *testing.T, v variant, s space) {
 		k, want := New(), forwarding(t)
 		s.restore(v, "filter", docker()...)
@@ -387,6 +399,7 @@ func TestForceResync(t *testing.T) {
 }
 
 func TestWatch(t *testing.T) {
+	t.Parallel()
 	s, v := newSpace(t), variants()[2]
 	s.restore(v, "filter", docker()...)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -399,6 +412,7 @@ func TestWatch(t *testing.T) {
 
 // A rule that the program refuses changes nothing: all or none.
 func TestRefusedChangesAreWhole(t *testing.T) {
+	t.Parallel()
 	s, v, k := newSpace(t), variants()[2], New()
 	s.restore(v, "filter", docker()...)
 	s.mustSync(k, forwarding(t))

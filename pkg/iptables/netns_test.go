@@ -94,18 +94,23 @@ func variants() []variant {
 // eachVariant runs a test with a namespace for each.
 func eachVariant(t *testing.T, test func(t *testing.T, v variant, s space)) {
 	for _, v := range variants() {
-		t.Run(v.String(), func(t *testing.T) { test(t, v, newSpace(t)) })
+		t.Run(v.String(), func(t *testing.T) {
+			t.Parallel()
+			test(t, v, newSpace(t))
+		})
 	}
 }
 
-// restore has the variant's program carry out commands on a table.
+// restore has the variant's program carry out commands on a table. Tests run side by
+// side, so the program waits for the lock of iptables-legacy, which is one for all
+// namespaces.
 func (s space) restore(v variant, table string, commands ...string) {
 	s.T.Helper()
-	s.runWith(fmt.Sprintf("*%s\n%s\nCOMMIT\n", table, strings.Join(commands, "\n")), v.program+"-restore", "--noflush")
+	s.runWith(fmt.Sprintf("*%s\n%s\nCOMMIT\n", table, strings.Join(commands, "\n")), v.program+"-restore", "--noflush", "--wait")
 }
 
 // list returns the table filter as the variant's program lists it.
 func (s space) list(v variant) []string {
 	s.T.Helper()
-	return strings.Split(strings.TrimSpace(s.run(v.program, "-t", "filter", "-S")), "\n")
+	return strings.Split(strings.TrimSpace(s.run(v.program, "--wait", "-t", "filter", "-S")), "\n")
 }

@@ -12,7 +12,7 @@ import (
 // patience is how long a test waits for a packet that should come at once, and
 // glance for one that should not come: the first is not sent again within it.
 const (
-	patience = 10 * time.Second
+	patience = 30 * time.Second
 	glance   = 100 * time.Millisecond
 )
 
@@ -106,8 +106,10 @@ func (c call) sourceSeen(t *testing.T, wait time.Duration) string {
 }
 
 func TestWhatPassesDocker(t *testing.T) {
+	t.Parallel()
 	for _, v := range variants() {
 		t.Run(v.String(), func(t *testing.T) {
+			t.Parallel()
 			a := addressesOf(v.family)
 			n := newNeighbourhood(t, a)
 			cases := []struct {
@@ -146,8 +148,10 @@ func TestWhatPassesDocker(t *testing.T) {
 
 // Other programs' rules come before ours, which only accepts what they leave.
 func TestOthersRulesGoFirst(t *testing.T) {
+	t.Parallel()
 	for _, v := range variants() {
 		t.Run(v.String(), func(t *testing.T) {
+			t.Parallel()
 			a := addressesOf(v.family)
 			n := newNeighbourhood(t, a)
 			k, c := New(), call{n.pod, n.outside, a.pod, a.outside}
