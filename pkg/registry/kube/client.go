@@ -32,7 +32,7 @@ type client struct {
 	patience time.Duration
 }
 
-// loadConfig reads how to reach the API server. With an empty path it is the
+// loadConfig reads how to reach the API server. With an empty path it uses the
 // service account that Kubernetes gives to a pod.
 func loadConfig(kubeconfig string) (*rest.Config, error) {
 	if kubeconfig != "" {
@@ -49,11 +49,11 @@ func loadConfig(kubeconfig string) (*rest.Config, error) {
 	return config, nil
 }
 
-// keepAlive finds a dead connection where no HTTP/2 pings do, behind a proxy
-// that speaks HTTP/1.1.
+// keepAlive is the interval of TCP keep-alives. They detect a dead connection
+// behind a proxy that speaks HTTP/1.1, which has no pings as HTTP/2 has.
 const keepAlive = 30 * time.Second
 
-// newClient connects to nothing yet.
+// newClient returns a client that has not connected yet.
 func newClient(config *rest.Config, patience time.Duration) (*client, error) {
 	config = rest.CopyConfig(config)
 	config.APIPath = "/api"
@@ -61,9 +61,9 @@ func newClient(config *rest.Config, patience time.Duration) (*client, error) {
 	config.NegotiatedSerializer = codec()
 	config.AcceptContentTypes = runtime.ContentTypeProtobuf
 	config.UserAgent = "overlayd"
-	// Unpacking a list costs more than all that is done with it.
+	// Decompressing a list takes more CPU time than all other work on the list.
 	config.DisableCompression = true
-	// The reflector and the reporter have their own pauses.
+	// No rate limit: the reflector and the reporter limit themselves.
 	config.QPS = -1
 	config.WarningHandler = rest.NoWarnings{}
 	c := &client{
@@ -79,8 +79,9 @@ func newClient(config *rest.Config, patience time.Duration) (*client, error) {
 	return c, nil
 }
 
-// dial keeps a connection that is established while the client closes from being
-// left over: net/http goes on dialling for a request that was given up.
+// dial closes a connection that was established while the client was closing.
+// net/http keeps dialling for a request that was cancelled, so such a connection
+// would stay open.
 func (c *client) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	conn, err := c.dialer.DialContext(ctx, network, address)
 	if err == nil && c.closed.Load() {
@@ -89,7 +90,7 @@ func (c *client) dial(ctx context.Context, network, address string) (net.Conn, e
 	return conn, err
 }
 
-// codec decodes the kinds that the API server sends to this package.
+// codec decodes the kinds of objects that the API server sends to this package.
 func codec() runtime.NegotiatedSerializer {
 	v1 := schema.GroupVersion{Version: "v1"}
 	scheme := runtime.NewScheme()
@@ -104,12 +105,12 @@ func (c *client) close() {
 	c.dialer.CloseAll()
 }
 
-// nodes begins a request for nodes with these options.
+// nodes builds a request for nodes with these options.
 func (c *client) nodes(options metav1.ListOptions) *rest.Request {
 	return c.rest.Get().Resource("nodes").VersionedParams(&options, metav1.ParameterCodec)
 }
 
-// list reads all nodes, or one page of them where options have a limit.
+// list reads all nodes, or one page of them if the options have a limit.
 func (c *client) list(ctx context.Context, options metav1.ListOptions) (*nodeList, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, c.patience, c.silent())
 	defer cancel()
@@ -130,7 +131,8 @@ func (c *client) list(ctx context.Context, options metav1.ListOptions) (*nodeLis
 	return list, nil
 }
 
-// reason returns silence if that is why a request failed, and else err.
+// reason returns errSilent with the time if the server's silence made the
+// request fail, else err.
 func reason(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); errors.Is(cause, errSilent) {
 		return cause
@@ -138,10 +140,11 @@ func reason(ctx context.Context, err error) error {
 	return err
 }
 
-// watch waits until the server accepts. Where options ask for the nodes that
-// exist, it ends the watch if the server falls silent before their end. It
-// reports to failed what ends a watch that was accepted. client-go's pings find
-// servers that die while a watch runs.
+// watch starts a watch and returns when the server has accepted the request. If
+// the options ask for the existing nodes, the watch ends with errSilent when the
+// server stops sending before it has sent them all. If a watch ends with an
+// error after the server accepted it, watch passes the error to failed. The HTTP/2
+// pings of client-go detect a server that dies during a watch.
 func (c *client) watch(ctx context.Context, options metav1.ListOptions, failed func(error)) (watch.Interface, error) {
 	options.Watch = true
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -177,14 +180,14 @@ func (c *client) watch(ctx context.Context, options metav1.ListOptions, failed f
 	})}, nil
 }
 
-// stream is a watch that frees what belongs to it when it is stopped.
+// stream is a watch whose Stop also stops its timer and its context.
 type stream struct {
 	watch.Interface
 	end func()
 }
 
-// Stop ends the watch. The goroutine of watch.Filter ends only when somebody
-// takes the last event.
+// Stop ends the watch. It drains the events, because the goroutine of
+// watch.Filter ends only after its last event was received.
 func (s stream) Stop() {
 	s.Interface.Stop()
 	s.end()
@@ -193,13 +196,13 @@ func (s stream) Stop() {
 	}
 }
 
-// errSilent is why a request was given up.
+// errSilent says that a request was cancelled because the server sent nothing.
 var errSilent = errors.New("the API server is silent")
 
 func (c *client) silent() error { return fmt.Errorf("%w for %s", errSilent, c.patience) }
 
-// patchStatus applies a strategic merge patch to the status of a node, and
-// returns the condition that the node has then.
+// patchStatus applies a strategic merge patch to the status of a node. It returns
+// the condition that the node has after the patch.
 func (c *client) patchStatus(ctx context.Context, name string, patch []byte) (condition, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.patience)
 	defer cancel()

@@ -11,19 +11,19 @@ import (
 )
 
 const (
-	// networkUnavailable is the condition's type: Kubernetes gives no pods to
-	// a node while it is True.
+	// networkUnavailable is the condition's type. Kubernetes schedules no pods on a
+	// node while the condition is True.
 	networkUnavailable = "NetworkUnavailable"
 
 	reasonUp   = "OverlayIsUp"
 	reasonDown = "OverlayIsDown"
 	messageUp  = "overlayd has set up this node's pod network"
-	// maxMessageText keeps a long error from filling the Node object, in bytes.
+	// maxMessageText, in bytes, keeps a long error from filling the Node object.
 	maxMessageText = 1024
 )
 
-// conditionOf is what the condition is to be; down is why this node's pod
-// network is not up, nil if it is.
+// conditionOf returns the wanted condition. down says why this node's pod network
+// is down; nil means that it is up.
 func conditionOf(down error) condition {
 	if down == nil {
 		return condition{"False", reasonUp, messageUp}
@@ -35,7 +35,7 @@ func conditionOf(down error) condition {
 	return condition{"True", reasonDown, message}
 }
 
-// patchCondition is a condition as the API has it.
+// patchCondition is a condition in the API's JSON form.
 type patchCondition struct {
 	Type               string     `json:"type"`
 	Status             string     `json:"status"`
@@ -45,9 +45,10 @@ type patchCondition struct {
 	LastTransitionTime *time.Time `json:"lastTransitionTime,omitempty"`
 }
 
-// patchOf is the strategic merge patch, which goes by the condition's type and
-// leaves all others as they are. The time of transition is that of the status:
-// another reason for the same status is none.
+// patchOf returns the strategic merge patch that sets the condition. A strategic
+// merge finds a condition by its type, so the patch leaves other conditions alone.
+// It sets the transition time only if the status changes, not if only the reason
+// changes.
 func patchOf(have, want condition, now time.Time) ([]byte, error) {
 	now = now.UTC().Truncate(time.Second)
 	c := patchCondition{
@@ -60,21 +61,21 @@ func patchOf(have, want condition, now time.Time) ([]byte, error) {
 	return json.Marshal(map[string]any{"status": map[string]any{"conditions": []patchCondition{c}}})
 }
 
-// pauses are those between two patches.
+// pauses are the waits between two patches.
 type pauses struct {
-	// calm comes after one that succeeded: another controller that sets the
-	// condition, or a network that comes and goes, must not make a stream.
-	calm time.Duration
-	// A patch that fails is tried again after first, and then twice as long
-	// every time up to last.
+	// afterSuccess limits the rate of patches when the network goes up and down,
+	// or when another controller keeps setting the same condition.
+	afterSuccess time.Duration
+	// A failed patch is repeated after first. The wait doubles with every further
+	// failure, up to last.
 	first, last time.Duration
 }
 
 func defaultPauses() pauses {
-	return pauses{calm: 5 * time.Second, first: time.Second, last: time.Minute}
+	return pauses{afterSuccess: 5 * time.Second, first: time.Second, last: time.Minute}
 }
 
-// reporter keeps the own node's condition as it was asked for last.
+// reporter sets the condition of this host's Node to the last wanted one.
 type reporter struct {
 	patch  func(context.Context, []byte) (condition, error)
 	pauses pauses
@@ -82,32 +83,35 @@ type reporter struct {
 	wake   chan struct{}
 
 	mu sync.Mutex
-	// want is nil until it was asked for, have until the node was listed.
+	// want is nil until the first call of setWant. have is the condition in the API;
+	// nil: the node was not listed yet, or does not exist.
 	want, have *condition
-	// seen counts what the watch said of the node.
+	// seen counts the watch's notifications about the node.
 	seen uint64
 }
 
-// ask says what the condition is to be.
-func (r *reporter) ask(want condition) { r.note(func() { r.want = &want }) }
+// setWant sets the wanted condition.
+func (r *reporter) setWant(want condition) { r.update(func() { r.want = &want }) }
 
-// see says what the condition is by the watch; nil, that there is no such node.
-func (r *reporter) see(have *condition) { r.note(func() { r.have, r.seen = have, r.seen+1 }) }
+// setHave takes over the condition that the watch reported. nil means that the
+// node does not exist.
+func (r *reporter) setHave(have *condition) { r.update(func() { r.have, r.seen = have, r.seen+1 }) }
 
-// answered says what the condition was right after a patch, which was made when
-// the watch had spoken seen times. If it spoke since, its word stands: it may be
-// about a later change, or another node of that name. If it was about an earlier
-// one, the patch's own comes after it.
-func (r *reporter) answered(have condition, seen uint64) {
-	r.note(func() {
+// patched takes over the condition that the API server returned for a patch. seen
+// is the reporter's count when the patch was made. If the watch has reported the
+// node since, patched ignores the answer: the report may be about a later change,
+// or about a new node with the same name. If the report was about an earlier
+// change, the watch reports the patch next.
+func (r *reporter) patched(have condition, seen uint64) {
+	r.update(func() {
 		if r.seen == seen {
 			r.have = &have
 		}
 	})
 }
 
-// note changes what is known, and wakes run where that asks for a patch.
-func (r *reporter) note(change func()) {
+// update calls change under the lock, and wakes run if a patch is needed then.
+func (r *reporter) update(change func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	change()
@@ -116,7 +120,7 @@ func (r *reporter) note(change func()) {
 	}
 	select {
 	case r.wake <- struct{}{}:
-	default: // it is to look already
+	default: // run has been woken already
 	}
 }
 
@@ -126,11 +130,11 @@ func (r *reporter) differs() bool { return r.want != nil && r.have != nil && *r.
 // task is a patch to make.
 type task struct {
 	have, want condition
-	seen       uint64 // as the reporter's, when have was so
+	seen       uint64 // the reporter's count together with have
 }
 
-// due is what to patch, if anything.
-func (r *reporter) due() (t task, needed bool) {
+// pending returns the patch that is needed, if any.
+func (r *reporter) pending() (t task, needed bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !r.differs() {
@@ -139,36 +143,37 @@ func (r *reporter) due() (t task, needed bool) {
 	return task{*r.have, *r.want, r.seen}, true
 }
 
-// run patches whenever the condition is not what it is to be, until ctx ends.
+// run patches the node whenever its condition is not the wanted one, until ctx
+// ends.
 func (r *reporter) run(ctx context.Context) {
 	var delay time.Duration // after a failure; 0 if there was none
 	for {
-		pause := r.pauses.calm
+		pause := r.pauses.afterSuccess
 		select {
 		case <-ctx.Done():
 			return
 		case <-r.wake:
 		}
-		err := r.once(ctx)
+		err := r.patchOnce(ctx)
 		if err != nil && ctx.Err() == nil {
 			if delay == 0 {
-				r.log.Warn("the node's condition "+networkUnavailable+" can't be set and is tried again", "err", advise(err))
+				r.log.Warn("can't set the node condition, retrying", "condition", networkUnavailable, "err", advise(err))
 			}
 			delay = min(max(2*delay, r.pauses.first), r.pauses.last)
 			pause = delay
 		} else {
 			delay = 0
 		}
-		if !stay(ctx, pause) {
+		if !sleep(ctx, pause) {
 			return
 		}
-		r.note(func() {}) // what changed meanwhile, or failed
+		r.update(func() {}) // wakes the loop again after a failure
 	}
 }
 
-// once makes one patch if one is needed.
-func (r *reporter) once(ctx context.Context) error {
-	t, needed := r.due()
+// patchOnce makes a patch if one is needed.
+func (r *reporter) patchOnce(ctx context.Context) error {
+	t, needed := r.pending()
 	if !needed {
 		return nil
 	}
@@ -180,13 +185,13 @@ func (r *reporter) once(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.answered(now, t.seen)
-	r.log.Info("set the node's condition "+networkUnavailable, "status", t.want.status, "reason", t.want.reason, "message", t.want.message)
+	r.patched(now, t.seen)
+	r.log.Info("set the node condition", "condition", networkUnavailable, "status", t.want.status, "reason", t.want.reason, "message", t.want.message)
 	return nil
 }
 
-// stay returns after d, or false when ctx ends before.
-func stay(ctx context.Context, d time.Duration) bool {
+// sleep waits for d. It returns false if ctx ends before.
+func sleep(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {

@@ -43,7 +43,7 @@ func conditionIn(t *testing.T, patch []byte) condition {
 	return condition{string(c.Status), c.Reason, c.Message}
 }
 
-// later lets everything happen that is due in this time.
+// later lets this time pass on the fake clock.
 func later(d time.Duration) {
 	<-time.After(d)
 	synctest.Wait()
@@ -52,45 +52,45 @@ func later(d time.Duration) {
 func TestReporterPatchesDifferencesOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, at := scripted(t, func(int) bool { return false })
-		r.see(&condition{})
+		r.setHave(&condition{})
 		later(time.Hour)
 		expect(t, "before it was asked", len(*at), 0)
-		r.ask(conditionOf(nil))
+		r.setWant(conditionOf(nil))
 		later(time.Hour)
 		expect(t, "asked", len(*at), 1)
 		for range 100 {
-			r.ask(conditionOf(nil))
+			r.setWant(conditionOf(nil))
 			later(time.Second)
 		}
 		expect(t, "asked for the same", len(*at), 1)
-		r.see(&condition{"True", "NoRouteCreated", ""})
+		r.setHave(&condition{"True", "NoRouteCreated", ""})
 		later(time.Hour)
 		expect(t, "set by another", len(*at), 2)
-		r.see(nil)
-		r.ask(conditionOf(errors.New("x")))
+		r.setHave(nil)
+		r.setWant(conditionOf(errors.New("x")))
 		later(time.Hour)
 		expect(t, "the node is gone", len(*at), 2)
-		r.see(&condition{})
+		r.setHave(&condition{})
 		later(time.Hour)
 		expect(t, "the node is back", len(*at), 3)
 	})
 }
 
-// A patch's answer may come after the watch told of what happened next.
+// The answer to a patch may arrive after the watch has reported a later change.
 func TestAnswerComesAfterTheNodeWasMadeAnew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, at := scripted(t, func(int) bool { return false })
 		answer := r.patch
 		r.patch = func(ctx context.Context, patch []byte) (condition, error) {
 			if len(*at) == 0 {
-				r.see(new(conditionOf(nil)))
-				r.see(nil)
-				r.see(&condition{})
+				r.setHave(new(conditionOf(nil)))
+				r.setHave(nil)
+				r.setHave(&condition{})
 			}
 			return answer(ctx, patch)
 		}
-		r.see(&condition{})
-		r.ask(conditionOf(nil))
+		r.setHave(&condition{})
+		r.setWant(conditionOf(nil))
 		later(time.Hour)
 		expect(t, "one for each of the two nodes", len(*at), 2)
 	})
@@ -107,19 +107,19 @@ func expect(t *testing.T, when string, got, want int) {
 func TestReporterIsCalm(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, at := scripted(t, func(int) bool { return false })
-		r.see(&condition{})
+		r.setHave(&condition{})
 		for i := range 1000 {
 			var down error
 			if i%3 == 0 {
 				down = errors.New("down")
 			}
-			r.ask(conditionOf(down))
+			r.setWant(conditionOf(down))
 			later(100 * time.Millisecond)
 		}
 		if got := len(*at); got > 21 {
 			t.Errorf("%d patches in 100 s", got)
 		}
-		r.ask(conditionOf(nil))
+		r.setWant(conditionOf(nil))
 		later(time.Minute)
 		if *r.have != conditionOf(nil) {
 			t.Errorf("the last word was another: %+v", *r.have)
@@ -130,8 +130,8 @@ func TestReporterIsCalm(t *testing.T) {
 func TestReporterBacksOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, at := scripted(t, func(number int) bool { return number < 10 })
-		r.see(&condition{})
-		r.ask(conditionOf(nil))
+		r.setHave(&condition{})
+		r.setWant(conditionOf(nil))
 		later(time.Hour)
 		var last time.Duration
 		for i, want := range []time.Duration{0, 1, 2, 4, 8, 16, 32, 60, 60, 60} {
@@ -189,7 +189,7 @@ func TestContactIsNoSpam(t *testing.T) {
 		}
 		c.succeeded()
 		c.succeeded()
-		if got := strings.Count(log.String(), "level=INFO"); got != 1 || !strings.Contains(log.String(), "after=1h0m0s") || c.trouble() != nil {
+		if got := strings.Count(log.String(), "level=INFO"); got != 1 || !strings.Contains(log.String(), "outage=1h0m0s") || c.trouble() != nil {
 			t.Errorf("%d lines of its end:\n%s", got, log)
 		}
 		c.failed(errors.New("again"))

@@ -12,30 +12,32 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 )
 
-// remind is how often the log repeats that the API server is away.
+// remind is how often the log repeats that nodes can't be watched.
 const remind = 10 * time.Minute
 
-// contact keeps whether the API server answers, and tells the log: once when
-// it stops, now and then while it lasts, once when it is back.
+// contact remembers whether nodes can be watched. It logs the beginning of an
+// outage, a reminder every ten minutes, and the end.
 type contact struct {
 	host string
 	log  *slog.Logger
 
 	mu            sync.Mutex
-	err           error // nil: it answers
+	err           error // nil: no outage
 	since, logged time.Time
 }
 
-// failed notes a request that failed. It says whether that is news.
-func (c *contact) failed(err error) bool {
-	// Servers refuse an expired version so that the client lists again, and old
-	// ones a watch that begins with all nodes so that the client lists.
+// failed records that a request failed. It reports whether the error differs from
+// the last one.
+func (c *contact) failed(err error) (changed bool) {
+	// These answers are normal. They make the client list again: the resource
+	// version has expired, or a server older than Kubernetes 1.32 refuses a watch
+	// that begins with all nodes.
 	if errors.Is(err, context.Canceled) || apierrors.IsResourceExpired(err) || apierrors.IsGone(err) || apierrors.IsInvalid(err) {
 		return false
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	news := text(c.err) != text(err)
+	changed = text(c.err) != text(err)
 	now := time.Now()
 	if c.err == nil {
 		c.since = now
@@ -43,34 +45,34 @@ func (c *contact) failed(err error) bool {
 	c.err = err
 	if now.Sub(c.logged) >= remind || c.since.Equal(now) {
 		c.logged = now
-		c.log.Warn("the API server does not give the nodes, which stay as they are until it does",
+		c.log.Warn("can't watch nodes, keeping the last known ones",
 			"server", c.host, "since", c.since.Format(time.RFC3339), "err", advise(err))
 	}
-	return news
+	return changed
 }
 
-// succeeded notes that changes arrive.
+// succeeded records that a watch was accepted.
 func (c *contact) succeeded() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.err == nil {
 		return
 	}
-	c.log.Info("the API server gives the nodes again", "server", c.host, "after", time.Since(c.since).Round(time.Second))
+	c.log.Info("watching nodes again", "server", c.host, "outage", time.Since(c.since).Round(time.Second))
 	c.err, c.logged = nil, time.Time{}
 }
 
-// trouble is why the API server gives no nodes, nil if it does.
+// trouble returns why nodes can't be watched, or nil.
 func (c *contact) trouble() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.err == nil {
 		return nil
 	}
-	return fmt.Errorf("the API server %s does not give them since %s: %w", c.host, c.since.Format(time.TimeOnly), advise(c.err))
+	return fmt.Errorf("the API server %s has not sent the nodes since %s: %w", c.host, c.since.Format(time.TimeOnly), advise(c.err))
 }
 
-// advise adds what to do where only a person can do it.
+// advise adds a remedy to errors that only an administrator can resolve.
 func advise(err error) error {
 	switch {
 	case apierrors.IsForbidden(err):
@@ -83,17 +85,17 @@ func advise(err error) error {
 	return err
 }
 
-// quiet makes debug messages of everything that client-go logs. What matters of
-// it is logged here, and not every few seconds.
+// quiet turns all log lines of client-go into debug lines. client-go repeats an
+// error every few seconds; contact logs the same outage less often.
 type quiet struct{ slog.Handler }
 
-// Enabled leaves out client-go's own finer levels.
+// Enabled drops the levels of client-go that are more verbose than debug.
 func (q quiet) Enabled(ctx context.Context, level slog.Level) bool {
 	return level >= slog.LevelDebug && q.Handler.Enabled(ctx, slog.LevelDebug)
 }
 
-// Handle lowers the level, and asks once more whether that is wanted: logr takes
-// errors here without asking.
+// Handle lowers the level to debug. It checks again that debug is enabled, because
+// logr logs errors without calling Enabled.
 func (q quiet) Handle(ctx context.Context, r slog.Record) error {
 	if !q.Handler.Enabled(ctx, slog.LevelDebug) {
 		return nil

@@ -4,11 +4,11 @@
 //	addresses   annotation overlay-cni.io/address, else status.addresses
 //	subnets     spec.podCIDRs
 //
-// Invariant: what Nodes returns follows from the server's last word about each
-// node, and a node with a mistake in it costs no other node its place in the
-// set. An API server that is away changes nothing.
+// Invariant: Nodes follows from the last state of each Node that the API server
+// sent. A Node with a mistake never excludes another node. While the API server
+// does not answer, Nodes returns the same nodes.
 //
-// A node is 10 to 40 kB on the wire, of which this package wants some hundred
-// bytes. It reads those from the stream and never holds a whole list, so that
-// memory follows from what is kept (see wire.go and node.go).
+// A Node is 10 to 40 kB on the wire; this package keeps some hundred bytes (see
+// node.go). It converts each Node as the Node arrives in the watch, and lists in
+// pages, so a full list of large objects is never in memory.
 package kube

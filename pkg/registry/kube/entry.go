@@ -14,8 +14,9 @@ import (
 )
 
 // entryOf reads a Node; own is the name of this host's Node. A node that joins
-// gets its addresses and subnets one after the other: until it has an address it
-// is excluded, which is an error only if it has pods or is this host.
+// gets its addresses and subnets one after the other. entryOf excludes a node
+// without an address. A missing address is an error only if the node has pod
+// subnets or is this host.
 func entryOf(n *node, own string) registry.Entry {
 	addresses, addressErr := addressesOf(n)
 	subnets, subnetErr := subnetsOf(n)

@@ -115,7 +115,7 @@ func inSet(e registry.Entry) (out bool, err error) {
 	return len(nodes) == 0, err
 }
 
-// This host's operator has to know what it waits for.
+// The entry of this host says what the host is waiting for.
 func TestEntryOfTheOwnNode(t *testing.T) {
 	for _, f := range families() {
 		for name, tt := range map[string]struct {

@@ -24,8 +24,8 @@ import (
 type Options struct {
 	// NodeName is the name of this host's Node.
 	NodeName string
-	// Kubeconfig is the path of the file that says how to reach the API server.
-	// Empty, it is the service account that Kubernetes gives to a pod.
+	// Kubeconfig is the path of the file that says how to reach the API server. An
+	// empty path stands for the service account that Kubernetes gives to a pod.
 	Kubeconfig string
 	Log        *slog.Logger
 }
@@ -47,15 +47,15 @@ type Registry struct {
 
 var _ registry.Registry = (*Registry)(nil)
 
-// timing is how long to wait for what.
+// timing holds timeouts and waits.
 type timing struct {
-	// silence is how long the API server may say nothing in the middle of an
-	// answer. It is longer than what a server under load asks clients to stay
-	// away, which is within that time.
+	// silence is how long the API server may send nothing in the middle of an
+	// answer. It is longer than the Retry-After of a server under load, because
+	// client-go waits for that time within the request.
 	silence time.Duration
-	// A watch that fails is tried again after first, then twice as long every
-	// time up to last, each with up to as much again by chance: all hosts of a
-	// cluster lose the API server at the same moment.
+	// A failed watch is repeated after first. The wait doubles with every further
+	// failure, up to last. A random part of up to the same length is added, because
+	// all hosts of a cluster lose the API server at the same moment.
 	first, last time.Duration
 	report      pauses
 }
@@ -64,9 +64,8 @@ func defaultTiming() timing {
 	return timing{silence: time.Minute, first: 500 * time.Millisecond, last: 15 * time.Second, report: defaultPauses()}
 }
 
-// New begins to follow the nodes of a cluster. It returns at once, whether the
-// API server answers or not; only a missing or broken configuration is an
-// error.
+// New begins to watch the nodes of a cluster. It returns at once, whether the API
+// server answers or not. It fails only if the configuration is missing or broken.
 func New(o Options) (*Registry, error) { return open(o, defaultTiming()) }
 
 func open(o Options, t timing) (*Registry, error) {
@@ -97,7 +96,7 @@ func open(o Options, t timing) (*Registry, error) {
 	return r, nil
 }
 
-// start runs what Close ends.
+// start starts the goroutines that Close ends.
 func (r *Registry) start(log *slog.Logger) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ctx = logr.NewContext(ctx, logr.FromSlogHandler(quiet{log.Handler()}))
@@ -113,11 +112,11 @@ func (r *Registry) start(log *slog.Logger) {
 	})
 }
 
-// Nodes returns the nodes that can be part of one network, and beside them
-// what is wrong with the others: each is named, with what to do about it. While
-// the API server is away the set stays as it was, without an error; before its
-// first answer the error is registry.ErrNotReady and says which server it is
-// and why it does not answer.
+// Nodes returns the nodes that can be part of one network. The error beside them
+// names each other node, the mistake and the remedy. While the API server does not
+// answer, the nodes stay the same, without an error. Before its first answer the
+// error wraps registry.ErrNotReady; it names the server and says why it does not
+// answer.
 func (r *Registry) Nodes() ([]registry.Node, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -130,18 +129,17 @@ func (r *Registry) Nodes() ([]registry.Node, error) {
 	return nil, fmt.Errorf("%w: waiting for the API server %s", registry.ErrNotReady, r.client.host)
 }
 
-// Changed gets a value when the nodes or the error became different ones.
+// Changed gets a value when the nodes or the error changed.
 func (r *Registry) Changed() <-chan struct{} { return r.changed }
 
-// ReportNetwork says whether this host's pod network is up: down is why it is
-// not, nil if it is. It returns at once; the node's condition
-// NetworkUnavailable follows as soon as the API server takes it. The condition
-// is not touched before the first call, and then set back whenever somebody
-// else changes it.
-func (r *Registry) ReportNetwork(down error) { r.reporter.ask(conditionOf(down)) }
+// ReportNetwork takes the state of this host's pod network: down says why the
+// network is down, nil that it is up. It returns at once. A goroutine sets the
+// condition NetworkUnavailable of this host's Node, and sets it again whenever
+// somebody else changes it. Before the first call it leaves the condition alone.
+func (r *Registry) ReportNetwork(down error) { r.reporter.setWant(conditionOf(down)) }
 
-// Close ends all connections and returns when nothing runs any more. Nodes
-// goes on answering what it did before.
+// Close ends all connections and returns when all goroutines have ended. Nodes
+// keeps returning its last result.
 func (r *Registry) Close() error {
 	r.stop()
 	return nil
@@ -150,31 +148,31 @@ func (r *Registry) Close() error {
 func (r *Registry) signal() {
 	select {
 	case r.changed <- struct{}{}:
-	default: // the reader has not come for the last one yet
+	default: // the reader has not received the last value yet
 	}
 }
 
-// failed notes that a list or watch failed.
+// failed records that a list or watch failed.
 func (r *Registry) failed(err error) {
-	news := r.contact.failed(err)
+	changed := r.contact.failed(err)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if news && !r.listed { // it is what Nodes says
+	if changed && !r.listed { // until the first list, Nodes returns this error
 		r.signal()
 	}
 }
 
-// listWatch is where the reflector gets nodes from. The reflector lists only
-// where the server does not send all nodes at the beginning of a watch, as
-// servers before Kubernetes 1.32 do not.
+// listWatch is the reflector's source of nodes. Since Kubernetes 1.32 a server can
+// send all nodes at the beginning of a watch. With older servers the reflector
+// lists first.
 type listWatch struct{ *Registry }
 
-// pageSize is how many nodes to read at once, so that the list of thousands of
-// nodes, with 10 to 40 kB each, is never in memory as a whole.
+// pageSize is how many nodes a list request returns at most. Thousands of nodes of
+// 10 to 40 kB each should never be in memory at once.
 const pageSize = 500
 
-// ListWithContext reads a page of the nodes. Servers give pages only of a list
-// that is up to date, which the empty version asks for.
+// ListWithContext reads a page of the nodes. Servers split a list into pages only
+// if the request asks for the newest version, which the empty version means.
 func (l listWatch) ListWithContext(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 	if options.ResourceVersion == "0" {
 		options.ResourceVersion = ""
@@ -187,12 +185,12 @@ func (l listWatch) ListWithContext(ctx context.Context, options metav1.ListOptio
 	return list, nil
 }
 
-// WatchWithContext follows changes. Only a watch shows that all is well: a list
-// may come from a server that refuses watches.
+// WatchWithContext begins a watch. Only an accepted watch ends an outage: a server
+// may answer lists and refuse watches.
 //
-// It does not give up, for the reflector would list then: thousands of hosts
-// would ask for all nodes just when the API server is back, though all of them
-// may go on where they were.
+// WatchWithContext repeats a failed request itself. If it returned the error, the
+// reflector would list again, and thousands of hosts would read all nodes just when
+// the API server is back, although they could resume their watches.
 func (l listWatch) WatchWithContext(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
 	// 30 doublings are more than enough to get to Cap.
 	pause := wait.Backoff{Duration: l.timing.first, Cap: l.timing.last, Factor: 2, Jitter: 1, Steps: 30}
@@ -203,14 +201,15 @@ func (l listWatch) WatchWithContext(ctx context.Context, options metav1.ListOpti
 			return w, nil
 		}
 		l.failed(err)
-		if isOutdated(err) || !stay(ctx, pause.Step()) {
+		if isOutdated(err) || !sleep(ctx, pause.Step()) {
 			return nil, err
 		}
 	}
 }
 
-// isOutdated reports whether the server answered and refused the version to go
-// on from. What says something about the server or the user alone does not.
+// isOutdated reports whether the server refused the resource version from which
+// the watch should resume. Answers about the user's rights or the server's load
+// say nothing about the version.
 func isOutdated(err error) bool {
 	var answer apierrors.APIStatus
 	if !errors.As(err, &answer) {
@@ -224,24 +223,24 @@ func isOutdated(err error) bool {
 	}
 }
 
-// List and Watch are what the reflector's constructor asks for; it calls the
-// two above.
+// List is required by the reflector's constructor. The reflector calls only
+// ListWithContext and WatchWithContext.
 func (l listWatch) List(options metav1.ListOptions) (runtime.Object, error) {
 	return l.ListWithContext(context.Background(), options)
 }
 
-// Watch is as List.
+// Watch is required by the reflector's constructor, like List.
 func (l listWatch) Watch(options metav1.ListOptions) (watch.Interface, error) {
 	return l.WatchWithContext(context.Background(), options)
 }
 
-// store is where the reflector puts nodes.
+// store receives the nodes from the reflector.
 type store struct{ *Registry }
 
-// Add takes over a node.
+// Add adds a node.
 func (s store) Add(object any) error { return s.Update(object) }
 
-// Update takes over a node.
+// Update adds or replaces a node.
 func (s store) Update(object any) error {
 	n, err := asNode(object)
 	if err != nil {
@@ -254,12 +253,12 @@ func (s store) Update(object any) error {
 		s.signal()
 	}
 	if n.Name == s.own {
-		s.reporter.see(&n.network)
+		s.reporter.setHave(&n.network)
 	}
 	return nil
 }
 
-// Delete forgets a node.
+// Delete removes a node.
 func (s store) Delete(object any) error {
 	n, err := asNode(object)
 	if err != nil {
@@ -271,12 +270,12 @@ func (s store) Delete(object any) error {
 		s.signal()
 	}
 	if n.Name == s.own {
-		s.reporter.see(nil)
+		s.reporter.setHave(nil)
 	}
 	return nil
 }
 
-// Replace takes over a full list.
+// Replace makes the objects of a full list the only nodes.
 func (s store) Replace(objects []any, _ string) error {
 	entries := make([]registry.Entry, len(objects))
 	var network *condition
@@ -296,7 +295,7 @@ func (s store) Replace(objects []any, _ string) error {
 		s.signal()
 	}
 	s.listed = true
-	s.reporter.see(network)
+	s.reporter.setHave(network)
 	return nil
 }
 

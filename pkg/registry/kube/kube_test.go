@@ -27,7 +27,7 @@ import (
 const patient = 30 * time.Second
 
 func quick() timing {
-	return timing{silence: 300 * time.Millisecond, first: 5 * time.Millisecond, last: 50 * time.Millisecond, report: pauses{calm: 10 * time.Millisecond, first: 10 * time.Millisecond, last: 50 * time.Millisecond}}
+	return timing{silence: 300 * time.Millisecond, first: 5 * time.Millisecond, last: 50 * time.Millisecond, report: pauses{afterSuccess: 10 * time.Millisecond, first: 10 * time.Millisecond, last: 50 * time.Millisecond}}
 }
 
 // journal is a log that can be read while it is written.
@@ -128,7 +128,7 @@ func TestFollowsNodes(t *testing.T) {
 	await(t, r, "node-00001 node-00003 node-00004", "waits for its pod subnet")
 }
 
-// What kubelets report all the time is no change.
+// Heartbeats of kubelets don't signal a change.
 func TestHeartbeatsAreNoChange(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
@@ -162,17 +162,17 @@ func TestServerDownAtStart(t *testing.T) {
 	if _, err := r.Nodes(); !errors.Is(err, registry.ErrNotReady) || !strings.Contains(err.Error(), s.address) {
 		t.Errorf("at once: %v", err)
 	}
-	await(t, r, "", "the API server https://"+s.address+" does not give them since")
+	await(t, r, "", "the API server https://"+s.address+" has not sent the nodes since")
 	if _, err := r.Nodes(); !errors.Is(err, registry.ErrNotReady) || !strings.Contains(err.Error(), "connection refused") {
 		t.Errorf("while it is down: %v", err)
 	}
 	s.up()
 	await(t, r, "node-00001", "")
-	eventually(t, "good news in the log", func() bool { return strings.Contains(log.String(), "gives the nodes again") })
+	eventually(t, "good news in the log", func() bool { return strings.Contains(log.String(), "watching nodes again") })
 }
 
-// While the server is away nothing changes, and what changed meanwhile is there
-// when it is back.
+// While the server is down the nodes stay the same. When it is up again, Nodes has
+// the changes of the meantime.
 func TestServerAway(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
@@ -189,14 +189,14 @@ func TestServerAway(t *testing.T) {
 	}
 	s.up()
 	await(t, r, "node-00001 node-00003", "")
-	eventually(t, "good news in the log", func() bool { return strings.Contains(log.String(), "gives the nodes again") })
+	eventually(t, "good news in the log", func() bool { return strings.Contains(log.String(), "watching nodes again") })
 	if lines := strings.Count(log.String(), "level=WARN"); lines != 1 {
 		t.Errorf("%d warnings:\n%s", lines, log)
 	}
 }
 
-// times has a fault happen so often, to requests that read all nodes or to those
-// that go on.
+// times limits how often a fault happens: to requests that read all nodes, or to
+// watches that resume.
 func times(count int32, goesOn bool, fault func(http.ResponseWriter, *http.Request)) func(http.ResponseWriter, *http.Request) bool {
 	var done atomic.Int32
 	return func(w http.ResponseWriter, r *http.Request) bool {
@@ -208,9 +208,9 @@ func times(count int32, goesOn bool, fault func(http.ResponseWriter, *http.Reque
 	}
 }
 
-// Each of these answers comes first, and the nodes all the same soon after. A
-// server that sends all nodes when a watch begins gives the first answer to that
-// watch, and an old one to a list.
+// The server's first answer is bad, and soon after the registry has the nodes all
+// the same. The first request is a watch that begins with all nodes, or, with an
+// old server, a list.
 func TestBadAnswers(t *testing.T) {
 	type fault = func(*testing.T, http.ResponseWriter, *http.Request)
 	answer := func(code int32, reason metav1.StatusReason) fault {
@@ -342,8 +342,8 @@ func TestSlowList(t *testing.T) {
 	}
 }
 
-// A failed watch goes on where it ended; only what makes that impossible costs
-// another list.
+// A failed watch resumes where it ended. The registry lists again only if the
+// server refuses to resume.
 func TestWatchGoesOnWithoutAList(t *testing.T) {
 	answer := func(code int32, reason metav1.StatusReason) func(*testing.T, *server) {
 		return func(t *testing.T, s *server) {
@@ -463,7 +463,7 @@ func TestReportNetworkThroughTrouble(t *testing.T) {
 	if got := s.patched(); got[0].Status != corev1.ConditionFalse || got[0].Reason != reasonUp || got[0].LastTransitionTime.IsZero() == (got[0].Status != "False") {
 		t.Errorf("got %+v", got)
 	}
-	if lines := strings.Count(log.String(), "can't be set"); lines != 1 || !strings.Contains(log.String(), "rbac.yaml") {
+	if lines := strings.Count(log.String(), "can't set"); lines != 1 || !strings.Contains(log.String(), "rbac.yaml") {
 		t.Errorf("%d lines:\n%s", lines, log)
 	}
 }

@@ -6,21 +6,21 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 )
 
-// AddressAnnotation is where an operator says by which addresses the other
-// hosts reach a node: one, or two with a comma, one a family. It overrides
-// status.addresses, at once.
+// AddressAnnotation names the annotation with which an operator overrides
+// status.addresses: the address by which other hosts reach the node, or one
+// address of each family, separated by a comma. Hosts follow a change at once.
 const AddressAnnotation = "overlay-cni.io/address"
 
 // node is the part of a Node object that this package uses: some hundred bytes
-// of 10 to 40 kB. Of the metadata it has what the reflector needs: name, resource
-// version, and the annotations of a bookmark.
+// of 10 to 40 kB. Its metadata hold only what the reflector needs: the name, the
+// resource version, and the annotations of a bookmark.
 type node struct {
 	metav1.TypeMeta
 	metav1.ObjectMeta
 	override  string // value of AddressAnnotation
 	podCIDRs  []string
 	addresses []corev1.NodeAddress
-	// network is the condition NetworkUnavailable; zero where there is none.
+	// network is the condition NetworkUnavailable. It is zero if the Node has none.
 	network condition
 }
 
@@ -42,8 +42,8 @@ func nodeOf(full *corev1.Node) *node {
 	return n
 }
 
-// DeepCopyObject makes a node a runtime.Object. Nodes are not changed after
-// they were decoded, so that a copy may share what they point to.
+// DeepCopyObject makes a node a runtime.Object. Nobody changes a node after it was
+// decoded, so a copy may share its slices.
 func (n *node) DeepCopyObject() runtime.Object {
 	c := *n
 	return &c

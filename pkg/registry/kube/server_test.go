@@ -22,9 +22,9 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
 
-// server speaks as much of the API as nodes need: list, watch, and patches of
-// the one condition. What it must not be trusted with, permissions and etcd's
-// own ways, is tested with the real one in test/e2e.
+// server implements the part of the API that nodes need: list, watch, and patches
+// of one condition. test/e2e tests permissions and etcd's behaviour with a real API
+// server.
 type server struct {
 	t       *testing.T
 	address string // stays over restarts
@@ -73,9 +73,9 @@ func (s *server) serve(l net.Listener) {
 	s.mu.Unlock()
 }
 
-// down ends the server and all of its connections. A watch that begins
-// meanwhile is refused: one that began and was cut off at once would be a short
-// watch without an event, after which a list is in order.
+// down ends the server and all of its connections. It refuses watches that begin
+// meanwhile. If it accepted one and cut it off, the reflector would see a short
+// watch without events, after which it lists again.
 func (s *server) down() {
 	s.mu.Lock()
 	web := s.http
@@ -99,7 +99,7 @@ func (s *server) up() {
 	s.serve(l)
 }
 
-// kubeconfig trusts any certificate: how that is checked is client-go's matter.
+// kubeconfig trusts any certificate, because client-go checks certificates.
 func (s *server) kubeconfig() string {
 	file := clientcmdapi.NewConfig()
 	file.Clusters["c"] = &clientcmdapi.Cluster{Server: "https://" + s.address, InsecureSkipTLSVerify: true}
@@ -145,7 +145,7 @@ func (s *server) record(kind watch.EventType, n *corev1.Node) {
 	s.wake = make(chan struct{})
 }
 
-// inject has f see each request first; nil ends that.
+// inject passes each request to f first. A nil f ends this.
 func (s *server) inject(f func(http.ResponseWriter, *http.Request) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
