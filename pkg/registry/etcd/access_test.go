@@ -28,7 +28,7 @@ func TestTLS(t *testing.T) {
 		"unknown client": {TLS{CAFile: ca.file, CertFile: strangeCert, KeyFile: strangeKey}, "tls: "},
 		"no certificate": {TLS{CAFile: ca.file}, "tls: "},
 		"no such file":   {TLS{CAFile: "/nowhere/ca.pem"}, "open /nowhere/ca.pem: no such file"},
-		"not a CA file":  {TLS{CAFile: key}, "holds none: expected PEM blocks of type CERTIFICATE"},
+		"not a CA file":  {TLS{CAFile: key}, "holds no certificate: expected PEM blocks of type CERTIFICATE"},
 		"wrong key":      {TLS{CAFile: ca.file, CertFile: cert, KeyFile: strangeKey}, "private key does not match"},
 	} {
 		t.Run(what, func(t *testing.T) {

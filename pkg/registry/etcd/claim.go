@@ -12,12 +12,12 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/registry"
 )
 
-// ErrNameTaken is what Nodes returns beside the other hosts while another machine
-// has this host's name.
+// ErrNameTaken says that another machine is registered with this host's name. Nodes
+// returns it together with the other hosts.
 var ErrNameTaken = errors.New("the node name is taken")
 
-// settle makes this host's keys what they should be. A problem is for others to
-// mend; an error ends the session.
+// settle registers this host, or corrects its keys. It returns a problem that
+// somebody else has to resolve, or an error that ends the session.
 func (s *session) settle(ctx context.Context) (problem, err error) {
 	s.remember()
 	foreign := s.foreign()
@@ -38,15 +38,16 @@ func (s *session) settle(ctx context.Context) (problem, err error) {
 	return problem, nil
 }
 
-// remember notes what this process wrote, also where the answer got lost.
+// remember records what this process wrote. The key in etcd shows it even if the
+// answer to the transaction was lost.
 func (s *session) remember() {
 	if s.own != nil && s.own.Instance == s.instance {
-		s.hold.written, s.hold.subnets = s.own.modified, s.own.Subnets
+		s.process.written, s.process.subnets = s.own.modified, s.own.Subnets
 	}
 }
 
-// showOwn puts this host's entry into the set. An entry of another machine must
-// not be there: the daemon would take its subnets for this host's.
+// showOwn puts this host's entry into the set. If the entry belongs to another
+// machine, showOwn leaves it out: the daemon would use the subnets of that machine.
 func (s *session) showOwn(ours bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -57,7 +58,7 @@ func (s *session) showOwn(ours bool) {
 	}
 }
 
-// foreign says why this process must not write this host's key, nil if it may.
+// foreign returns why this process must not write this host's key, or nil.
 func (s *session) foreign() error {
 	switch own := s.own; {
 	case s.ownErr != nil:
@@ -67,7 +68,7 @@ func (s *session) foreign() error {
 	case own.Host != s.opts.HostID:
 		return fmt.Errorf("%w: another machine, %v, is registered as %q: give this host another name, or delete the key %s if that machine is gone for good",
 			ErrNameTaken, own.Addresses, own.name, s.keys.node(own.name))
-	case own.Instance != s.instance && s.hold.written > 0 && own.modified > s.hold.written:
+	case own.Instance != s.instance && s.process.written > 0 && own.modified > s.process.written:
 		// A key older than what this process wrote is from a backup of etcd.
 		return fmt.Errorf("%w: another overlayd with the same node name and machine id, at %v, took over the key %s: give machines that were copied a name and a machine id of their own (systemd-machine-id-setup)",
 			ErrNameTaken, own.Addresses, s.keys.node(own.name))
@@ -78,16 +79,16 @@ func (s *session) foreign() error {
 // settled reports whether there is nothing to write.
 func (s *session) settled() bool {
 	return s.own != nil && s.own.Instance == s.instance &&
-		s.hold.lease != 0 && s.own.lease == s.hold.lease &&
+		s.process.lease != 0 && s.own.lease == s.process.lease &&
 		slices.Equal(s.own.Addresses, s.addressesToWrite()) &&
-		(s.configErr != nil || s.hold.config.fits(s.own.Subnets))
+		(s.configErr != nil || s.process.config.fits(s.own.Subnets))
 }
 
 // addressesToWrite returns the addresses that were set, or else those of the
 // entry: a daemon that starts again keeps its lease even without an underlay.
 func (s *session) addressesToWrite() []netip.Addr {
 	if addrs := s.wantedAddresses(); len(addrs) > 0 {
-		return s.hold.announceable(addrs)
+		return s.process.announceable(addrs)
 	}
 	if s.own != nil {
 		return s.own.Addresses
@@ -95,10 +96,10 @@ func (s *session) addressesToWrite() []netip.Addr {
 	return nil
 }
 
-// announceable leaves out addresses inside the pods' network, which no host could
-// use. It keeps the first address, which the tunnel runs from, for check to
-// refuse.
-func (h hold) announceable(addrs []netip.Addr) []netip.Addr {
+// announceable leaves out addresses inside the pods' network, which no host can
+// use. It always keeps the first address, the tunnel's source: if that address is
+// inside the pods' network, check refuses the whole claim.
+func (h process) announceable(addrs []netip.Addr) []netip.Addr {
 	if h.config == nil {
 		return addrs
 	}
@@ -131,24 +132,24 @@ func (s *session) waiting() error {
 	return nil
 }
 
-// claim is what is to be written.
+// claim is what a transaction writes for this host.
 type claim struct {
 	choice
 	record record
-	// had are the subnets that this host had until now.
+	// had are the subnets that this host had before the claim.
 	had []netip.Prefix
 	// before is the entry of this machine under an earlier name.
 	before *entry
 }
 
-// prepare reads who has which subnet, and chooses.
+// prepare lists the subnets that hosts hold, and chooses subnets for this host.
 func (s *session) prepare(ctx context.Context) (c claim, problem, err error) {
 	all, err := s.allHeld(ctx)
 	if err != nil {
 		return claim{}, nil, err
 	}
-	w := wish{config: s.effectiveConfig(), names: []string{s.opts.Node}, host: s.opts.HostID, attempt: s.attempt}
-	sources := [][]netip.Prefix{s.hold.subnets, s.opts.Previous}
+	w := chooseInput{config: s.effectiveConfig(), names: []string{s.opts.Node}, host: s.opts.HostID, attempt: s.attempt}
+	sources := [][]netip.Prefix{s.process.subnets, s.opts.Previous}
 	if s.own != nil {
 		sources = slices.Insert(sources, 0, s.own.Subnets)
 	} else if c.before = s.earlierName(); c.before != nil {
@@ -169,11 +170,12 @@ func (s *session) prepare(ctx context.Context) (c claim, problem, err error) {
 	return c, s.check(c.record, w.config), nil
 }
 
-// effectiveConfig allows only what this host has while the configuration can't be
-// read: two hosts may remember different configurations.
+// effectiveConfig returns the configuration to choose from. While the configuration
+// in etcd can't be read, effectiveConfig allows only the subnets that this host
+// has, because two hosts may remember different configurations.
 func (s *session) effectiveConfig() config {
 	if s.configErr == nil {
-		return *s.hold.config
+		return *s.process.config
 	}
 	var c config
 	for _, p := range s.own.Subnets {
@@ -182,7 +184,7 @@ func (s *session) effectiveConfig() config {
 	return c
 }
 
-// check refuses what the other hosts would refuse.
+// check refuses a record that the other hosts would leave out.
 func (s *session) check(r record, c config) error {
 	for _, a := range r.Addresses {
 		for _, p := range c.pools {

@@ -15,18 +15,18 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// connect makes a client. It reads the files anew: password and authorities may
-// have been replaced since the last one. Without a user it succeeds before
-// there is a connection.
+// connect returns a client. It reads the files of password and CA certificates
+// each time, because they may have been replaced. With a user, connect logs in.
+// Without a user, it returns before there is a connection.
 func connect(ctx context.Context, o Options, t timing) (*clientv3.Client, error) {
 	c := clientv3.Config{
 		Context:   ctx,
 		Endpoints: o.Endpoints,
-		// Of logging in, which New does.
+		// Bounds the login, which clientv3.New does.
 		DialTimeout:          t.request,
 		DialKeepAliveTime:    t.heartbeat,
 		DialKeepAliveTimeout: t.heartbeat,
-		// What matters comes back as an error, and we log it.
+		// The client returns its errors too, and the daemon logs those.
 		Logger:      zap.NewNop(),
 		DialOptions: []grpc.DialOption{grpc.WithChainUnaryInterceptor(noteReason)},
 	}
@@ -60,18 +60,18 @@ func readPassword(file string) (string, error) {
 	return password, nil
 }
 
-// load reads the authorities now, and the client's certificate for every
-// handshake, so that a renewed one is used by connections that are made anew.
+// load reads the CA certificates once. It makes every handshake read the client
+// certificate again, so that new connections use a renewed certificate.
 func (t TLS) load() (*tls.Config, error) {
 	c := &tls.Config{MinVersion: tls.VersionTLS12}
 	if t.CAFile != "" {
 		pem, err := os.ReadFile(t.CAFile)
 		if err != nil {
-			return nil, fmt.Errorf("read the authorities of etcd's certificates: %w", err)
+			return nil, fmt.Errorf("read the CA certificates for etcd: %w", err)
 		}
 		c.RootCAs = x509.NewCertPool()
 		if !c.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("the file %s for authorities of etcd's certificates holds none: expected PEM blocks of type CERTIFICATE", t.CAFile)
+			return nil, fmt.Errorf("the CA file %s for etcd holds no certificate: expected PEM blocks of type CERTIFICATE", t.CAFile)
 		}
 	}
 	if t.CertFile != "" {
@@ -91,7 +91,8 @@ func (t TLS) certificate(*tls.CertificateRequestInfo) (*tls.Certificate, error) 
 	return &c, nil
 }
 
-// request does one thing in limited time, and says what and why if it failed.
+// request runs do with the timeout of a request. Its error names the request and the
+// reason.
 func request(ctx context.Context, t timing, doing string, do func(context.Context) error) error {
 	var r reason
 	limited, cancel := context.WithTimeout(context.WithValue(ctx, reasonKey{}, &r), t.request)
@@ -99,13 +100,14 @@ func request(ctx context.Context, t timing, doing string, do func(context.Contex
 	return r.explain(ctx, t, doing, do(limited))
 }
 
-// reason is what the last attempt of a request failed with. The client retries
-// until the time is over, and then returns only that it is.
+// reason holds the error of a request's last attempt. The client retries until the
+// timeout, and then returns only DeadlineExceeded.
 type reason struct{ last error }
 
 type reasonKey struct{}
 
-// noteReason runs once for each attempt, inside of what retries.
+// noteReason records the error of each attempt: it runs inside the client's retry
+// loop.
 func noteReason(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	err := invoke(ctx, method, req, reply, cc, opts...)
 	if r, ok := ctx.Value(reasonKey{}).(*reason); ok && err != nil {
@@ -114,7 +116,8 @@ func noteReason(ctx context.Context, method string, req, reply any, cc *grpc.Cli
 	return err
 }
 
-// explain leaves the end of ctx itself as it is: nobody wants to read of it.
+// explain adds the request and the reason to an error. It returns err itself if ctx
+// has ended, because that happens only when the registry closes.
 func (r *reason) explain(ctx context.Context, t timing, doing string, err error) error {
 	if err == nil || ctx.Err() != nil {
 		return err

@@ -11,7 +11,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// commit writes the claim if nothing changed that the claim rests on.
+// commit writes the claim, unless something that it was made from has changed in
+// etcd. Then it returns errOutdated.
 func (s *session) commit(ctx context.Context, c claim) (problem, err error) {
 	if err := s.grant(ctx); err != nil {
 		return nil, err
@@ -24,29 +25,30 @@ func (s *session) commit(ctx context.Context, c claim) (problem, err error) {
 	})
 	switch {
 	case errors.Is(err, rpctypes.ErrLeaseNotFound):
-		s.hold.lease, s.renewals = 0, nil
+		s.process.lease, s.renewals = 0, nil
 		return errOutdated, nil
 	case err != nil:
 		return nil, err
 	case !resp.Succeeded:
 		return errOutdated, nil
 	}
-	s.won(c, resp.Header.Revision)
+	s.registered(c, resp.Header.Revision)
 	return nil, nil
 }
 
-// errOutdated says that the choice rests on something that changed meanwhile:
-// another host took the subnet, or the lease is over, or the watch is about to
-// bring a change of this host's key or the configuration.
+// errOutdated says that a claim was made from outdated data: another host took the
+// subnet, or the lease has ended, or the watch has not yet delivered a change of
+// this host's key or the configuration.
 var errOutdated = errors.New("register this host: etcd changed meanwhile")
 
-// transaction compares what the claim was made from, and writes the claim.
+// transaction returns the comparisons and writes of a claim. The comparisons fail
+// if a key that the claim was made from has changed.
 func (s *session) transaction(c claim) (cmps []clientv3.Cmp, ops []clientv3.Op) {
 	unchanged := func(key string, revision int64) { // revision 0: there is no such key
 		cmps = append(cmps, clientv3.Compare(clientv3.ModRevision(key), "=", revision))
 	}
 	put := func(key, value string) {
-		ops = append(ops, clientv3.OpPut(key, value, clientv3.WithLease(s.hold.lease)))
+		ops = append(ops, clientv3.OpPut(key, value, clientv3.WithLease(s.process.lease)))
 	}
 	unchanged(s.keys.config(), s.configRevision)
 	unchanged(s.keys.node(s.opts.Node), s.ownRevision())
@@ -78,11 +80,11 @@ func (s *session) ownRevision() int64 {
 	return s.own.modified
 }
 
-// won takes over what was written. The watch brings it later.
-func (s *session) won(c claim, revision int64) {
-	s.own = &entry{record: c.record, name: s.opts.Node, modified: revision, lease: s.hold.lease}
+// registered records the written claim at once. The watch delivers it later.
+func (s *session) registered(c claim, revision int64) {
+	s.own = &entry{record: c.record, name: s.opts.Node, modified: revision, lease: s.process.lease}
 	s.remember()
-	s.tell(c)
+	s.logSubnets(c)
 	if c.before != nil {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -90,27 +92,27 @@ func (s *session) won(c claim, revision int64) {
 	}
 }
 
-// tell logs which subnets this host has, when they changed.
-func (s *session) tell(c claim) {
-	if slices.Equal(s.hold.told, c.subnets) {
+// logSubnets logs this host's subnets if they changed.
+func (s *session) logSubnets(c claim) {
+	if slices.Equal(s.process.logged, c.subnets) {
 		return
 	}
-	s.hold.told = c.subnets
+	s.process.logged = c.subnets
 	log := s.opts.Log.With("node", s.opts.Node, "subnets", c.subnets)
 	switch {
 	case slices.Equal(c.had, c.subnets):
-		log.Info("this host keeps its pod subnets")
+		log.Info("kept the pod subnets")
 	case len(c.had) == 0:
-		log.Info("this host got pod subnets")
+		log.Info("got pod subnets")
 	default:
-		log.Error("this host has other pod subnets than before, because other hosts have the old ones or the configuration changed: create its pods anew",
-			"before", c.had)
+		// Other hosts have the old subnets, or the configuration changed.
+		log.Error("pod subnets changed, recreate this host's pods", "before", c.had)
 	}
 }
 
 // grant makes sure that this host has a lease.
 func (s *session) grant(ctx context.Context) error {
-	if s.hold.lease != 0 {
+	if s.process.lease != 0 {
 		return nil
 	}
 	return request(ctx, s.timing, "get a lease", func(ctx context.Context) error {
@@ -118,17 +120,17 @@ func (s *session) grant(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		s.hold.lease = resp.ID
+		s.process.lease = resp.ID
 		return nil
 	})
 }
 
-// renew has the client renew the lease, each time a third of it is over.
+// renew makes the client renew the lease, each time after a third of its TTL.
 func (s *session) renew(ctx context.Context) (err error) {
-	if s.hold.lease == 0 || s.renewals != nil {
+	if s.process.lease == 0 || s.renewals != nil {
 		return nil
 	}
-	s.renewals, err = s.client.KeepAlive(ctx, s.hold.lease)
+	s.renewals, err = s.client.KeepAlive(ctx, s.process.lease)
 	if err != nil {
 		return fmt.Errorf("renew this host's lease: %w", err)
 	}

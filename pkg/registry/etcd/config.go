@@ -43,7 +43,7 @@ func parseConfig(name string, data []byte) (config, error) {
 	return d.config, nil
 }
 
-// place is a value and where it stands.
+// place is a value with its position in the document.
 type place[T any] struct {
 	value T
 	at    strictyaml.Value
@@ -107,15 +107,15 @@ func parseNetwork(text string) (netip.Prefix, error) {
 	case err != nil:
 		return p, fmt.Errorf("%s: expected a network such as 10.244.0.0/16 or fd00:1::/48", strictyaml.Quote(text))
 	case p.Addr().Is4In6():
-		return p, fmt.Errorf("%s: expected a network: write this one in IPv4 form", strictyaml.Quote(text))
+		return p, fmt.Errorf("%s: expected a network in IPv4 form, not IPv4 in IPv6", strictyaml.Quote(text))
 	case p != p.Masked():
 		return p, fmt.Errorf("%s: expected a network without host bits: write %s", strictyaml.Quote(text), p.Masked())
 	}
 	return p, nil
 }
 
-// defaultLength is what operators are used to, in bits: room for 253 pods, and
-// the length that IPv6 has for a link.
+// defaultLength is the usual prefix length: a /24 has room for 253 pods, and a /64
+// is the length of an IPv6 link.
 func defaultLength(f family.Family) int {
 	if f == family.IPv4 {
 		return 24
@@ -192,7 +192,7 @@ func (d *configDecoder) addPool(f family.Family, n place[netip.Prefix]) {
 		// The last subnet stands for all: it has the same length and, unlike the
 		// first, is never the unspecified address.
 		if err := subnet.Check(p.subnet(p.size() - 1)); err != nil {
-			d.reader.Add(at.Node, at.Key, fmt.Errorf("network %s can't be divided so: %w", n.value, err))
+			d.reader.Add(at.Node, at.Key, fmt.Errorf("the subnets of network %s are unusable: %w", n.value, err))
 		}
 	}
 	d.config.pools = append(d.config.pools, p)
@@ -208,10 +208,11 @@ func (d *configDecoder) addExclude(e place[netip.Prefix]) {
 	d.reader.Add(e.at.Node, e.at.Key, fmt.Errorf("%s lies in none of the networks: remove it, or write a part of one", e.value))
 }
 
-// settingsText returns the value of "settings" as a document of its own. All else
-// is blank, so that the lines and columns in messages are right. In a
-// configuration in braces the lines don't show where the value ends: there
-// settingsText writes it anew.
+// settingsText returns the value of "settings" as a document of its own. It
+// replaces the rest of the configuration by blanks, so that messages about the
+// settings have the right lines and columns. If the configuration is a flow mapping
+// ({...}), the lines don't show where the value ends, so settingsText encodes the
+// value again.
 func settingsText(data []byte, root, value *yaml.Node) []byte {
 	lines := strings.SplitAfter(string(data), "\n")
 	if root.Style&yaml.FlowStyle != 0 || value.Line > len(lines) { // YAML knows other line ends, too

@@ -33,8 +33,8 @@ func TestBrokenConfigurationLeavesTheLastGoodOne(t *testing.T) {
 	if !sameNode(v.node("host-1"), had) {
 		t.Errorf("had %v, has %s", had, v)
 	}
-	// What a host has it may go on with, also after a restart or a change of
-	// its address; a host that comes has to wait.
+	// A registered host keeps its subnets, also after a restart or a change of its
+	// address. A new host has to wait.
 	a.SetAddresses(address(7))
 	a.await("its new address", func(v view) bool { return slices.Equal(v.node("host-1").Addresses, address(7)) })
 	b := c.join(2)
@@ -85,7 +85,7 @@ func TestConfigurationChanges(t *testing.T) {
 			t.Errorf("%s: left are %q", step.name, c.keys())
 		}
 	}
-	if !strings.Contains(hosts[0].log.String(), "other pod subnets than before") {
+	if !strings.Contains(hosts[0].log.String(), "pod subnets changed") {
 		t.Errorf("the log does not say it: %s", hosts[0].log)
 	}
 }

@@ -55,12 +55,12 @@ func TestParseConfigRefuses(t *testing.T) {
 		"not YAML":           {"networks: [", "k:1: malformed YAML: did not find expected node content: check indentation, quotes and brackets near this place"},
 		"not a network":      {"networks: [10.244.0.0]", `k:1:12: networks[0]: "10.244.0.0": expected a network such as 10.244.0.0/16 or fd00:1::/48`},
 		"host bits":          {"networks: [10.244.0.1/16]", `k:1:12: networks[0]: "10.244.0.1/16": expected a network without host bits: write 10.244.0.0/16`},
-		"IPv4 as IPv6":       {"networks: ['::ffff:10.0.0.0/104']", `k:1:12: networks[0]: "::ffff:10.0.0.0/104": expected a network: write this one in IPv4 form`},
+		"IPv4 as IPv6":       {"networks: ['::ffff:10.0.0.0/104']", `k:1:12: networks[0]: "::ffff:10.0.0.0/104": expected a network in IPv4 form, not IPv4 in IPv6`},
 		"twice a family":     {"networks: [10.244.0.0/16, 10.245.0.0/16]", "k:1:27: networks[1]: 10.245.0.0/16 is of the same family as 10.244.0.0/16: keep one of them"},
 		"too small":          {"networks: [10.244.0.0/26]", "k:1:12: networks[0]: network 10.244.0.0/26 is smaller than the /24 that each host gets: set subnetLengths.ipv4 to 27 or more"},
-		"too small parts":    {"networks: [10.244.0.0/16]\nsubnetLengths: {ipv4: 31}", "k:2:23: subnetLengths.ipv4: network 10.244.0.0/16 can't be divided so: pod subnet 10.244.255.254/31 is too small for a gateway and pods: use a /30 or larger"},
+		"too small parts":    {"networks: [10.244.0.0/16]\nsubnetLengths: {ipv4: 31}", "k:2:23: subnetLengths.ipv4: the subnets of network 10.244.0.0/16 are unusable: pod subnet 10.244.255.254/31 is too small for a gateway and pods: use a /30 or larger"},
 		"too many":           {"networks: ['fd00::/16']", "k:1:12: networks[0]: network fd00::/16 has more than 2^32 parts of length /64: set subnetLengths.ipv6 to 48 or less"},
-		"multicast":          {"networks: [239.0.0.0/16]", "k:1:12: networks[0]: network 239.0.0.0/16 can't be divided so: pod subnet 239.0.255.0/24 is not a range of unicast addresses that can be routed"},
+		"multicast":          {"networks: [239.0.0.0/16]", "k:1:12: networks[0]: the subnets of network 239.0.0.0/16 are unusable: pod subnet 239.0.255.0/24 is not a range of unicast addresses that can be routed"},
 		"length not a word":  {"networks: [10.244.0.0/16]\nsubnetLengths: {ipv4: /24}", `k:2:23: subnetLengths.ipv4: "/24": expected a whole number of bits, such as 24`},
 		"length too long":    {"networks: [10.244.0.0/16]\nsubnetLengths: {ipv4: 64}", `k:2:23: subnetLengths.ipv4: "64": expected a whole number of bits, such as 24`},
 		"unused length":      {"networks: [10.244.0.0/16]\nsubnetLengths: {ipv6: 64}", "k:2:23: subnetLengths.ipv6: is for a family that has no network: add the network, or remove this line"},
@@ -139,7 +139,8 @@ func TestExampleIsRight(t *testing.T) {
 	}
 }
 
-// What is taken has pools that can be divided, and settings that are YAML.
+// An accepted configuration has pools with usable subnets, and settings that are
+// YAML.
 func FuzzParseConfig(f *testing.F) {
 	for _, seed := range []string{
 		config4, "networks: [fd00:1::/48, 10.0.0.0/8]\nsubnetLengths: {ipv4: 30, ipv6: 80}\nexclude: [10.0.0.0/9, 'fd00:1::/127']\nsettings:\n a: 1\n",

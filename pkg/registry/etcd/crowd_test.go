@@ -17,7 +17,7 @@ func TestCrowdGetsTheLastSubnet(t *testing.T) {
 	t.Parallel()
 	const hosts = 100
 	c := startCluster(t, setup{})
-	// 128 of them, less 28.
+	// 128 subnets, of which 28 are excluded.
 	c.put("/overlay-cni/config", "networks: [10.244.0.0/17, fd00:1::/57]\nexclude: [10.244.100.0/22, 10.244.104.0/21, 10.244.112.0/20, fd00:1::/60, fd00:1:0:10::/61, fd00:1:0:18::/62]\n")
 	var all []*host
 	for i := range hosts {
@@ -54,8 +54,8 @@ func TestCrowdGetsTheLastSubnet(t *testing.T) {
 	}
 }
 
-// Keys of subnets are not watched: one that goes without its node is found by
-// looking again.
+// Nobody watches the keys of subnets. A waiting host finds a key that was deleted
+// without its node when it tries again.
 func TestSubnetBecomesFreeUnseen(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t, setup{})
@@ -68,8 +68,8 @@ func TestSubnetBecomesFreeUnseen(t *testing.T) {
 	a.awaitNames("host-1")
 }
 
-// Hosts come while the configuration changes: whatever each of them knows of
-// it, no subnets overlap, and in the end all fit.
+// Hosts join while the configuration changes. Whichever configuration each of them
+// knows, no subnets overlap, and in the end all subnets fit the last configuration.
 func TestCrowdInAChangingConfiguration(t *testing.T) {
 	t.Parallel()
 	const hosts = 30

@@ -1,7 +1,7 @@
-// Package etcd is the registry for hosts without Kubernetes: every host takes
-// pod subnets of its own out of networks that all of them share, and publishes
-// itself. It needs the v3 API; all keys are below one prefix, /overlay-cni
-// unless set otherwise:
+// Package etcd is the registry for hosts without Kubernetes. All hosts share one
+// network of each family. Every host takes its pod subnets from these networks and
+// registers itself. The package needs etcd's v3 API. All keys are below one prefix,
+// by default /overlay-cni:
 //
 //	/overlay-cni/config                    what all hosts share: YAML, written by the operator
 //	/overlay-cni/nodes/host-a              one host: JSON, written by the host
@@ -15,28 +15,28 @@
 //	exclude: [10.244.0.0/24]               # parts that no host gets
 //	settings: {vxlan: {vni: 7}}            # settings of the daemon that all hosts share
 //
-// A host's keys are written in one transaction, under one lease. It compares
-// that nobody has the subnets, that the host's own key and the configuration
-// are what the choice was made from. The subnets of one configuration are equal
-// or disjoint, so comparing single keys is enough; those of another one may
-// overlap, but no transaction with an old configuration succeeds any more, and
-// what was taken before is in the list that the choice is made from.
+// One transaction writes a host's keys, under one lease. The transaction succeeds
+// only if no host holds the subnets, and if the host's own key and the configuration
+// have not changed since the host chose. Subnets of one configuration are equal or
+// disjoint, so comparing single keys is enough. Subnets of different configurations
+// may overlap. But a transaction with an old configuration fails, and a host chooses
+// from a list that has the subnets taken under an older configuration.
 //
-// A lease that is not renewed for its whole time to live ends, and all keys of
-// its host go with it: the subnets are free and the other hosts remove their
-// routes. While all of etcd is down no lease ends. A daemon that stops leaves
-// its lease running. When it starts again it takes its keys over, or asks for
-// the subnets it had if they are gone.
+// A lease ends if its host does not renew it for the whole TTL. All keys of the host
+// end with the lease: its subnets are free, and the other hosts remove their routes
+// to it. No lease ends while all of etcd is down. A daemon that stops leaves its
+// lease running. When the daemon starts again, it takes over its keys. If they are
+// gone, it asks for the same subnets.
 //
-// A node key belongs to the machine that wrote it, not to the name: it holds an
-// identity derived from /etc/machine-id. A second machine with the same name is
-// refused until the key is gone. A machine that was renamed takes its subnets
-// along: it is found by identity and address.
+// A node key belongs to the machine that wrote it, not to the name: the key holds an
+// identity derived from /etc/machine-id. The registry refuses a second machine with
+// the same name until the key is gone. It recognises a renamed machine by identity
+// and address, and the machine keeps its subnets.
 //
-// With users and roles in etcd, a host needs a role that may read and write
-// the prefix.
+// If etcd has users and roles, a host needs a role that may read and write the
+// prefix.
 //
-// Invariants: no two hosts hold the same or overlapping subnets at one revision
-// of etcd. What Nodes returns was at one time the whole content of etcd, and
-// stays what it was while etcd doesn't answer.
+// Invariants: at no revision of etcd do two hosts hold overlapping subnets. Nodes
+// returns the nodes as they were in etcd at one revision, and returns the same while
+// etcd doesn't answer.
 package etcd

@@ -81,7 +81,7 @@ func TestQuorumIsLost(t *testing.T) {
 	a := c.join(1)
 	a.own()
 	c.members[0].kill()
-	// Two of three go on, and nobody hears of the third.
+	// Two of three members work, and nobody can reach the third.
 	b := c.join(2)
 	b.own()
 	a.await("host-2", func(v view) bool { return v.names() == "host-1 host-2" })
@@ -178,14 +178,14 @@ func TestPartitionOutlivesTheLease(t *testing.T) {
 			if slices.Equal(has, had) == taken {
 				t.Errorf("it had %v and has %v", had, has)
 			}
-			if strings.Contains(a.log.String(), "other pod subnets than before") != taken {
+			if strings.Contains(a.log.String(), "pod subnets changed") != taken {
 				t.Errorf("log: %s", a.log)
 			}
 		})
 	}
 }
 
-// A backup has older revisions, and would wait for the future with a watch.
+// A restored backup has older revisions: a watch from a newer one would be silent.
 func TestRestoredBackup(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t, setup{})

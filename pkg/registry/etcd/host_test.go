@@ -22,8 +22,8 @@ var _ registry.Registry = (*Registry)(nil)
 
 const config4 = "networks: [10.244.0.0/16]\n"
 
-// quick is a registry that doesn't make tests wait. It never tries anything
-// again without a reason, so that tests that pass saw one.
+// quick is the timing of a registry in tests. The registry tries again only after a
+// change, so a test that passes has seen the change.
 func quick() timing {
 	return timing{
 		request:    time.Second,
@@ -34,7 +34,7 @@ func quick() timing {
 	}
 }
 
-// host is a registry under test, as one host has it.
+// host is the registry of one host.
 type host struct {
 	*Registry
 	t    testing.TB

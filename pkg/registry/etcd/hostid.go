@@ -9,12 +9,12 @@ import (
 	"strings"
 )
 
-// machineIDs are the files to read, in this order: that of systemd, and that
-// of D-Bus where there is no systemd.
+// machineIDs returns the files that may hold the machine id: the file of systemd,
+// then the file of D-Bus for hosts without systemd.
 func machineIDs() []string { return []string{"/etc/machine-id", "/var/lib/dbus/machine-id"} }
 
-// machineIDLength is that of 128 bits in hex (machine-id(5)); systemd writes
-// "uninitialized" before the first boot is complete.
+// machineIDLength is the length of 128 bits in hex (machine-id(5)). systemd writes
+// "uninitialized" until the first boot is complete.
 const machineIDLength = 32
 
 // identified fills in the host's identity, if none is given.
@@ -27,8 +27,8 @@ func (o Options) identified() (Options, error) {
 	return o, err
 }
 
-// hostIdentity is the machine's id, hashed: it identifies the machine to
-// everything that runs on it, and should not leave it (machine-id(5)).
+// hostIdentity returns the hash of the machine id. The machine id itself is
+// confidential and must not be sent over the network (machine-id(5)).
 func hostIdentity(files []string) (string, error) {
 	for _, file := range files {
 		data, err := os.ReadFile(file)

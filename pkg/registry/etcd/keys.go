@@ -10,9 +10,10 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// keys are the names below a prefix. In order of bytes the configuration comes
-// right before the nodes, and the subnets after both: what all hosts watch is
-// one range, without the subnets, which only those read who need one.
+// keys makes and parses the keys below a prefix. In byte order the configuration
+// comes before the nodes, and the nodes before the subnets. So one range has the
+// configuration and the nodes, which all hosts watch, without the subnets, which a
+// host reads only when it chooses one.
 type keys struct{ prefix string }
 
 func (k keys) config() string { return k.prefix + "/config" }
@@ -26,7 +27,7 @@ func (k keys) watched() (first, end string) {
 	return k.config(), clientv3.GetPrefixRangeEnd(k.prefix + nodesDir)
 }
 
-// nodeName is the name in a node's key.
+// nodeName returns the name in a node's key.
 func (k keys) nodeName(key string) (string, bool) { return strings.CutPrefix(key, k.prefix+nodesDir) }
 
 func (k keys) subnets() string { return k.prefix + subnetsDir }
@@ -36,7 +37,7 @@ func (k keys) subnet(p netip.Prefix) string {
 	return k.subnets() + p.Addr().String() + "-" + strconv.Itoa(p.Bits())
 }
 
-// subnetOf is the prefix in a subnet's key.
+// subnetOf returns the prefix in a subnet's key.
 func (k keys) subnetOf(key string) (netip.Prefix, bool) {
 	text, ok := strings.CutPrefix(key, k.subnets())
 	addr, bits, dash := strings.Cut(text, "-")

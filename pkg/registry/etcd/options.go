@@ -17,25 +17,25 @@ import (
 const (
 	// DefaultPrefix is what all keys begin with.
 	DefaultPrefix = "/overlay-cni"
-	// DefaultTTL outlives a reboot and an interrupted network, so that a host
-	// keeps its subnets through them. Nothing is urgent about those of a host
-	// that is gone for good.
+	// DefaultTTL is longer than a reboot or an interruption of the network, so a host
+	// keeps its subnets through either. The subnets of a host that never comes back
+	// may stay taken for that time.
 	DefaultTTL = time.Hour
-	// minTTL keeps a slip of the unit (30ms) from costing hosts their subnets:
-	// a lease has to outlive an election in etcd and a daemon's restart.
+	// minTTL refuses a wrong unit (30ms): a lease has to last longer than an election
+	// in etcd and a daemon's restart, or hosts lose their subnets.
 	minTTL = 10 * time.Second
 )
 
 // Options says where etcd is and who this host is.
 type Options struct {
 	// Endpoints are URLs of one or more members of the cluster, such as
-	// https://192.0.2.1:2379. With several, one that fails doesn't matter.
+	// https://192.0.2.1:2379. The client uses another one if one fails.
 	Endpoints []string
-	// Prefix is what our keys begin with; empty is DefaultPrefix.
+	// Prefix is the beginning of all keys; empty: DefaultPrefix.
 	Prefix string
 	TLS    TLS
-	// User and PasswordFile are for a cluster with authentication; both or
-	// none. The file is read again for each connection.
+	// User and PasswordFile are for a cluster with authentication. Either both or
+	// none are set. Each connection reads the file again.
 	User         string
 	PasswordFile string
 
@@ -44,29 +44,30 @@ type Options struct {
 	// HostID tells this machine from others of the same name and stays the same
 	// over reboots; empty derives it from /etc/machine-id.
 	HostID string
-	// Previous are pod subnets that this host had when it last ran. It gets
-	// them again if they are free and fit the configuration.
+	// Previous are the pod subnets that this host had when the daemon last ran. The
+	// host gets them again if they are free and fit the configuration.
 	Previous []netip.Prefix
-	// TTL is how long the other hosts keep this one, and its subnets, when it
-	// is not heard of; 0 is DefaultTTL.
+	// TTL is the time to live of this host's lease: how long the host stays
+	// registered, with its subnets, when it can't reach etcd. 0: DefaultTTL.
 	TTL time.Duration
 
-	// CheckSettings refuses what is wrong in the mapping "settings" of the
-	// configuration, as Settings returns it. The name is for its messages. Nil
-	// takes everything.
+	// CheckSettings returns an error if the mapping "settings" of the configuration
+	// is wrong. It gets the same text as Settings returns, and a name for messages.
+	// Nil accepts everything.
 	CheckSettings func(name string, yaml []byte) error
-	// Log gets what an operator should know beside the errors that Nodes
-	// returns; nil is slog.Default.
+	// Log gets what an operator should know beside the errors that Nodes returns.
+	// Nil: slog.Default.
 	Log *slog.Logger
 }
 
-// TLS names PEM files. They may be replaced at any time: a new connection uses
-// what they hold then.
+// TLS names PEM files. They may be replaced at any time: each new connection reads
+// them again.
 type TLS struct {
-	// CAFile holds the authorities that may vouch for the servers; empty
-	// trusts those that the system trusts.
+	// CAFile holds the CA certificates for the servers' certificates. If it is empty,
+	// the client trusts the CAs of the system.
 	CAFile string
-	// CertFile and KeyFile are this client's; both or none.
+	// CertFile and KeyFile are this client's certificate and key. Either both or none
+	// are set.
 	CertFile, KeyFile string
 }
 
@@ -118,8 +119,8 @@ func (o Options) checkFiles() error {
 	return errors.Join(errs...)
 }
 
-// checkEndpoints also requires one scheme for all: the client would take that
-// of the first one for the others, too.
+// checkEndpoints also requires the same scheme for all endpoints: the client would
+// use the first endpoint's scheme for all of them.
 func (o Options) checkEndpoints() error {
 	if len(o.Endpoints) == 0 {
 		return errors.New("no endpoint of etcd is given: expected URLs of its members, such as https://192.0.2.1:2379")

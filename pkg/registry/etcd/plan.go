@@ -10,8 +10,8 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/subnet"
 )
 
-// ErrNoFreeSubnet is what Nodes returns, beside the other hosts, while others have
-// all subnets of a network.
+// ErrNoFreeSubnet says that other hosts hold all subnets of a network. Nodes returns
+// it together with the other hosts.
 var ErrNoFreeSubnet = errors.New("no free subnet left")
 
 // held is a subnet's key.
@@ -21,13 +21,14 @@ type held struct {
 	modified int64 // the revision at which it was written
 }
 
-// wish is what to choose a host's subnets by.
-type wish struct {
+// chooseInput is the input of choose beside the held subnets.
+type chooseInput struct {
 	config config
-	// names are this host's, and the one it had before if it was renamed.
+	// names are this host's name and, if the host was renamed, its earlier name.
 	names []string
 	host  string // the machine's identity
-	// prefer are subnets to take if they fit and are free, best first.
+	// prefer are subnets to choose if they fit the configuration and are free, the
+	// best ones first.
 	prefer []netip.Prefix
 	// attempt counts how often etcd changed while this host chose.
 	attempt int
@@ -44,7 +45,7 @@ type choice struct {
 
 // choose finds a subnet of each network: one the host holds, else one that it
 // prefers, else a free one.
-func choose(w wish, all []held) (choice, error) {
+func choose(w chooseInput, all []held) (choice, error) {
 	var mine []held
 	var taken []netip.Prefix
 	for _, h := range all {
@@ -75,8 +76,8 @@ func choose(w wish, all []held) (choice, error) {
 	return c, nil
 }
 
-// from chooses one subnet.
-func (w wish) from(p pool, mine []held, taken []netip.Prefix) (netip.Prefix, error) {
+// from chooses a subnet from one pool.
+func (w chooseInput) from(p pool, mine []held, taken []netip.Prefix) (netip.Prefix, error) {
 	usable := func(s netip.Prefix) bool { return p.fits(s) && !slices.ContainsFunc(taken, s.Overlaps) }
 	candidates := slices.Clone(w.prefer)
 	for _, h := range mine {
@@ -92,10 +93,10 @@ func (w wish) from(p pool, mine []held, taken []netip.Prefix) (netip.Prefix, err
 		ErrNoFreeSubnet, p.network, p.size(), p.length)
 }
 
-// start is where to begin searching. It differs between hosts, so that hosts that
-// join together rarely want the same subnet, and is the same for a host that
-// joins again. It changes with each attempt: else all hosts that wanted one subnet
-// would next want the same one again.
-func (w wish) start() uint64 {
+// start returns the number of the subnet at which to begin the search. It follows
+// from the host's name, so hosts that join at the same time rarely want the same
+// subnet, and a host that joins again wants the same one. It changes with each
+// attempt: otherwise all hosts that wanted one subnet would next want the same one.
+func (w chooseInput) start() uint64 {
 	return subnet.Hash("subnet of " + w.names[0] + ", attempt " + strconv.Itoa(w.attempt))
 }

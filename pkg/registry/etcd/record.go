@@ -11,8 +11,9 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/registry"
 )
 
-// recordVersion is the format written. A newer one is refused, but unknown
-// fields are not: they are how a format grows without a new version.
+// recordVersion is the version of the format that this package writes. It refuses
+// records of newer versions, and ignores unknown fields, so that a later release can
+// add fields without a new version.
 const recordVersion = 1
 
 // record is the value of a node's key.
@@ -20,7 +21,7 @@ type record struct {
 	Version int `json:"version"`
 	// Host is the identity of the machine.
 	Host string `json:"host"`
-	// Instance is that of the process which wrote the record.
+	// Instance identifies the process that wrote the record.
 	Instance  string         `json:"instance"`
 	Addresses []netip.Addr   `json:"addresses"`
 	Subnets   []netip.Prefix `json:"subnets"`
@@ -46,7 +47,7 @@ func parseRecord(data []byte) (record, error) {
 	return r, nil
 }
 
-// encode writes a value. Nothing in the two types can fail to be written.
+// encode returns a value as JSON. Values of these two types can always be encoded.
 func encode[T record | holder](v T) string {
 	data, _ := json.Marshal(v)
 	return string(data)
@@ -64,9 +65,9 @@ func (e entry) node() registry.Node {
 	return registry.Node{Name: e.name, Addresses: e.Addresses, Subnets: e.Subnets}
 }
 
-// inSet is the entry of the shared set. Of two hosts that claim the same thing
-// the later entry stays: where a host was installed anew under another name, the
-// entry with its old name is there until the lease ends.
+// inSet returns the entry for the registry's set. If two nodes contradict each
+// other, the one written later stays: after a host was reinstalled under another
+// name, the entry with its old name exists until its lease ends.
 func (e entry) inSet(err error) registry.Entry {
 	return registry.Entry{Node: e.node(), Rank: -e.modified, Err: err}
 }

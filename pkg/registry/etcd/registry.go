@@ -14,42 +14,43 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/registry"
 )
 
-// Registry is the nodes in etcd, with this host among them.
+// Registry reads the nodes from etcd and registers this host there.
 type Registry struct {
-	opts     Options // complete
-	timing   timing
-	keys     keys
-	instance string // tells this process from an earlier one and from a twin
-	hold     hold   // of the goroutine that runs the sessions
-	changed  chan struct{}
-	moved    chan struct{} // the addresses were set
-	cancel   context.CancelFunc
-	done     chan struct{}
+	opts        Options // complete
+	timing      timing
+	keys        keys
+	instance    string  // identifies this process among all that use the host's name
+	process     process // used only by the goroutine that runs the sessions
+	changed     chan struct{}
+	readdressed chan struct{} // the addresses were set
+	cancel      context.CancelFunc
+	done        chan struct{}
 
 	mu        sync.Mutex
 	addresses []netip.Addr
 	shown     *registry.Set // nil before the first full list
 	settings  []byte
-	problem   error // etcd answers, but this host or the configuration is not as it should be
-	failure   error // why etcd can't be asked
+	problem   error // with this host or the configuration, while etcd answers
+	failure   error // why etcd doesn't answer
 }
 
-// timing is how long to wait for what.
+// timing holds timeouts and waits.
 type timing struct {
-	// request is for one request. An election takes one to two seconds, and a
-	// list of 20,000 nodes over a slow line a few.
+	// request is the timeout of one request. An election takes one to two seconds, a
+	// list of 20,000 nodes over a slow line a few seconds.
 	request time.Duration
-	// heartbeat is how often to ask whether the watch is alive when nothing
-	// came through it; after one more without an answer it is not. etcd closes
-	// connections that are probed more often than every 5 s.
+	// heartbeat is how long the watch may be silent before the session asks etcd for
+	// a sign of life. Without an answer within another heartbeat the watch is dead.
+	// etcd closes connections that are probed more often than every 5 s.
 	heartbeat time.Duration
-	// again is how often to try what others have to mend, such as a network
-	// without a free subnet. Most of it is noticed when it happens.
+	// again is how long to wait before trying again after a problem that somebody
+	// else has to resolve, such as a network without a free subnet. Most solutions
+	// arrive earlier, through the watch.
 	again time.Duration
-	// A session that failed is followed by another one after firstRetry, then
-	// twice as long every time up to lastRetry, less a random part: all hosts
-	// of a cluster lose etcd together, and each lists everything when it is
-	// back.
+	// After a failed session the next one begins after firstRetry. The wait doubles
+	// with every further failure, up to lastRetry. A random part of up to half the
+	// wait is left out: all hosts of a cluster lose etcd at the same moment, and each
+	// lists everything when etcd is back.
 	firstRetry, lastRetry time.Duration
 }
 
@@ -63,9 +64,9 @@ func defaultTiming() timing {
 	}
 }
 
-// New begins to read the nodes and to register this host, which needs its
-// addresses (SetAddresses) and that etcd answers. It doesn't wait for etcd, and
-// errors of it are what Nodes returns.
+// New begins to read the nodes and to register this host. Registering waits for the
+// host's addresses (SetAddresses). New doesn't wait for etcd. Nodes returns etcd's
+// errors.
 func New(o Options) (*Registry, error) {
 	o, err := o.complete()
 	if err != nil {
@@ -85,16 +86,16 @@ func open(o Options, t timing) (*Registry, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &Registry{
 		opts: o, timing: t, keys: keys{o.Prefix}, instance: rand.Text(),
-		changed: make(chan struct{}, 1), moved: make(chan struct{}, 1),
+		changed: make(chan struct{}, 1), readdressed: make(chan struct{}, 1),
 		cancel: cancel, done: make(chan struct{}),
 	}
 	go r.run(ctx)
 	return r, nil
 }
 
-// Nodes returns all nodes, and beside them what is wrong: with etcd, with the
-// configuration, with this host's entry, with other nodes. Those that can't be
-// used are left out, so that one bad host doesn't stop the others.
+// Nodes returns all usable nodes. The error beside them says what is wrong with
+// etcd, with the configuration, with this host's entry and with other nodes. One bad
+// node doesn't stop the others.
 func (r *Registry) Nodes() ([]registry.Node, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -107,27 +108,26 @@ func (r *Registry) Nodes() ([]registry.Node, error) {
 	}
 	nodes, err := r.shown.Nodes()
 	if err != nil {
-		err = fmt.Errorf("some nodes are left out or as they were: %w", err)
+		err = fmt.Errorf("some nodes are left out, or keep their last good entry: %w", err)
 	}
 	return nodes, errors.Join(trouble, err)
 }
 
-// Changed gets a value when the nodes, the settings or the error became
-// different ones.
+// Changed gets a value when the nodes, the settings or the error changed.
 func (r *Registry) Changed() <-chan struct{} { return r.changed }
 
-// Settings returns what all hosts share of the daemon's settings, as a YAML
-// document with their lines and columns in the configuration; nil if there are
-// none. It is known as soon as Nodes returns nodes.
+// Settings returns the daemon's settings that all hosts share, as a YAML document,
+// or nil. The settings have the same lines and columns as in the configuration.
+// They are known as soon as Nodes returns nodes.
 func (r *Registry) Settings() []byte {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.settings
 }
 
-// SetAddresses says by which addresses the other hosts reach this one, at most
-// one a family. Before the first call the host isn't registered anew. Setting
-// the same ones again does nothing, and none leaves those that were set.
+// SetAddresses sets the addresses by which other hosts reach this host, at most one
+// of each family. Without a call, the registry does not register a new host. An
+// empty list, or the same addresses again, change nothing.
 func (r *Registry) SetAddresses(addrs []netip.Addr) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -135,20 +135,20 @@ func (r *Registry) SetAddresses(addrs []netip.Addr) {
 		return
 	}
 	r.addresses = slices.Clone(addrs)
-	notify(r.moved)
+	notify(r.readdressed)
 }
 
 // Close ends the connection to etcd. This host stays registered until its lease
-// ends, so a daemon that starts again has the subnets it had. Nodes goes on
-// answering what it did before.
+// ends, so a daemon that starts again has the same subnets. Nodes keeps returning
+// its last result.
 func (r *Registry) Close() error {
 	r.cancel()
 	<-r.done
 	return nil
 }
 
-// run has one session after the other until Close. A session that fails in any
-// way is thrown away with its connections, its watch and its password.
+// run runs one session after the other until Close. Each session has a connection,
+// a watch and a password of its own, so a new session recovers from any failure.
 func (r *Registry) run(ctx context.Context) {
 	defer close(r.done)
 	var delay time.Duration
@@ -169,7 +169,7 @@ func (r *Registry) run(ctx context.Context) {
 	}
 }
 
-// fail shows why etcd can't be asked. What was known before stays.
+// fail records why etcd doesn't answer. The last known nodes stay.
 func (r *Registry) fail(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -179,9 +179,9 @@ func (r *Registry) fail(err error) {
 	r.failure = err
 }
 
-// show makes a session's set the one that Nodes returns, with what is wrong
-// beside it. Without a configuration the set isn't believed: somebody may have
-// begun with an empty cluster in place of the old one.
+// show makes a session's set the one that Nodes returns, together with the problem.
+// If etcd has no configuration, show keeps the earlier set: somebody may have
+// replaced the cluster by an empty one.
 func (r *Registry) show(s *session, problem error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -189,13 +189,13 @@ func (r *Registry) show(s *session, problem error) {
 		notify(r.changed)
 	}
 	r.problem, r.failure = problem, nil
-	if r.hold.config == nil || s.configRevision == 0 {
+	if r.process.config == nil || s.configRevision == 0 {
 		return
 	}
-	if r.shown != s.set || !slices.Equal(r.settings, r.hold.config.settings) {
+	if r.shown != s.set || !slices.Equal(r.settings, r.process.config.settings) {
 		notify(r.changed)
 	}
-	r.shown, r.settings = s.set, r.hold.config.settings
+	r.shown, r.settings = s.set, r.process.config.settings
 }
 
 func (r *Registry) wantedAddresses() []netip.Addr {
@@ -208,7 +208,7 @@ func (r *Registry) wantedAddresses() []netip.Addr {
 func notify(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
-	default: // the reader has not come for the last one yet
+	default: // the reader has not received the last value yet
 	}
 }
 

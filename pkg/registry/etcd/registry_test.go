@@ -263,7 +263,7 @@ func (e expiring) Get(ctx context.Context, key string, opts ...clientv3.OpOption
 	return e.KV.Get(ctx, key, opts...)
 }
 
-// A lease that ends by itself just then is what was asked for.
+// If the lease ends by itself just then, Release succeeds.
 func TestReleaseWhileTheLeaseEnds(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t, setup{})
@@ -291,9 +291,9 @@ func TestAddressInThePodNetworkIsRefused(t *testing.T) {
 	c.join(1).awaitError("its address 192.168.0.1 lies in the pods' network 192.168.0.0/16")
 }
 
-// A host announces what it is reached by in both families, in its own order, and
-// that order may change. Of old, hosts announced one address; such an entry is
-// read as it is, and its host tells the other address when it is updated.
+// A host announces an address of each family, in an order that may change. Hosts of
+// earlier releases announced one address. The registry reads such an entry as it is;
+// the host announces the other address after its update.
 func TestHostAnnouncesBothFamilies(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t, setup{})

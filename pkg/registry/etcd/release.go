@@ -10,9 +10,9 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// Release removes a host on which no daemon runs from the registry, for one
-// that leaves for good, and returns the pod subnets that are free by that: none
-// if the host is not registered, which is no error.
+// Release removes a host from the registry and returns the pod subnets that this
+// frees. No daemon may run on the host. If the host is not registered, Release
+// returns no subnets and no error.
 func Release(ctx context.Context, o Options) ([]netip.Prefix, error) {
 	o, err := o.complete()
 	if err == nil {
@@ -38,8 +38,8 @@ func release(ctx context.Context, o Options, t timing) (freed []netip.Prefix, er
 	return freed, err
 }
 
-// leave ends the lease, and with it go all keys of the host at once. Keys that
-// somebody wrote without a lease are not ours.
+// leave ends the host's lease, which deletes all of its keys at once. A key without
+// a lease was not written by overlayd.
 func leave(ctx context.Context, client *clientv3.Client, o Options) ([]netip.Prefix, error) {
 	key := keys{o.Prefix}.node(o.Node)
 	resp, err := client.Get(ctx, key)
@@ -56,7 +56,7 @@ func leave(ctx context.Context, client *clientv3.Client, o Options) ([]netip.Pre
 	}
 	_, err = client.Revoke(ctx, clientv3.LeaseID(kv.Lease))
 	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
-		return nil, nil // it ended since, or an earlier try ended it whose answer was lost
+		return nil, nil // the lease ended by itself, or by a request whose answer was lost
 	}
 	return rec.Subnets, err
 }

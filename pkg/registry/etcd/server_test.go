@@ -31,7 +31,7 @@ type cluster struct {
 	members []*member
 	scheme  string
 	timing  timing // of its hosts
-	// config is how tests look at the cluster and change it, as its root.
+	// config is for clients with which tests read and change the cluster as root.
 	config clientv3.Config
 }
 

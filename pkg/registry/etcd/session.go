@@ -15,17 +15,17 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/registry"
 )
 
-// errCompacted says that etcd no longer has the changes since the last one
-// that was seen: after a long interruption everything has to be listed again.
+// errCompacted says that etcd has discarded changes that the watch has not delivered
+// yet. This happens after a long interruption. The next session lists everything.
 var errCompacted = errors.New("the changes since the last one seen are compacted")
 
-// hold is what this process has in etcd, and knows of it, across sessions.
-type hold struct {
+// process is what this process keeps from one session to the next.
+type process struct {
 	lease   clientv3.LeaseID // 0: none
 	written int64            // the revision at which this process last wrote its key; 0: never
-	subnets []netip.Prefix   // that this host had last
-	told    []netip.Prefix   // that the log said last
-	config  *config          // the last good one
+	subnets []netip.Prefix   // this host's last ones
+	logged  []netip.Prefix   // the subnets in the last log line
+	config  *config          // the last valid one
 }
 
 // session is one connection: list, register, watch, until something fails.
@@ -34,30 +34,30 @@ type session struct {
 	client *clientv3.Client
 
 	set *registry.Set // guarded by mu: Nodes may be reading it
-	// hosts are the entries of the other hosts, by node name, as far as they
-	// can be read.
+	// hosts are the readable entries of the other hosts, by node name.
 	hosts map[string]entry
-	// revision is that of the last answer; etcd only counts up.
+	// revision is etcd's highest revision in this session.
 	revision int64
-	// own is this host's key; ownErr says why it can't be read.
+	// own is the entry in this host's key; ownErr says why it can't be read.
 	own    *entry
 	ownErr error
-	// configRevision is that of the configuration, 0 if there is none, and
-	// configErr what is wrong with it.
+	// configRevision is the revision of the configuration's key, 0 if there is none.
+	// configErr says what is wrong with the configuration.
 	configRevision int64
 	configErr      error
 
 	renewals <-chan *clientv3.LeaseKeepAliveResponse
-	due      bool // own key and configuration have to be compared
+	due      bool // settle has to run
 	attempt  int  // how often etcd changed while this host chose its subnets
 	heard    bool // something came through the watch since the last heartbeat
 	asked    bool // the last heartbeat asked etcd for a sign of life
 	behind   bool // the last answer was older than an earlier one
 }
 
-// session returns what ended it.
+// session runs a session and returns the error that ended it.
 func (r *Registry) session(ctx context.Context) error {
-	// A member that lost the others would answer for ever that nothing changes.
+	// Without this, a watch at a member that has lost its quorum would stay silent
+	// for ever.
 	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
 	defer cancel()
 	client, err := connect(ctx, r.opts, r.timing)
@@ -99,8 +99,8 @@ func (s *session) list(ctx context.Context) error {
 	return nil
 }
 
-// watch begins after the list. The client returns only when etcd has answered,
-// however long that takes.
+// watch begins a watch at the revision after the list. The client's Watch has no
+// timeout of its own, so watch cancels it.
 func (s *session) watch(ctx context.Context) (clientv3.WatchChan, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	slow := time.AfterFunc(s.timing.request, cancel)
@@ -112,8 +112,8 @@ func (s *session) watch(ctx context.Context) (clientv3.WatchChan, error) {
 	return events, nil
 }
 
-// loop takes over what other hosts write, and settles when something happened
-// that matters to this host.
+// loop applies the watch's events to the set, and settles when an event concerns
+// this host.
 func (s *session) loop(ctx context.Context, events clientv3.WatchChan) error {
 	heartbeat := time.NewTicker(s.timing.heartbeat)
 	defer heartbeat.Stop()
@@ -133,7 +133,7 @@ func (s *session) loop(ctx context.Context, events clientv3.WatchChan) error {
 			err = renewed(open)
 		case <-heartbeat.C:
 			err = s.beat(ctx)
-		case <-s.moved:
+		case <-s.readdressed:
 			s.due = true
 		case <-again.C:
 			s.due = true
@@ -144,9 +144,9 @@ func (s *session) loop(ctx context.Context, events clientv3.WatchChan) error {
 	}
 }
 
-// round settles if that is due. Where etcd changed meanwhile, it tries again after
-// a moment, in which the watch brings changes; hosts that want the same subnets
-// wait for different times. Other problems wait longer.
+// round settles if that is due. If etcd changed meanwhile, round tries again after a
+// short random time: the watch delivers the changes in that time, and hosts that
+// want the same subnet try at different times. After other problems it waits longer.
 func (s *session) round(ctx context.Context, again *time.Timer) error {
 	if !s.due {
 		return nil
@@ -173,12 +173,12 @@ func (s *session) round(ctx context.Context, again *time.Timer) error {
 
 func renewed(open bool) error {
 	if !open {
-		return errors.New("renew this host's lease: it has ended, or there was no answer for as long as it lives")
+		return errors.New("renew this host's lease: the lease has ended, or etcd did not answer for its whole time to live")
 	}
 	return nil
 }
 
-// apply takes over changes.
+// apply applies the events of one answer.
 func (s *session) apply(resp clientv3.WatchResponse, open bool) error {
 	err := resp.Err()
 	switch {
@@ -218,9 +218,10 @@ func (s *session) noteChange(changed bool) {
 	}
 }
 
-// checkRevision finds an etcd that was restored from a backup: its revisions go on
-// from there, and the watch would be silent until they reach the old ones. A
-// member that is a little late may have an older revision too, but not twice.
+// checkRevision detects an etcd that was restored from a backup. Its revisions
+// continue from the backup's, so the watch would stay silent until they exceed the
+// revision before the restore. A member that lags may send an older revision once,
+// but not twice in a row.
 func (s *session) checkRevision(revision int64) error {
 	was := s.behind
 	s.behind = revision < s.revision
@@ -231,8 +232,8 @@ func (s *session) checkRevision(revision int64) error {
 	return nil
 }
 
-// beat finds a watch that is dead without an error: something on the way to etcd
-// swallows packets, or the member is stopped.
+// beat detects a watch that is dead without an error: something on the path to etcd
+// drops packets, or the member is stopped.
 func (s *session) beat(ctx context.Context) error {
 	if s.asked && !s.heard {
 		return fmt.Errorf("watch the nodes: no sign of life in %s", s.timing.heartbeat)
@@ -244,7 +245,7 @@ func (s *session) beat(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	// If even asking fails there is no answer, which the next beat notices.
+	// If the request fails, no answer comes, and the next beat notices that.
 	_ = s.client.RequestProgress(ctx)
 	return nil
 }
@@ -269,11 +270,11 @@ func (s *session) putConfig(kv *mvccpb.KeyValue) {
 		s.configErr = fmt.Errorf("the network's configuration in etcd is refused: %w", err)
 		return
 	}
-	s.hold.config = &c
+	s.process.config = &c
 }
 
-// applyNode takes over one change of a node's key, and reports whether the set
-// changed. It ignores keys between the configuration and the nodes.
+// applyNode applies one change of a node's key, and reports whether the set changed.
+// It ignores keys that sort between the configuration and the nodes.
 func (s *session) applyNode(ev *clientv3.Event) (changed bool) {
 	name, ok := s.keys.nodeName(string(ev.Kv.Key))
 	switch {
@@ -282,11 +283,12 @@ func (s *session) applyNode(ev *clientv3.Event) (changed bool) {
 	case ev.Type == clientv3.EventTypePut:
 		return s.putNode(name, ev.Kv)
 	}
-	s.due = true // this host may be waiting for the subnets of the other one
+	s.due = true // this host may be waiting for the other host's subnets
 	return s.removeNode(name, ev.Kv.ModRevision)
 }
 
-// putNode leaves this host's own entry to settle, which decides what to show.
+// putNode records an entry. Only entries of other hosts go into the set at once;
+// settle decides about this host's own.
 func (s *session) putNode(name string, kv *mvccpb.KeyValue) (changed bool) {
 	rec, err := parseRecord(kv.Value)
 	if err != nil {
@@ -302,8 +304,8 @@ func (s *session) putNode(name string, kv *mvccpb.KeyValue) (changed bool) {
 	return false
 }
 
-// putOther takes over the entry of another host. An entry that can't be read
-// leaves what was known of the host before.
+// putOther puts the entry of another host into the set. If the entry can't be read,
+// the host's last readable entry stays.
 func (s *session) putOther(e entry, err error) (changed bool) {
 	last, known := s.hosts[e.name]
 	switch {
@@ -332,7 +334,7 @@ func (s *session) noConfig() error {
 	return fmt.Errorf("the network has no configuration: put one into the key %s of etcd, such as networks: [10.244.0.0/16]", s.keys.config())
 }
 
-// pause waits for a random time between the two, or until ctx ends.
+// pause waits for a random time between least and most, or until ctx ends.
 func pause(ctx context.Context, least, most time.Duration) {
 	timer := time.NewTimer(least + rand.N(most-least+1))
 	defer timer.Stop()

@@ -15,8 +15,9 @@ type pool struct {
 	exclude []netip.Prefix
 }
 
-// maxSplit is how many bits a subnet may be longer than its network. No cluster
-// needs more than 2^32 subnets, and numbers of them fit in 64 bits.
+// maxSplit bounds by how many bits a subnet's prefix may be longer than its
+// network's. No cluster needs more than 2^32 subnets, and their numbers fit in a
+// uint64.
 const maxSplit = 32
 
 // size is the number of subnets.
@@ -28,11 +29,11 @@ func (p pool) fits(s netip.Prefix) bool {
 		!slices.ContainsFunc(p.exclude, s.Overlaps)
 }
 
-// shift is the place of a subnet's number in an address of 128 bits, counted
-// from the right. An IPv4 address counts as ::ffff:a.b.c.d.
+// shift is how many bits of a 128-bit address are to the right of the subnet's
+// number. An IPv4 address counts as ::ffff:a.b.c.d.
 func (p pool) shift() int { return p.network.Addr().BitLen() - p.length }
 
-// subnet is the one with number i.
+// subnet returns the subnet with number i.
 func (p pool) subnet(i uint64) netip.Prefix {
 	b := p.network.Addr().As16()
 	high, low := binary.BigEndian.Uint64(b[:8]), binary.BigEndian.Uint64(b[8:])
@@ -52,7 +53,8 @@ func (p pool) subnet(i uint64) netip.Prefix {
 	return netip.PrefixFrom(addr, p.length)
 }
 
-// number is that of the subnet with address a, which lies in the network.
+// number returns the number of the subnet that contains a. The address a must be
+// inside the network.
 func (p pool) number(a netip.Addr) uint64 {
 	mask := p.size() - 1
 	b := a.As16()
@@ -67,8 +69,8 @@ func (p pool) number(a netip.Addr) uint64 {
 // span is a range of subnets by number, both included.
 type span struct{ first, last uint64 }
 
-// span is what a prefix takes of the pool, which may be a part of one subnet or
-// several of them.
+// span returns the subnets of the pool that a prefix overlaps. The prefix may be
+// smaller than a subnet or larger.
 func (p pool) span(taken netip.Prefix) (span, bool) {
 	if !p.network.Overlaps(taken) {
 		return span{}, false
@@ -80,7 +82,8 @@ func (p pool) span(taken netip.Prefix) (span, bool) {
 	return span{first, first + 1<<max(0, p.length-taken.Bits()) - 1}, true
 }
 
-// free finds the first free subnet from number start on, going round once.
+// free finds the first free subnet, from number start to the end of the pool and
+// then from its beginning.
 func (p pool) free(start uint64, taken []netip.Prefix) (netip.Prefix, bool) {
 	var spans []span
 	for _, list := range [][]netip.Prefix{p.exclude, taken} {

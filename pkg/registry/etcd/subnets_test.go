@@ -140,7 +140,7 @@ func TestChoose(t *testing.T) {
 			if tt.names == nil {
 				tt.names = []string{"a"}
 			}
-			got, err := choose(wish{config: config{pools: tt.pools}, names: tt.names, host: "A", prefer: tt.prefer}, tt.held)
+			got, err := choose(chooseInput{config: config{pools: tt.pools}, names: tt.names, host: "A", prefer: tt.prefer}, tt.held)
 			if !errors.Is(err, tt.err) {
 				t.Fatalf("error %v, want %v", err, tt.err)
 			}
@@ -160,7 +160,7 @@ func TestStartDiffers(t *testing.T) {
 	seen := map[uint64]bool{}
 	for _, name := range []string{"a", "b"} {
 		for attempt := range 3 {
-			seen[wish{names: []string{name}, attempt: attempt}.start()] = true
+			seen[chooseInput{names: []string{name}, attempt: attempt}.start()] = true
 		}
 	}
 	if len(seen) != 6 {

@@ -238,7 +238,7 @@ func TestPasswordFile(t *testing.T) {
 	}
 }
 
-// A member that was late once is none that was restored.
+// A member that lags once was not restored from a backup.
 func TestRevisions(t *testing.T) {
 	s := newSession()
 	s.revision = 10
@@ -253,16 +253,16 @@ func TestRevisions(t *testing.T) {
 	}
 }
 
-// Two hosts may remember different configurations. While the one that is there
-// can't be read, none of them is used to take anything.
+// Two hosts may remember different configurations. While the configuration in etcd
+// can't be read, no host takes a subnet by a remembered one.
 func TestBrokenConfigurationAllowsWhatIsHeld(t *testing.T) {
 	remembered, err := parseConfig("k", []byte(config4))
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &session{Registry: &Registry{hold: hold{config: &remembered}}, configErr: errTest}
+	s := &session{Registry: &Registry{process: process{config: &remembered}}, configErr: errTest}
 	s.own = &entry{record: record{Subnets: prefixes("10.9.0.0/25", "fd00::/64")}}
-	c, err := choose(wish{config: s.effectiveConfig(), names: []string{"a"}, prefer: prefixes("10.244.0.0/24")}, nil)
+	c, err := choose(chooseInput{config: s.effectiveConfig(), names: []string{"a"}, prefer: prefixes("10.244.0.0/24")}, nil)
 	if err != nil || !slices.Equal(c.subnets, s.own.Subnets) {
 		t.Errorf("got %v, %v", c.subnets, err)
 	}
