@@ -11,8 +11,8 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/subnet"
 )
 
-// Check says what is wrong with the values of one node, whatever other nodes
-// there are: nil, or an error that names the node and says what would be right.
+// Check returns an error if a value of the node is wrong by itself, without looking
+// at other nodes. The error names the node and says what would be right.
 func Check(n Node) error {
 	errs := valueErrors(n)
 	if len(errs) == 0 {
@@ -44,7 +44,7 @@ func valueErrors(n Node) []error {
 		}
 	}
 	if len(errs) > 0 {
-		return errs // overlaps are of no interest before these values are mended
+		return errs // overlaps between wrong values mean nothing
 	}
 	return overlapErrors(n)
 }
@@ -67,7 +67,7 @@ func overlapErrors(n Node) []error {
 	return errs
 }
 
-// maxShown is how many errors a person reads before mending the first ones. One
+// maxShown is how many errors a person reads before fixing the first ones. One
 // wrong value in a template makes as many errors as there are nodes.
 const maxShown = 20
 
@@ -85,9 +85,8 @@ func Summary(errs []error) error {
 // bytes.
 const maxName = 253
 
-// CheckName says why a node can't have this name, nil if it can. Names appear in
-// file names, logs and the status of other programs, so they must need no
-// quoting.
+// CheckName returns an error if a node can't have this name. Names appear in file
+// names, logs and the status of other programs, so they must need no quoting.
 func CheckName(name string) error {
 	const allowed = "write 1 to 253 letters, digits, '-', '_' and '.', beginning with a letter or digit"
 	switch {
@@ -107,8 +106,7 @@ func notInName(r rune) bool {
 	return !isLetter && !isDigit && !strings.ContainsRune("-_.", r)
 }
 
-// CheckAddress says why the other nodes can't send to a node by this address,
-// nil if they can.
+// CheckAddress returns an error if other nodes can't reach a node at this address.
 func CheckAddress(a netip.Addr) error {
 	const fix = "give the address by which the other hosts reach this host"
 	switch {
@@ -117,7 +115,7 @@ func CheckAddress(a netip.Addr) error {
 	case a.Is4In6():
 		return fmt.Errorf("address %s is IPv4 in IPv6 form: write %s", a, a.Unmap())
 	case a.IsLinkLocalUnicast():
-		return fmt.Errorf("address %s is link-local, and so means another host on every link: %s", a, fix)
+		return fmt.Errorf("address %s is link-local, which means a different host on every link: %s", a, fix)
 	case a.Zone() != "":
 		return fmt.Errorf("address %s has a zone: write %s", a, a.WithZone(""))
 	case a.IsLoopback():

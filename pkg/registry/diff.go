@@ -5,9 +5,9 @@ import (
 	"strings"
 )
 
-// Diff compares two sets of nodes: new is old without gone and with come. A
-// changed node is in both, as it was and as it is. Comparing 5,000 equal nodes
-// takes 0.1 ms.
+// Diff compares two sets of nodes. gone are nodes of old that are not in new, come
+// are nodes of new that are not in old. A changed node is in gone with its old values
+// and in come with its new ones. Comparing 5,000 equal nodes takes 0.1 ms.
 //
 // The result is always right, and minimal if both sets are sorted by name, as
 // the sets of a Registry are.

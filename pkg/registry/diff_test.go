@@ -30,8 +30,8 @@ func someNodes(r *rand.Rand) []Node {
 	return nodes
 }
 
-// The new set is the old one without what went and with what came, also where
-// they are not sorted; where they are, nothing goes and comes again.
+// The new set is the old one without gone and with come, even if the sets are not
+// sorted. If they are sorted, no unchanged node is in gone and come.
 func TestDiff(t *testing.T) {
 	text := func(nodes []Node) []string {
 		var all []string

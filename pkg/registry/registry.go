@@ -10,8 +10,8 @@ import (
 // list.
 var ErrNotReady = errors.New("the registry has not given its first full list of nodes yet")
 
-// Node is what the registry knows about one host. A new field belongs into
-// Equal, Check and the decoder of each registry, and nowhere else in this package.
+// Node is what the registry knows about one host. Whoever adds a field extends
+// Equal, Check and the decoder of each registry.
 type Node struct {
 	Name string
 	// Addresses are the host's addresses on the underlay, at most one of each
@@ -42,15 +42,15 @@ type Registry interface {
 
 // Reporter is a registry that publishes the state of this host.
 type Reporter interface {
-	// ReportNetwork says after each round why this host's pods can't be
-	// connected or can't reach others, nil if they can. It doesn't block.
+	// ReportNetwork takes the result of each round: why this host's pods can't be
+	// connected or can't reach others, or nil. It doesn't block.
 	ReportNetwork(down error)
 }
 
 // Announcer is a registry in which hosts enter themselves.
 type Announcer interface {
-	// SetAddresses says by which addresses the others reach this host, at most
-	// one of each family. It doesn't block. Repeating a call does no harm.
+	// SetAddresses sets the addresses by which other hosts reach this host, at most
+	// one of each family. It doesn't block, and may be repeated.
 	SetAddresses(addrs []netip.Addr)
 }
 

@@ -21,14 +21,15 @@ type Entry struct {
 	Rank int64
 	// Excluded keeps the node out of the set, whatever its values are.
 	Excluded bool
-	// Err says what somebody has to mend, nil if nothing. It excludes nothing by
-	// itself.
+	// Err says what an administrator has to fix, or is nil. A node with an Err is
+	// still in the set, unless Excluded is set.
 	Err error
 }
 
-// Set makes a set of nodes without contradictions from entries. It leaves out a
-// node with a wrong value (see Check), and a node that needs address space of a
-// node that precedes it by Rank. A node that is left out excludes no other node.
+// Set computes a set of nodes without contradictions from entries. It leaves out a
+// node with a wrong value (see Check). If two nodes need the same address space, it
+// leaves out the node with the higher Rank. A node that is left out never makes Set
+// leave out another node.
 //
 // The set follows from the current entries alone. Nodes computes it anew if an
 // entry changed since the last call, which takes 9 ms for 5,000 nodes with two
@@ -123,7 +124,7 @@ func (s *Set) Problems() []Problem {
 
 func (s *Set) compute() {
 	s.nodes, s.problems = make([]Node, 0, len(s.entries)), nil
-	// The address space of the nodes in the set, and which node has it.
+	// The address space of the nodes in the set, with the name of its node.
 	var owners bart.Table[string]
 	for _, e := range s.byRank() {
 		errs := e.errs
@@ -177,8 +178,8 @@ func (s *Set) claim(owners *bart.Table[string], n Node) []error {
 	return nil
 }
 
-// spansOf returns the address space that only this node may have: its pod
-// subnets, and its addresses as host routes have them.
+// spansOf returns the address space that only this node may have: its pod subnets,
+// and its addresses as /32 or /128.
 func spansOf(n Node) []netip.Prefix {
 	spans := slices.Clone(n.Subnets)
 	for _, a := range n.Addresses {

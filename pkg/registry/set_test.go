@@ -102,8 +102,8 @@ func TestSetLeavesOut(t *testing.T) {
 			`node "a": address 127.0.0.1 is a loopback address: ` + reach,
 			`node "b": address ::1 is a loopback address: ` + reach}},
 		"link-local": {[]string{"a 169.254.1.1", "b fe80::1%eth0"}, []string{
-			`node "a": address 169.254.1.1 is link-local, and so means another host on every link: ` + reach,
-			`node "b": address fe80::1%eth0 is link-local, and so means another host on every link: ` + reach}},
+			`node "a": address 169.254.1.1 is link-local, which means a different host on every link: ` + reach,
+			`node "b": address fe80::1%eth0 is link-local, which means a different host on every link: ` + reach}},
 		"zone": {[]string{"a fd00::1%eth0"},
 			[]string{`node "a": address fd00::1%eth0 has a zone: write fd00::1`}},
 		"IPv4 in IPv6 form": {[]string{"a ::ffff:10.0.0.1"},
@@ -180,8 +180,8 @@ func contradict(a, b Node) bool {
 	return slices.ContainsFunc(spansOf(a), func(p netip.Prefix) bool { return slices.ContainsFunc(spansOf(b), p.Overlaps) })
 }
 
-// expected are the names of the nodes that a set has to hold: it compares each
-// entry with each, which nobody can get wrong.
+// expected returns the names of the nodes that a set has to hold, by the simplest
+// method: it compares each entry with each.
 func expected(entries map[string]Entry) string {
 	sorted := slices.SortedFunc(maps.Values(entries), func(a, b Entry) int {
 		return cmp.Or(cmp.Compare(a.Rank, b.Rank), strings.Compare(a.Node.Name, b.Node.Name))

@@ -213,7 +213,7 @@ func TestDaemonTellsOfFamiliesThatDoNotFit(t *testing.T) {
 		{"two addresses of IPv4", addresses("192.168.77.2, 192.168.77.3"), "addresses 192.168.77.2 and 192.168.77.3 are of one family: keep one of them"},
 		{"two addresses of IPv6 around one of IPv4", addresses(`"fd77::2", 192.168.77.2, "fd77::3"`), "addresses fd77::2 and fd77::3 are of one family: keep one of them"},
 		{"an address in the other form", addresses(`"::ffff:192.168.77.2"`), "address ::ffff:192.168.77.2 is IPv4 in IPv6 form: write 192.168.77.2"},
-		{"a link-local address", addresses(`"fe80::2"`), "address fe80::2 is link-local, and so means another host on every link" + reach},
+		{"a link-local address", addresses(`"fe80::2"`), "address fe80::2 is link-local, which means a different host on every link" + reach},
 		{"a zone", addresses(`"fd77::2%eth0"`), "address fd77::2%eth0 has a zone: write fd77::2"},
 		{"a group", addresses(`"ff02::1"`), "address ff02::1 is not the address of a single host" + reach},
 		{"a loopback", addresses(`"::1"`), "address ::1 is a loopback address" + reach},

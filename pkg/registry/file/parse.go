@@ -147,7 +147,7 @@ func (d *decoder) require(item strictyaml.Value, seen map[string]bool) {
 // kind says in words what a list has to hold.
 type kind struct{ one, many string }
 
-// items takes the values of a list, which must not be empty.
+// items parses the values of a list. An empty list is a mistake.
 func items[T any](d *decoder, list strictyaml.Value, parse func(string) (T, error), want kind) []T {
 	var all []T
 	for _, item := range d.reader.Items(list, want.many) {

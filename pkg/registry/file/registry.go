@@ -20,12 +20,12 @@ func New(path string) (*Registry, error) {
 	return &Registry{nodes}, nil
 }
 
-// Nodes returns the set of the last good file. The error says why the current
-// file is refused, nil if it is not.
+// Nodes returns the set of the last good file. The error beside it says why the
+// current file is refused.
 func (r *Registry) Nodes() ([]registry.Node, error) { return r.nodes.Get() }
 
 // Changed gets a value when the nodes or the error changed.
 func (r *Registry) Changed() <-chan struct{} { return r.nodes.Changed() }
 
-// Close ends the watching. Nodes goes on answering what it did before.
+// Close ends the watch. Nodes keeps returning its last result.
 func (r *Registry) Close() error { return r.nodes.Close() }
