@@ -13,14 +13,15 @@ import (
 type Config struct {
 	// NodeName is this host's name in the registry.
 	NodeName string
-	// RunDir is where the daemon and the plugin meet.
+	// RunDir is the directory that the daemon and the plugin share.
 	RunDir string
 	// Underlay says which interface and address carry the tunnel.
 	Underlay Underlay
-	// UnderlayFamily is the family of the tunnel's own packets. The zero value is
-	// the family of the address that the registry has first for this host.
+	// UnderlayFamily is the family of the tunnel's own packets. The zero value stands
+	// for the family of this host's first address in the registry.
 	UnderlayFamily family.Family
-	// MTU is that of pods and tunnel device; 0 follows the underlay's.
+	// MTU is the MTU of pods and tunnel device, in bytes. 0: the underlay's MTU less
+	// the tunnel's overhead.
 	MTU int
 	// Bridge is the name of the pods' bridge.
 	Bridge string
@@ -33,14 +34,14 @@ type Config struct {
 	// IPTablesForward lets pods' traffic through where the host's iptables
 	// rules would drop what is forwarded.
 	IPTablesForward bool
-	// DirectRouting leaves the tunnel out where the other host is on the
-	// underlay's own network.
+	// DirectRouting sends packets to hosts on the underlay's link without the tunnel.
 	DirectRouting bool
 	Registry      Registry
 	VXLAN         tunnel.Config
-	// Resync is how often everything is compared when nothing happened.
+	// Resync is the longest time between two comparisons of everything with the
+	// kernel.
 	Resync time.Duration
-	// Health is where HTTP probes are answered; empty for nowhere.
+	// Health is the address at which the daemon answers HTTP probes; empty: none.
 	Health string
 	CNI    CNI
 	Log    Log
@@ -48,7 +49,7 @@ type Config struct {
 
 // CNI says where the network configuration for the container runtime is kept.
 type CNI struct {
-	// ConfDir is the runtime's directory; empty, nothing is written.
+	// ConfDir is the runtime's directory. If it is empty, nothing is written.
 	ConfDir string
 	// ConfName is the file's name in it.
 	ConfName string
@@ -72,11 +73,12 @@ type Etcd struct {
 	// CA, Cert and Key are paths of PEM files, each empty for none.
 	CA, Cert, Key string
 	Username      string
-	// HostID tells this machine from another one of its name.
+	// HostID identifies this machine. It differs from the ids of other machines with
+	// the same node name.
 	HostID string
 	// PasswordFile is a path: secrets don't belong in configuration or flags.
 	PasswordFile string
-	// LeaseTime is how long this host's subnet stays its own without a word.
+	// LeaseTime is how long this host keeps its subnets when it can't reach etcd.
 	LeaseTime time.Duration
 }
 
@@ -109,17 +111,17 @@ const (
 // Underlay says how to find the interface and the host's own address on it. At
 // most one field is set; none means the interface of the default route.
 type Underlay struct {
-	// Interface is a name.
+	// Interface is the interface's name.
 	Interface string
-	// Address is one of the host's own.
+	// Address is an address of the interface.
 	Address netip.Addr
-	// Reaches is any address: the underlay is whatever the host would use to
-	// send there.
+	// Reaches is an address of another machine. The underlay is the interface over
+	// which the host would send to that address.
 	Reaches netip.Addr
 }
 
-// reaches is written before the address in the third form of Underlay. No
-// interface name can begin like it, since the kernel allows no colon in one.
+// reaches is the prefix of the setting's third form, to:ADDRESS. No interface name
+// begins with it, because the kernel allows no colon in names.
 const reaches = "to:"
 
 // underlayAuto is how the zero Underlay is written.

@@ -242,7 +242,7 @@ func TestUnderlayForms(t *testing.T) {
 	}
 }
 
-// Each line of the errors is that of one mistake; a test has all of them.
+// Each line of an error is one mistake. The tests together have all mistakes.
 func TestLoadRefusesFile(t *testing.T) {
 	t.Chdir(t.TempDir())
 	const device = "expected a device name: 1 to 15 characters without '/', ':', '%' and white space"
@@ -254,7 +254,7 @@ func TestLoadRefusesFile(t *testing.T) {
 			`c.yaml:2:3: vxlan: unknown key "prot": did you mean "vxlan.port"?`},
 		"key of a section outside of it": {"vni: 7\n", `c.yaml:1:1: unknown key "vni": write "vni" inside the mapping "vxlan"`},
 		"removed key": {"firewall: iptables\n", `c.yaml:1:1: unknown key "firewall": remove it: overlayd always masquerades by nftables, which needs Linux 5.4 or newer. ` +
-			"Where it was iptables, reboot the host: that removes the chains OVERLAY-CNI-POSTRTG and OVERLAY-CNI-OUTPUT"},
+			"If the value was iptables, reboot the host: that removes the chains OVERLAY-CNI-POSTRTG and OVERLAY-CNI-OUTPUT"},
 		"key with a dot": {"vxlan.vni: 7\n", `c.yaml:1:1: unknown key "vxlan.vni": write "vni" inside the mapping "vxlan"`},
 		"key like no other": {"colour: red\n",
 			`c.yaml:1:1: unknown key "colour": the keys here are ` + keys},
@@ -277,9 +277,9 @@ func TestLoadRefusesFile(t *testing.T) {
 		"malformed":           {"mtu: 1400\nbridge cni0\nvxlan: {}\n", `c.yaml:2: malformed YAML: could not find expected ':': check indentation, quotes and brackets near this place`},
 
 		"node name":                 {"nodeName: a b\n", `c.yaml:1:11: nodeName: "a b" is not a node name: write 1 to 253 letters, digits, '-', '_' and '.', beginning with a letter or digit`},
-		"run directory, relative":   {"runDir: run\n", `c.yaml:1:9: runDir: "run": expected an absolute path of a directory of our own, such as /run/overlay-cni`},
-		"run directory, the root":   {"runDir: /run/..\n", `c.yaml:1:9: runDir: "/run/..": expected an absolute path of a directory of our own, such as /run/overlay-cni`},
-		"run directory with a zero": {`runDir: "/run/\0"`, `c.yaml:1:9: runDir: "/run/\x00": expected an absolute path of a directory of our own, such as /run/overlay-cni`},
+		"run directory, relative":   {"runDir: run\n", `c.yaml:1:9: runDir: "run": expected the absolute path of a directory for overlay-cni alone, such as /run/overlay-cni`},
+		"run directory, the root":   {"runDir: /run/..\n", `c.yaml:1:9: runDir: "/run/..": expected the absolute path of a directory for overlay-cni alone, such as /run/overlay-cni`},
+		"run directory with a zero": {`runDir: "/run/\0"`, `c.yaml:1:9: runDir: "/run/\x00": expected the absolute path of a directory for overlay-cni alone, such as /run/overlay-cni`},
 		"resync":                    {"resync: 30ms\n", `c.yaml:1:9: resync: "30ms": expected a duration of at least 1s, such as 30s or 5m`},
 		"resync without unit":       {"resync: 30\n", `c.yaml:1:9: resync: "30": expected a duration of at least 1s, such as 30s or 5m`},
 		"underlay":                  {"underlay: a/b\n", `c.yaml:1:11: underlay: "a/b": expected auto, the name of an interface, an address, or to:ADDRESS`},
@@ -304,7 +304,7 @@ func TestLoadRefusesFile(t *testing.T) {
 			`c.yaml:1:31: registry.etcd.endpoints[0]: "etcd-1": expected the URL of an etcd member, such as https://192.168.77.10:2379
 c.yaml:1:39: registry.etcd.endpoints[1]: "http://a": expected the URL of an etcd member, such as https://192.168.77.10:2379
 c.yaml:1:51: registry.etcd.endpoints[2]: "https://a:1/b": expected the URL of an etcd member, such as https://192.168.77.10:2379`},
-		"etcd prefix":           {"registry: {etcd: {prefix: a}}\n", `c.yaml:1:27: registry.etcd.prefix: "a": expected a beginning of keys, such as /overlay-cni`},
+		"etcd prefix":           {"registry: {etcd: {prefix: a}}\n", `c.yaml:1:27: registry.etcd.prefix: "a": expected a prefix for keys, such as /overlay-cni`},
 		"etcd lease":            {"registry: {etcd: {leaseTime: 1s}}\n", `c.yaml:1:30: registry.etcd.leaseTime: "1s": expected a duration of at least 1m0s, such as 1h or 24h`},
 		"etcd user":             {"registry: {etcd: {username: ''}}\n", `c.yaml:1:29: registry.etcd.username: "": expected a word`},
 		"health address":        {"health: {address: 9479}\n", `c.yaml:1:19: health.address: "9479": expected an address and a port, such as 127.0.0.1:9479 or :9479`},
@@ -329,7 +329,7 @@ c.yaml:1:51: registry.etcd.endpoints[2]: "https://a:1/b": expected the URL of an
 			`c.yaml:1:18: noMasqueradeTo[0]: "10.0.0.1/8": expected a network without host bits: write 10.0.0.0/8
 c.yaml:1:30: noMasqueradeTo[1]: "10.0.0.1": expected a network: write 10.0.0.1/32 for this one address
 c.yaml:1:40: noMasqueradeTo[2]: "x": expected a network such as 192.168.0.0/16
-c.yaml:1:43: noMasqueradeTo[3]: "::ffff:10.0.0.0/104": expected a network: write this one in IPv4 form`},
+c.yaml:1:43: noMasqueradeTo[3]: "::ffff:10.0.0.0/104": expected a network in IPv4 form, not IPv4 in IPv6`},
 
 		"bridge and device are one": {"bridge: br0\nvxlan:\n  device: br0\n",
 			`c.yaml:3:11: vxlan.device: "br0": bridge names the same device: they must differ`},

@@ -20,11 +20,11 @@ type Live struct {
 	last   Config // the last good one
 	err    error  // why a newer one was refused
 	shared Shared
-	seen   [3]string // what last and err follow from
+	seen   [3]string // the texts that last and err were computed from
 }
 
-// Watch loads the configuration, and again whenever the file changed. The caller
-// closes the Live.
+// Watch loads the configuration, and loads it again whenever the file changes. The
+// caller closes the Live.
 func (l *Loader) Watch() (*Live, error) {
 	first, err := l.Load()
 	if err != nil {
@@ -110,7 +110,7 @@ func sameFixed(old, now Config) error {
 		{"log", old.Log, now.Log},
 	} {
 		if !reflect.DeepEqual(s.old, s.now) {
-			errs = append(errs, fmt.Errorf("%s changed, which a running overlayd can't follow: restart it, or set %s back", s.key, s.key))
+			errs = append(errs, fmt.Errorf("%s changed, which needs a restart of overlayd: restart it, or set %s back", s.key, s.key))
 		}
 	}
 	return errors.Join(errs...)

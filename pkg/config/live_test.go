@@ -70,8 +70,8 @@ func TestLiveFollowsItsFile(t *testing.T) {
 	write("mtu: 1\n")
 	is(path + `:1:6: mtu: "1": expected 0 (from the underlay), or 576 to 65535`)
 	write("runDir: /run/other\nlog: {level: debug}\n")
-	is("runDir changed, which a running overlayd can't follow: restart it, or set runDir back\n" +
-		"log changed, which a running overlayd can't follow: restart it, or set log back")
+	is("runDir changed, which needs a restart of overlayd: restart it, or set runDir back\n" +
+		"log changed, which needs a restart of overlayd: restart it, or set log back")
 	write("mtu: 1300\n")
 	want.MTU, want.VXLAN.VNI, want.Masquerade = 1300, 1, true
 	is("")
@@ -87,8 +87,8 @@ func TestLiveWithoutAFile(t *testing.T) {
 	}
 }
 
-// What a registry has for all hosts is below the file, and can be no setting
-// that hosts have for themselves.
+// The file wins over the registry's settings for all hosts. The registry can't set
+// what each host has to set for itself.
 func TestLiveTakesWhatIsShared(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "c.yaml")
 	if err := os.WriteFile(path, []byte("mtu: 1300\n"), 0o600); err != nil {

@@ -74,8 +74,8 @@ func (s Shared) Check() error {
 	return b.mistakes()
 }
 
-// join puts flags over the file, the file over what is shared, and that over
-// the defaults.
+// join merges the sources. Flags win over the file, the file over the shared
+// settings, and those over the defaults.
 func (l *Loader) join(shared Shared, file []byte) (Config, error) {
 	b := newBuilder()
 	b.shared(shared)
@@ -98,11 +98,12 @@ type flagValue struct {
 	given   bool
 }
 
-// String is what pflag asks of every flag; the default it shows is set beside.
+// String returns the flag's value, as pflag requires. AddFlags sets the default that
+// the help shows.
 func (v *flagValue) String() string { return strings.Join(v.texts, ",") }
 
-// Type is the word for the value in the help text. "bool" makes pflag print
-// none.
+// Type returns the word for the value in the help text. For "bool" pflag prints no
+// word.
 func (v *flagValue) Type() string {
 	if v.setting.kind == kindBool {
 		return "bool"
@@ -110,8 +111,8 @@ func (v *flagValue) Type() string {
 	return v.setting.kind
 }
 
-// Set takes one occurrence of the flag. Those of a list add up, each may hold
-// several items with commas in between, and an empty one makes an empty list.
+// Set takes one occurrence of the flag. For a list, each occurrence adds one or
+// several items, separated by commas. An empty text alone stands for an empty list.
 func (v *flagValue) Set(text string) error {
 	v.given = true
 	if v.setting.clear == nil {
@@ -127,17 +128,18 @@ func (v *flagValue) Set(text string) error {
 	return nil
 }
 
-// builder is a configuration in the making: a value of a later source replaces
-// that of an earlier one.
+// builder collects the values of all sources. A value from a later source replaces
+// the value from an earlier one.
 type builder struct {
 	config Config
-	reader *strictyaml.Reader // the document that is read, and its mistakes
+	reader *strictyaml.Reader // of the current document
 	errs   []error            // mistakes elsewhere
-	// blame records a mistake about a setting where its value stands. It has
-	// an entry for each setting that has a value other than the default.
+	// blame records a mistake about a setting, together with the place of the
+	// setting's value: a line of a file, or a flag. It has an entry for each setting
+	// with a value from a file or a flag.
 	blame map[string]func(error)
-	// refused are the settings with a value that was not taken, so that
-	// config holds something else.
+	// refused are the settings whose value has a mistake. config holds an earlier
+	// value for them.
 	refused map[string]bool
 }
 
@@ -157,7 +159,7 @@ func newBuilder() *builder {
 
 func (b *builder) fail(err error) { b.errs = append(b.errs, err) }
 
-// add takes one value and reports it where it stands if it is refused.
+// add stores one value. If the value has a mistake, add calls blame.
 func (b *builder) add(s setting, text string, blame func(error)) {
 	if err := s.add(&b.config, text); err != nil {
 		blame(err)
@@ -165,7 +167,8 @@ func (b *builder) add(s setting, text string, blame func(error)) {
 	}
 }
 
-// begin says where the value of a setting stands from now on.
+// begin prepares a setting for a value from another source. blame records mistakes
+// at the place of that value.
 func (b *builder) begin(s setting, blame func(error)) {
 	b.blame[s.key] = blame
 	delete(b.refused, s.key)
@@ -182,7 +185,7 @@ func (b *builder) flag(v *flagValue) {
 	}
 }
 
-// shared takes only what can be the same on all hosts.
+// shared takes only settings that a registry may set for all hosts.
 func (b *builder) shared(s Shared) {
 	b.document(s.Name, s.YAML, slices.DeleteFunc(settings(), func(s setting) bool { return !s.shared }))
 }
@@ -228,7 +231,7 @@ func (s section) names() []string {
 }
 
 func (b *builder) section(s section) {
-	mapping := strictyaml.Mapping{Node: s.node, Path: s.path, Keys: s.names(), Meant: s.keys, Removed: removedSettings()}
+	mapping := strictyaml.Mapping{Node: s.node, Path: s.path, Keys: s.names(), Known: s.keys, Removed: removedSettings()}
 	for _, value := range b.reader.Fields(mapping) {
 		i := slices.Index(s.keys, value.Key)
 		if i < 0 {
@@ -260,8 +263,8 @@ func (b *builder) text(s setting, value strictyaml.Value) {
 	b.add(s, text, func(err error) { b.reader.Add(value.Node, value.Key, err) })
 }
 
-// cross checks what no setting can know alone: one name can't be that of two
-// devices.
+// cross checks settings against each other: bridge, tunnel device and underlay must
+// have different names.
 func (b *builder) cross() {
 	c := b.config
 	names := []struct{ key, name string }{
@@ -276,8 +279,8 @@ func (b *builder) cross() {
 	}
 }
 
-// crossFamily checks that the underlay's address is of the family, where it is
-// given as one.
+// crossFamily checks that an address in the setting underlay has the family of the
+// setting underlayFamily.
 func (b *builder) crossFamily() {
 	u, family := b.config.Underlay, b.config.UnderlayFamily
 	given := u.Address
@@ -291,8 +294,8 @@ func (b *builder) crossFamily() {
 		quote(family.Proc()), u, family))
 }
 
-// clash blames the second setting if it has a value of its own, else the
-// first: two defaults never clash.
+// clash records the mistake at the second setting if its value is not the default,
+// else at the first. Two defaults never clash.
 func (b *builder) clash(first, second, name string) {
 	blame, ok := b.blame[second]
 	if !ok {
@@ -302,7 +305,7 @@ func (b *builder) clash(first, second, name string) {
 	blame(fmt.Errorf("%s: %s names the same device: they must differ", quote(name), first))
 }
 
-// resolveName asks for the host name where no other name is given.
+// resolveName uses the host name if no node name is given.
 func (b *builder) resolveName(hostname func() (string, error)) {
 	if b.config.NodeName != "" || b.refused["nodeName"] {
 		return

@@ -19,7 +19,7 @@ import (
 )
 
 // The parse functions take the text of one value. Their errors name the value
-// and say what would be right; the caller adds where it stands.
+// and say what would be right. The caller adds the place of the value.
 
 func quote(text string) string { return strictyaml.Quote(text) }
 
@@ -33,8 +33,8 @@ func number(text string, low, high uint64) (uint64, error) {
 	return n, nil
 }
 
-// maxVNI is the largest number in the 24 bits that VXLAN has for it. 0 is left
-// out because programs show it for a device that has none.
+// maxVNI is the largest VNI, which has 24 bits. VNI 0 is not allowed, because
+// programs show 0 for a device without a VNI.
 const maxVNI = 1<<24 - 1
 
 func parseVNI(text string) (uint32, error) {
@@ -77,8 +77,9 @@ func parseTTL(text string) (tunnel.TTL, error) {
 	return tunnel.TTL(n), nil
 }
 
-// minMTU is what every IPv4 host must be able to receive (RFC 791). IPv6 needs
-// 1280, which whoever knows the families of the subnets has to check.
+// minMTU is the size that every IPv4 host must be able to receive (RFC 791). IPv6
+// needs 1280. This package can't check that, because it doesn't know the families of
+// the pod subnets.
 const (
 	minMTU = 576
 	maxMTU = 65535
@@ -102,13 +103,13 @@ func parseBool(text string) (bool, error) {
 	return false, fmt.Errorf("%s: expected true or false", quote(text))
 }
 
-// parseNot parses a setting that a field holds the opposite of.
+// parseNot is parseBool for a setting whose field has the opposite meaning.
 func parseNot(text string) (bool, error) {
 	v, err := parseBool(text)
 	return !v, err
 }
 
-// minResync keeps a slip of the unit (30ms) from taking a whole core.
+// minResync refuses a wrong unit: 30ms would use a whole core.
 const minResync = time.Second
 
 func parseResync(text string) (time.Duration, error) {
@@ -119,7 +120,7 @@ func parseResync(text string) (time.Duration, error) {
 	return d, nil
 }
 
-// oneOf parses one of a few words, as they print.
+// oneOf returns a function that parses one of the values by its printed form.
 func oneOf[T comparable](words ...T) func(string) (T, error) {
 	return func(text string) (none T, err error) {
 		names := make([]string, len(words))
@@ -155,8 +156,8 @@ func parseLevel(text string) (slog.Level, error) {
 	return 0, fmt.Errorf("%s: expected debug, info, warn or error", quote(text))
 }
 
-// parseNodeName takes the empty name, too: it stands for the host name, which
-// is only looked up when it is needed (see Loader.Load).
+// parseNodeName accepts the empty name too. It stands for the host name, which
+// resolveName looks up.
 func parseNodeName(text string) (string, error) {
 	if text == "" {
 		return "", nil
@@ -164,8 +165,7 @@ func parseNodeName(text string) (string, error) {
 	return text, registry.CheckName(text)
 }
 
-// parsePath takes a relative path as relative to the working directory, as any
-// other program's flag.
+// parsePath accepts relative paths. They start from the working directory.
 func parsePath(text string) (string, error) {
 	if text == "" || strings.ContainsFunc(text, isControl) {
 		return "", fmt.Errorf("%s: expected the path of a file", quote(text))
@@ -177,12 +177,13 @@ func parsePath(text string) (string, error) {
 // directory and runs in another working directory.
 func parseRunDir(text string) (string, error) {
 	if !filepath.IsAbs(text) || strings.ContainsFunc(text, isControl) || filepath.Clean(text) == "/" {
-		return "", fmt.Errorf("%s: expected an absolute path of a directory of our own, such as /run/overlay-cni", quote(text))
+		return "", fmt.Errorf("%s: expected the absolute path of a directory for overlay-cni alone, such as /run/overlay-cni", quote(text))
 	}
 	return filepath.Clean(text), nil
 }
 
-// parseConfDir takes the empty text for none, so that a flag can say so.
+// parseConfDir accepts the empty text for no directory, so that a flag can override
+// the file's.
 func parseConfDir(text string) (string, error) {
 	if text != "" && (!filepath.IsAbs(text) || strings.ContainsFunc(text, isControl)) {
 		return "", fmt.Errorf("%s: expected an absolute path, such as %s", quote(text), cnifiles.DefaultConfDir)
@@ -197,7 +198,7 @@ func parseConfName(text string) (string, error) {
 	return text, nil
 }
 
-// minLease is well above what a restart of etcd takes.
+// minLease is well above the time that a restart of etcd takes.
 const minLease = time.Minute
 
 func parseLease(text string) (time.Duration, error) {
@@ -218,7 +219,7 @@ func parseEndpoint(text string) (string, error) {
 
 func parsePrefix(text string) (string, error) {
 	if !strings.HasPrefix(text, "/") || strings.HasSuffix(text, "/") || strings.ContainsFunc(text, isControl) {
-		return "", fmt.Errorf("%s: expected a beginning of keys, such as /overlay-cni", quote(text))
+		return "", fmt.Errorf("%s: expected a prefix for keys, such as /overlay-cni", quote(text))
 	}
 	return text, nil
 }
@@ -230,8 +231,8 @@ func parseWord(text string) (string, error) {
 	return text, nil
 }
 
-// parseListen takes an empty host for all of the machine's addresses, and the
-// empty text for none.
+// parseListen accepts an empty host for all addresses of the machine, and the empty
+// text for no address.
 func parseListen(text string) (string, error) {
 	if text == "" {
 		return "", nil
@@ -254,9 +255,9 @@ func isControl(r rune) bool { return r < ' ' || r == 0x7f }
 // maxDevice is IFNAMSIZ without the zero at the end.
 const maxDevice = 15
 
-// parseDevice follows the kernel's dev_valid_name. A percent sign it takes as
-// a pattern to number devices by, and all and default are directories beside
-// those of the devices in /proc/sys/net.
+// parseDevice follows the kernel's dev_valid_name. It also refuses the percent sign,
+// with which the kernel numbers new devices, and the names all and default, which are
+// directories beside the devices' directories in /proc/sys/net.
 func parseDevice(text string) (string, error) {
 	const rule = "expected a device name: 1 to 15 characters without '/', ':', '%' and white space"
 	switch {
@@ -270,8 +271,8 @@ func parseDevice(text string) (string, error) {
 
 func notInDevice(r rune) bool { return isControl(r) || strings.ContainsRune(" /:%", r) }
 
-// hasLatin1Space looks for byte 0xa0: the kernel reads names as Latin-1, where
-// it is a no-break space, even if it is a part of a letter in UTF-8.
+// hasLatin1Space looks for the byte 0xa0, which may be part of a letter in UTF-8. The
+// kernel reads names as Latin-1, where 0xa0 is a no-break space.
 func hasLatin1Space(text string) bool { return strings.IndexByte(text, 0xa0) >= 0 }
 
 func parseUnderlay(text string) (Underlay, error) {
@@ -313,7 +314,7 @@ func parseNetwork(text string) (netip.Prefix, error) {
 		return netip.Prefix{}, fmt.Errorf("%s: expected a network such as 192.168.0.0/16", quote(text))
 	}
 	if p.Addr().Is4In6() {
-		return netip.Prefix{}, fmt.Errorf("%s: expected a network: write this one in IPv4 form", quote(text))
+		return netip.Prefix{}, fmt.Errorf("%s: expected a network in IPv4 form, not IPv4 in IPv6", quote(text))
 	}
 	if p != p.Masked() {
 		return netip.Prefix{}, fmt.Errorf("%s: expected a network without host bits: write %s", quote(text), p.Masked())

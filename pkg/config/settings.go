@@ -16,14 +16,14 @@ import (
 type setting struct {
 	// key is its name in the file; a dot is a level of nesting.
 	key string
-	// kind is what a value is, in a word or two, for help and for messages.
+	// kind is a word for the setting's values, for the help and for messages.
 	kind  string
 	usage string
-	// fallback is the default as it would be written; empty with a reason in
-	// computed where the default is not a constant.
+	// fallback is the default, as a user would write it. If the default is not a
+	// constant, fallback is empty and computed describes the default.
 	fallback string
 	computed string
-	// add parses, validates and stores one value; of a list one item.
+	// add parses, validates and stores one value. For a list it adds one item.
 	add func(*Config, string) error
 	// shared says that a registry can set it for all hosts.
 	shared bool
@@ -62,11 +62,11 @@ func (s setting) shown() string {
 func removedSettings() map[string]string {
 	return map[string]string{
 		"firewall": "remove it: overlayd always masquerades by nftables, which needs Linux 5.4 or newer. " +
-			"Where it was iptables, reboot the host: that removes the chains OVERLAY-CNI-POSTRTG and OVERLAY-CNI-OUTPUT",
+			"If the value was iptables, reboot the host: that removes the chains OVERLAY-CNI-POSTRTG and OVERLAY-CNI-OUTPUT",
 	}
 }
 
-// bool kinds may stand without a value on the command line.
+// kindBool is the kind of settings whose flag needs no value.
 const kindBool = "true|false"
 
 // settings is the table.
@@ -85,32 +85,32 @@ func hostSettings() []setting {
 		add:   store(parseNodeName, func(c *Config) *string { return &c.NodeName }),
 	}, {
 		key: "runDir", kind: "path", fallback: "/run/overlay-cni",
-		usage: "directory where daemon and plugin meet, on a tmpfs; the plugin's runDir must be the same",
+		usage: "directory that daemon and plugin share, on a tmpfs; the plugin's runDir must be the same",
 		add:   store(parseRunDir, func(c *Config) *string { return &c.RunDir }),
 	}, {
 		key: "underlay", kind: "underlay", fallback: underlayAuto,
-		usage: "interface that carries the tunnel: auto (that which has this host's address of the registry, else that of the default route), its name, one of its addresses, or to:ADDRESS (that which reaches the address)",
+		usage: "interface that carries the tunnel: its name, one of its addresses, to:ADDRESS (the interface over which the host sends to that address), or auto (the interface with this host's address from the registry, else the interface of the default route)",
 		add:   store(parseUnderlay, func(c *Config) *Underlay { return &c.Underlay }),
 	}, {
 		key: "underlayFamily", kind: "family", fallback: auto,
 		shared: true,
-		usage:  "address family of the tunnel's own packets, where hosts have both: ipv4, ipv6, or auto (that of this host's first address in the registry); the same on all hosts",
+		usage:  "address family of the tunnel's own packets if hosts have both: ipv4, ipv6, or auto (the family of this host's first address in the registry); must be the same on all hosts",
 		add:    store(parseFamily, func(c *Config) *family.Family { return &c.UnderlayFamily }),
 	}, {
 		key: "resync", kind: "duration", fallback: "30s",
-		usage: "how often to compare everything with the kernel when nothing happened",
+		usage: "interval at which to compare everything with the kernel, beside the comparisons after changes",
 		add:   store(parseResync, func(c *Config) *time.Duration { return &c.Resync }),
 	}, {
 		key: "health.address", kind: "address", computed: "none",
-		usage: "where to answer HTTP probes, /healthz and /readyz, such as 127.0.0.1:9479",
+		usage: "address and port at which to answer HTTP probes, /healthz and /readyz, such as 127.0.0.1:9479",
 		add:   store(parseListen, func(c *Config) *string { return &c.Health }),
 	}, {
 		key: "cni.confDir", kind: "path", computed: "none",
-		usage: "the container runtime's directory of network configurations, such as /etc/cni/net.d; ours is kept there once pods can be connected",
+		usage: "the container runtime's directory of network configurations, such as /etc/cni/net.d; the daemon writes ours there as soon as pods can be connected",
 		add:   store(parseConfDir, func(c *Config) *string { return &c.CNI.ConfDir }),
 	}, {
 		key: "cni.confName", kind: "name", fallback: cnifiles.DefaultConfName,
-		usage: "name of that file; the runtime takes the first one",
+		usage: "name of the network configuration in cni.confDir; the runtime uses the file whose name sorts first",
 		add:   store(parseConfName, func(c *Config) *string { return &c.CNI.ConfName }),
 	}}
 }
@@ -119,7 +119,7 @@ func podSettings() []setting {
 	return []setting{{
 		key: "mtu", kind: "bytes", fallback: "0",
 		shared: true,
-		usage:  "MTU of pods and tunnel device, 576 to 65535 and with IPv6 at least 1280; 0 is the underlay's less the tunnel's overhead",
+		usage:  "MTU of pods and tunnel device, 576 to 65535 and with IPv6 at least 1280; 0 means the underlay's MTU less the tunnel's overhead",
 		add:    store(parseMTU, func(c *Config) *int { return &c.MTU }),
 	}, {
 		key: "bridge", kind: "name", fallback: "cni0",
@@ -175,10 +175,10 @@ func etcdSettings() []setting {
 		clear: func(c *Config) { c.Registry.Etcd.Endpoints = nil },
 	}, {
 		key: "registry.etcd.prefix", kind: "key", fallback: "/overlay-cni",
-		usage: "how the names of all keys of this network begin",
+		usage: "prefix of all keys of this network",
 		add:   store(parsePrefix, func(c *Config) *string { return &c.Registry.Etcd.Prefix }),
 	},
-		path("ca", "certificates of the authorities that etcd's certificate may be signed by (PEM)", func(c *Config) *string { return &c.Registry.Etcd.CA }),
+		path("ca", "CA certificates for etcd's certificate (PEM)", func(c *Config) *string { return &c.Registry.Etcd.CA }),
 		path("cert", "this host's certificate for etcd (PEM)", func(c *Config) *string { return &c.Registry.Etcd.Cert }),
 		path("key", "the key of that certificate (PEM)", func(c *Config) *string { return &c.Registry.Etcd.Key }),
 		{
@@ -188,13 +188,13 @@ func etcdSettings() []setting {
 		},
 		{
 			key: "registry.etcd.hostId", kind: "id", computed: "from /etc/machine-id",
-			usage: "what tells this machine from another one of its name; it must stay the same over reboots",
+			usage: "id of this machine, different from other machines with the same node name; must stay the same over reboots",
 			add:   store(parseWord, func(c *Config) *string { return &c.Registry.Etcd.HostID }),
 		},
-		path("passwordFile", "file with that user's password", func(c *Config) *string { return &c.Registry.Etcd.PasswordFile }),
+		path("passwordFile", "file with the password of registry.etcd.username", func(c *Config) *string { return &c.Registry.Etcd.PasswordFile }),
 		{
 			key: "registry.etcd.leaseTime", kind: "duration", fallback: "1h",
-			usage: "how long this host's subnet stays its own when it is not heard of",
+			usage: "how long this host keeps its pod subnets when it can't reach etcd",
 			add:   store(parseLease, func(c *Config) *time.Duration { return &c.Registry.Etcd.LeaseTime }),
 		}}
 }
@@ -217,7 +217,7 @@ func vxlanSettings() []setting {
 	}, {
 		key: "vxlan.sourcePorts", kind: "ports", fallback: auto,
 		shared: true,
-		usage:  "UDP source ports, one a flow, as LOW-HIGH, of which HIGH itself is not used; auto is the host's ip_local_port_range",
+		usage:  "range of UDP source ports, LOW-HIGH without HIGH itself, from which each flow gets one; auto is the host's ip_local_port_range",
 		add:    store(parsePorts, func(c *Config) *tunnel.PortRange { return &c.VXLAN.SourcePorts }),
 	}, {
 		key: "vxlan.udpChecksum", kind: kindBool, fallback: "true",
@@ -232,12 +232,12 @@ func vxlanSettings() []setting {
 	}, {
 		key: "vxlan.ttl", kind: "ttl", fallback: auto,
 		shared: true,
-		usage:  "TTL or hop limit of the tunnel's packets, 1 to 255; auto is the host's usual one, inherit that of the packet within",
+		usage:  "TTL or hop limit of the tunnel's packets, 1 to 255; auto means the host's default, inherit the value of the inner packet",
 		add:    store(parseTTL, func(c *Config) *tunnel.TTL { return &c.VXLAN.TTL }),
 	}, {
 		key: "vxlan.df", kind: "df", fallback: tunnel.DFUnset.String(),
 		shared: true,
-		usage:  "the flag \"don't fragment\" of the tunnel's packets over IPv4: unset, set, or inherit from the packet within",
+		usage:  "the flag \"don't fragment\" of the tunnel's packets over IPv4: unset, set, or inherit from the inner packet",
 		add:    store(oneOf(tunnel.DFUnset, tunnel.DFSet, tunnel.DFInherit), func(c *Config) *tunnel.DF { return &c.VXLAN.DF }),
 	}, {
 		key: "vxlan.txChecksumOffload", kind: "offload", fallback: tunnel.OffloadAuto.String(),
@@ -258,8 +258,8 @@ func logSettings() []setting {
 	}}
 }
 
-// store makes the add function of a setting with one value. A value that is
-// refused leaves the field as it was.
+// store makes the add function of a setting with one value. A value with a mistake
+// leaves the field unchanged.
 func store[T any](parse func(string) (T, error), field func(*Config) *T) func(*Config, string) error {
 	return func(c *Config, text string) error {
 		v, err := parse(text)

@@ -34,8 +34,8 @@ func ReadFile(path string) ([]byte, error) {
 	return data, nil
 }
 
-// Document returns the root value of the one document in data, nil if the data
-// is empty or malformed. Malformed data counts as a mistake.
+// Document returns the root value of the one document in data. It returns nil if the
+// data is empty or malformed. Malformed data is a mistake.
 func (r *Reader) Document(data []byte) *yaml.Node {
 	docs, err := decode(data)
 	if err != nil {
@@ -51,7 +51,7 @@ func (r *Reader) Document(data []byte) *yaml.Node {
 	return docs[0].Content[0]
 }
 
-// decode reads the first two documents: more than one is a mistake anyway.
+// decode reads at most two documents: the second one is a mistake already.
 func decode(data []byte) ([]*yaml.Node, error) {
 	decoder := yaml.NewDecoder(bytes.NewReader(data))
 	var docs []*yaml.Node
@@ -69,9 +69,9 @@ func decode(data []byte) ([]*yaml.Node, error) {
 	return docs, nil
 }
 
-// yamlPrefix is what the library puts before its messages. The line may be one too
-// low, or the line where the enclosing list or mapping begins; a mistake in the
-// first line has none.
+// yamlPrefix matches the prefix of the library's messages. Its line may be one too
+// low, or may be the line where the enclosing list or mapping begins. For a mistake in
+// the first line, the prefix has no line.
 var yamlPrefix = regexp.MustCompile(`^yaml: (?:line (\d+): )?`)
 
 func (r *Reader) malformed(err error) *Mistake {

@@ -9,14 +9,14 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// Mistake is one thing that is wrong in a file, and where.
+// Mistake is something wrong in a file, with its place.
 type Mistake struct {
 	File string
-	// Line and Column count from 1. Column is 0 where only the line is known,
-	// and Line is 0 where it is about the file as a whole.
+	// Line and Column count from 1. Column is 0 if only the line is known. Line is 0
+	// if the mistake concerns the file as a whole.
 	Line, Column int
-	// Key is the full name of the value, such as vxlan.vni or
-	// nodes[0].name; empty where it is not about one.
+	// Key is the full name of the value, such as vxlan.vni or nodes[0].name. It is
+	// empty if the mistake does not concern a single value.
 	Key string
 	Err error
 }
@@ -38,16 +38,16 @@ func (m *Mistake) Error() string {
 	return b.String()
 }
 
-// Unwrap gives errors.Is and errors.As the error beside its place.
+// Unwrap returns the error without its place, for errors.Is and errors.As.
 func (m *Mistake) Unwrap() error { return m.Err }
 
-// Reader takes values out of one file and collects the mistakes.
+// Reader reads the values of one file and collects the mistakes.
 type Reader struct {
 	file     string
 	mistakes []*Mistake
 }
 
-// NewReader returns a Reader that calls its file by this name.
+// NewReader returns a Reader. Its mistakes name the file by the given name.
 func NewReader(file string) *Reader { return &Reader{file: file} }
 
 // Add records that the value at node is wrong. A nil node stands for the file
@@ -67,7 +67,7 @@ func (r *Reader) addf(node *yaml.Node, key, format string, args ...any) {
 // Len is the number of mistakes so far.
 func (r *Reader) Len() int { return len(r.mistakes) }
 
-// Mistakes lists what was found so far, by line and column.
+// Mistakes returns the mistakes so far, sorted by line and column.
 func (r *Reader) Mistakes() []error {
 	sorted := slices.Clone(r.mistakes)
 	slices.SortStableFunc(sorted, func(a, b *Mistake) int {

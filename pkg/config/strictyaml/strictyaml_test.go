@@ -76,8 +76,8 @@ func TestEmptyDocumentsAreNoMistake(t *testing.T) {
 }
 
 func TestSuggest(t *testing.T) {
-	meant := []string{"nodeName", "mtu", "registry.file", "vxlan.vni", "vxlan.port", "log.level", "noMasqueradeTo"}
-	m := Mapping{Keys: []string{"nodeName", "mtu", "registry", "vxlan", "log"}, Meant: meant}
+	known := []string{"nodeName", "mtu", "registry.file", "vxlan.vni", "vxlan.port", "log.level", "noMasqueradeTo"}
+	m := Mapping{Keys: []string{"nodeName", "mtu", "registry", "vxlan", "log"}, Known: known}
 	tests := map[string]string{
 		"nodename":                  `did you mean "nodeName"?`,
 		"node_name":                 `did you mean "nodeName"?`,

@@ -6,36 +6,36 @@ import (
 	"strings"
 )
 
-// suggest says what a key that is not known could have been.
+// suggest returns advice about an unknown key, such as a similar key that is known.
 func (m Mapping) suggest(name string) string {
 	if advice, removed := m.Removed[join(m.Path, name)]; removed {
 		return advice
 	}
-	meant := m.Meant
-	if meant == nil {
-		meant = m.Keys
+	known := m.Known
+	if known == nil {
+		known = m.Keys
 	}
-	// The right key in the wrong place: vxlan.vni as one word, or a key of a
-	// section that stands outside of it.
-	for _, full := range meant {
+	// The key may be right but in the wrong place: vxlan.vni written as one word, or
+	// vni written outside of the section vxlan.
+	for _, full := range known {
 		section, last, nested := cutLast(full)
 		if nested && (name == full || name == last) {
 			return fmt.Sprintf("write %q inside the mapping %q", last, section)
 		}
 	}
-	if best, ok := nearest(name, m.Path, meant); ok {
+	if best, ok := nearest(name, m.Path, known); ok {
 		return fmt.Sprintf("did you mean %q?", best)
 	}
 	return "the keys here are " + strings.Join(m.Keys, ", ")
 }
 
-// nearest is the name with the fewest typing mistakes in between, compared in
-// full and by its last word alone. More than one in three letters is no
-// likeness.
-func nearest(name, path string, meant []string) (string, bool) {
+// nearest returns the known name that differs from name by the fewest typos. It
+// compares both full names and last words. A name with more than one typo in three
+// letters is not similar.
+func nearest(name, path string, known []string) (string, bool) {
 	limit := max(1, len(name)/3)
 	best, found := "", false
-	for _, full := range meant {
+	for _, full := range known {
 		_, last, _ := cutLast(full)
 		d := min(typos(name, last), typos(join(path, name), full), typos(name, full))
 		if d <= limit {
@@ -54,12 +54,12 @@ func cutLast(full string) (section, last string, nested bool) {
 	return full[:i], full[i+1:], true
 }
 
-// maxTyped bounds the work for a "key" that is no word at all.
+// maxTyped, in bytes, bounds the work for a key that is much longer than a word.
 const maxTyped = 64
 
-// typos counts the letters added, left out, replaced or swapped between a and
-// b, in any case of letters (the distance of Damerau and Levenshtein, where no
-// part is edited twice).
+// typos returns how many letters were added, left out, replaced or swapped between a
+// and b. Case does not count. The measure is the restricted Damerau-Levenshtein
+// distance (optimal string alignment), which edits no substring twice.
 func typos(a, b string) int {
 	a, b = strings.ToLower(a), strings.ToLower(b)
 	if max(len(a), len(b)) > maxTyped {
@@ -82,7 +82,7 @@ func typos(a, b string) int {
 	return rows[len(a)][len(b)]
 }
 
-// step is the distance of a and b when that of all shorter pairs is known.
+// step returns the distance of a and b from the distances of their prefixes in rows.
 func step(rows [][]int, a, b string) int {
 	i, j := len(a), len(b)
 	replaced := rows[i-1][j-1]

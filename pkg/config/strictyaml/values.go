@@ -16,11 +16,9 @@ type Mapping struct {
 	Path string
 	// Keys are the keys that may be in it.
 	Keys []string
-	// Meant are the names to choose from for the question "did you mean";
-	// Keys if nil.
-	Meant []string
-	// Removed are full names of keys that no longer exist, and what to do about
-	// each.
+	// Known are the full names that "did you mean" may suggest. Nil: Keys.
+	Known []string
+	// Removed maps the full names of keys that no longer exist to advice.
 	Removed map[string]string
 }
 
@@ -30,9 +28,9 @@ type Value struct {
 	Node *yaml.Node
 }
 
-// Fields yields the values of the known keys in the order of the file; all
-// else in it is a mistake. A null is a mapping whose lines are all commented
-// out: it has no fields.
+// Fields yields the values of the known keys in the order of the file. It records
+// everything else in the mapping as a mistake. A null counts as a mapping without
+// fields: that is a mapping whose lines are all commented out.
 func (r *Reader) Fields(m Mapping) iter.Seq2[string, Value] {
 	return func(yield func(string, Value) bool) {
 		if !r.isMapping(m) {
@@ -63,7 +61,8 @@ func (r *Reader) isMapping(m Mapping) bool {
 	return false
 }
 
-// checkKey reports whether the key is known and new, and notes its line.
+// checkKey reports whether the key is known and was not given before, and records its
+// line.
 func (r *Reader) checkKey(m Mapping, key *yaml.Node, first map[string]int) bool {
 	if key.Kind != yaml.ScalarNode || !slices.Contains(m.Keys, key.Value) {
 		r.addf(key, m.Path, "unknown key %s: %s", describe(key), m.suggest(key.Value))
@@ -77,8 +76,8 @@ func (r *Reader) checkKey(m Mapping, key *yaml.Node, first map[string]int) bool 
 	return true
 }
 
-// Text returns the text of a single value. The schema types of YAML don't
-// count: 1, "1" and the text of a flag are the same.
+// Text returns the text of a single value. It ignores YAML's types: 1 and "1" have
+// the same text. want says in a message what was expected.
 func (r *Reader) Text(v Value, want string) (string, bool) {
 	switch {
 	case isNull(v.Node):
@@ -93,7 +92,8 @@ func (r *Reader) Text(v Value, want string) (string, bool) {
 	return "", false
 }
 
-// Items yields the values of a list; want says what it is a list of.
+// Items yields the values of a list. want says in a message what the list should
+// hold.
 func (r *Reader) Items(v Value, want string) iter.Seq2[int, Value] {
 	return func(yield func(int, Value) bool) {
 		if !r.isList(v, want) {
@@ -121,8 +121,8 @@ func isNull(n *yaml.Node) bool {
 	return n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null"
 }
 
-// isPlain reports whether the value means what is written: !!binary and tags
-// of other programs would make it something else.
+// isPlain reports whether the text is the value. With the tag !!binary, or another
+// program's tag, the text stands for something else.
 func isPlain(n *yaml.Node) bool {
 	return slices.Contains([]string{"!!str", "!!int", "!!float", "!!bool", "!!timestamp", "!!merge"}, n.ShortTag())
 }
@@ -140,10 +140,10 @@ func describe(n *yaml.Node) string {
 	}
 }
 
-// maxQuoted keeps a message readable when a value is a whole file.
+// maxQuoted, in bytes, keeps a message readable when a value is a whole file.
 const maxQuoted = 80
 
-// Quote puts a value into a message: quoted, and cut if it is long.
+// Quote quotes a value for a message, and cuts a long one.
 func Quote(s string) string {
 	if len(s) > maxQuoted {
 		return fmt.Sprintf("%q...", s[:maxQuoted])
