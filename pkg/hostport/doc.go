@@ -1,10 +1,10 @@
-// Package hostport leads ports of the host to pods: one nftables table of its
-// own, inet overlay-cni-ports, one element for each port.
+// Package hostport leads ports of the host to pods. It keeps an nftables table of its
+// own, inet overlay-cni-ports, with one element for each port.
 //
 // Invariants:
 //
-//   - A host port is there completely or not at all, and has one owner: every
-//     change is one nftables transaction, and the kernel refuses an element
+//   - A host port exists completely or not at all, because every change is one
+//     nftables transaction. It has one owner, because the kernel refuses an element
 //     whose key is taken.
 //   - Nobody overwrites what another process did. A deletion or repair follows
 //     from what was read, so its transaction is bound to the generation of the
@@ -20,10 +20,10 @@
 //	set hairpin4  pod address . pod address
 //	set bridges   interface
 //
-// and the same three with 6. Chains prerouting and output look a connection's
-// first packet up, at an address of the host only. A port of one address goes
-// before the same port of all. Looking up, adding and deleting take the same time
-// for one port as for thousands.
+// For IPv6 there are ports6, bound6 and hairpin6. The chains prerouting and output look
+// up the first packet of each connection to an address of the host. A mapping for one
+// address wins over a mapping of the same port for all addresses. Lookups, additions
+// and deletions take the same time for one port as for thousands.
 //
 // Two kinds of callers get the bridge's address, because the pod could not
 // answer them: the pod itself (its packets would come back with its own
@@ -34,7 +34,8 @@
 // The host reaches ports at 127.0.0.1 because of the sysctl route_localnet of
 // the bridge. The sysctl alone would let pods reach all services that listen on
 // 127.0.0.0/8, so chain localnet drops packets from a bridge that have such an
-// address. A bridge is in the set bridges before its sysctl is set. Both stay.
+// address. A bridge is in the set bridges before its sysctl is set. The sysctl and the
+// element stay when the last port is closed.
 //
 // IPv6 has no such sysctl: packets from ::1 never leave the host. The table
 // leaves callers at ::1 alone. So a client that tries ::1 first is refused at
@@ -46,10 +47,10 @@
 // All networks share the table, because a port of the host has one owner,
 // whatever network the pod is in.
 //
-// The elements belong to the attachments' owners, the plugin's processes, of
-// which any number work at once. The table belongs to all of them: whoever
-// misses it makes it. The daemon's own table (package firewall) is another one,
-// so that neither has to know the other's.
+// The elements belong to the plugin's processes, any number of which work at once. The
+// table belongs to all of them: a process that finds no table makes it. The daemon has
+// a table of its own (package firewall), so plugin and daemon don't depend on each
+// other's rules.
 //
 // The plugin has to call:
 //
@@ -75,18 +76,19 @@
 // # UDP
 //
 // The kernel asks the table about the first packet of a flow only, and a UDP
-// flow lasts for as long as somebody sends. Add, Delete and Sync delete the flows
-// that new ones would not follow: those to the host itself, and those to the pod
-// (package conntrack says how long this takes).
+// flow lasts for as long as somebody sends. So Add, Delete and Sync delete the flows
+// that go elsewhere than new flows would: flows to the host itself when a port is
+// opened, and flows to the pod when it is closed (package conntrack says how long this
+// takes).
 //
 // # Limits
 //
-// With br_netfilter (net.bridge.bridge-nf-call-iptables=1) a bridge sends
-// packets that are led to one of its pods to that pod's port at once, past the
-// host's IP stack. Between isolated ports the kernel drops them there. So a pod
-// reaches the host ports of pods on its own bridge only if that sysctl is 0, or if
-// ports are not isolated and have hairpin mode.
+// With br_netfilter (net.bridge.bridge-nf-call-iptables=1), if a pod calls a host port
+// of a pod on the same bridge, the bridge forwards the packets directly to that pod's
+// port, without the host's IP stack. The kernel drops packets between isolated ports.
+// So a pod reaches the host ports of pods on its own bridge only if this sysctl is 0,
+// or if the bridge's ports are not isolated and have hairpin mode.
 //
-// A process of the host that listens at a port that leads to a pod gets nothing
-// there any more. Nobody is told.
+// If a process of the host listens on a port that leads to a pod, the process gets no
+// new connections. Nothing reports this.
 package hostport

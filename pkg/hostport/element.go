@@ -15,9 +15,9 @@ type Element struct {
 	Pod netip.Addr
 }
 
-// Elements are those of the pod's mappings for each of its addresses, as far as
-// the mapping is for that address's family. A mapping's HostIP becomes the zero
-// Addr where it stands for all addresses.
+// Elements returns the elements of a pod: one for each mapping and each address of a
+// family that the mapping is for. If a mapping's HostIP stands for all addresses, the
+// element's HostIP is the zero Addr.
 func Elements(mappings []Mapping, addresses []netip.Addr) []Element {
 	var elements []Element
 	for _, m := range mappings {
@@ -47,7 +47,7 @@ func placesOf(elements []nft.Element) map[place]nft.Element {
 	return places
 }
 
-// encode is the element as the kernel has it.
+// encode returns the element in the kernel's form.
 func (e Element) encode() nft.Element {
 	f := family.Of(e.Pod)
 	protocol, port := []byte{e.Protocol.number()}, bigEndian(e.HostPort)
@@ -99,8 +99,8 @@ func decodeAll(elements []nft.Element) []Element {
 	return decoded
 }
 
-// owner is the address of the pod that an element is for, the zero Addr if it is
-// for the host.
+// owner returns the address of the pod that an element belongs to, or the zero Addr if
+// the element belongs to no pod.
 func owner(e nft.Element) netip.Addr {
 	if d, ok := decode(e); ok {
 		return d.Pod
@@ -124,7 +124,7 @@ func localnet(bridge string) nft.Element {
 	return nft.Element{Set: bridges, Key: string(nft.PadName(bridge))}
 }
 
-// withoutBridges leaves out what isn't the pod's alone.
+// withoutBridges leaves out the elements of bridges, which pods share.
 func withoutBridges(elements []nft.Element) []nft.Element {
 	var others []nft.Element
 	for _, e := range elements {
@@ -135,7 +135,7 @@ func withoutBridges(elements []nft.Element) []nft.Element {
 	return others
 }
 
-// text is the element with its set, as nft lists them: "map ports4: tcp . 8080 :
+// text returns the element with its set, as nft lists them: "map ports4: tcp . 8080 :
 // 10.244.1.2 . 80".
 func text(e nft.Element) string {
 	for _, s := range sets() {

@@ -8,9 +8,10 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/conntrack"
 )
 
-// forgetBefore deletes UDP flows that are older than the elements and lead to
-// the host itself. Flows that the host forwards to that port of others stay.
-func forgetBefore(elements []Element) error {
+// deleteFlowsToHost deletes the UDP flows to the host itself on the elements' ports,
+// which began before the elements existed. It leaves alone flows that the host forwards
+// to the same port of other hosts.
+func deleteFlowsToHost(elements []Element) error {
 	var flows []conntrack.UDP
 	var local []netip.Addr
 	for _, e := range elements {
@@ -34,8 +35,8 @@ func forgetBefore(elements []Element) error {
 	return conntrack.Delete(flows...)
 }
 
-// forgetAfter deletes UDP flows that the elements led to their pods.
-func forgetAfter(elements []Element) error {
+// deleteFlowsToPods deletes the UDP flows that the elements led to their pods.
+func deleteFlowsToPods(elements []Element) error {
 	var flows []conntrack.UDP
 	for _, e := range elements {
 		if e.Protocol == UDP {
@@ -47,7 +48,8 @@ func forgetAfter(elements []Element) error {
 	return conntrack.Delete(flows...)
 }
 
-// localAddresses are the addresses of the host, read unless they are known.
+// localAddresses returns the addresses of the host. It reads them unless they are
+// known.
 func localAddresses(known []netip.Addr) ([]netip.Addr, error) {
 	if known != nil {
 		return known, nil

@@ -78,11 +78,11 @@ func TestForgetsOnlyWhatIsStale(t *testing.T) {
 			forget func() error
 			left   []flow
 		}{
-			{"one address opens the port", func() error { return forgetBefore(port(n.host, 53)) }, []flow{second, forwarded, mapped}},
-			{"another port of the pod is closed", func() error { return forgetAfter(port(netip.Addr{}, 54)) }, []flow{second, forwarded, mapped}},
-			{"the pod's port is closed", func() error { return forgetAfter(port(netip.Addr{}, 53)) }, []flow{second, forwarded}},
-			{"all addresses open the port", func() error { return forgetBefore(port(netip.Addr{}, 53)) }, []flow{forwarded}},
-			{"all addresses open the port again", func() error { return forgetBefore(port(netip.Addr{}, 53)) }, []flow{forwarded}},
+			{"one address opens the port", func() error { return deleteFlowsToHost(port(n.host, 53)) }, []flow{second, forwarded, mapped}},
+			{"another port of the pod is closed", func() error { return deleteFlowsToPods(port(netip.Addr{}, 54)) }, []flow{second, forwarded, mapped}},
+			{"the pod's port is closed", func() error { return deleteFlowsToPods(port(netip.Addr{}, 53)) }, []flow{second, forwarded}},
+			{"all addresses open the port", func() error { return deleteFlowsToHost(port(netip.Addr{}, 53)) }, []flow{forwarded}},
+			{"all addresses open the port again", func() error { return deleteFlowsToHost(port(netip.Addr{}, 53)) }, []flow{forwarded}},
 		} {
 			must(t, m.host.Do(step.forget))
 			m.expectFlows(n, step.when, step.left...)

@@ -32,13 +32,13 @@ func Open() (*Kernel, error) {
 // Close closes the socket.
 func (k *Kernel) Close() { k.conn.Close() }
 
-// Add opens the pod's host ports, all or none, and deletes the kernel's entries
-// of UDP flows that came to them before. Ports that the pod has already, by another
-// network, too, are fine. If another pod has one of them, the error is a
+// Add opens the pod's host ports, all or none, and deletes earlier UDP flows to these
+// ports from connection tracking. Ports that the pod has already, in this network or
+// another one, are no error. If another pod has one of the ports, the error is a
 // *TakenError.
 //
-// Where the table exists, which all pods but the first one find, Add is one message
-// to the kernel and one back.
+// If the table exists, which is so for all pods but the first one, Add sends one
+// message to the kernel and receives one.
 func (k *Kernel) Add(p Pod) error {
 	elements := p.elements()
 	if len(elements) == 0 {
@@ -59,11 +59,11 @@ func (k *Kernel) Add(p Pod) error {
 	if _, err := openLocalnet(p.Bridge, mapped); err != nil {
 		return err
 	}
-	return forgetBefore(mapped)
+	return deleteFlowsToHost(mapped)
 }
 
-// findElsewhere looks for all ports that lead to siblings at once: finding them
-// by refusals would take a transaction for each.
+// findElsewhere finds all ports that lead to siblings in one read. Otherwise each of
+// them would cost a refused transaction.
 func (k *Kernel) findElsewhere(p *Pod) error {
 	var wanted []nft.Element
 	for _, e := range p.mapped() {
@@ -98,8 +98,8 @@ func (k *Kernel) repair() error {
 	return err
 }
 
-// takenAttempts bounds how often a port is tried that was taken, and free when
-// its holder was looked for.
+// takenAttempts bounds how often put tries again after a port was taken, but had no
+// holder any more when put looked for it.
 const takenAttempts = 3
 
 // put adds elements to the table, one by one, so that an error tells which one the
@@ -119,11 +119,11 @@ func (k *Kernel) put(elements []nft.Element) error {
 			return err
 		}
 	}
-	return fmt.Errorf("add host ports to %s: %w: others take and leave it at the same time", table(), ErrTaken)
+	return fmt.Errorf("add host ports to %s: %w: other pods open and close it at the same time", table(), ErrTaken)
 }
 
-// clash is the kernel's answer to an element whose key has other data already. The
-// very same element is no error. Before Linux 5.16 the answer was EBUSY.
+// clash reports whether the kernel refused an element because its key has other data.
+// An element with the same data is no error. Before Linux 5.16 the error was EBUSY.
 func clash(errno unix.Errno) bool { return errno == unix.EEXIST || errno == unix.EBUSY }
 
 // holder returns a *TakenError if another element has the wanted one's place, nil if
@@ -141,13 +141,15 @@ func (k *Kernel) holder(wanted nft.Element) error {
 	return &TakenError{w, h}
 }
 
-// deleteAttempts bounds how often an ADD or DEL of another pod may come between
-// look and deletion. Each time one of them got its work done.
+// deleteAttempts bounds how often an ADD or DEL of another pod may come between the
+// read and the deletion. Each time the other process has succeeded, so there is no
+// livelock.
 const deleteAttempts = 1000
 
-// Delete closes the pod's host ports, and deletes the kernel's entries of UDP
-// flows that came to them. Ports that are closed, or another pod's, are left alone.
-// The caller has to hold the pod's addresses, by which the pod's elements are known.
+// Delete closes the pod's host ports, and deletes UDP flows to these ports from
+// connection tracking. It leaves alone ports that are closed or that another pod has.
+// Delete finds the pod's elements by the pod's addresses, so the caller must not have
+// released the addresses yet.
 func (k *Kernel) Delete(p Pod) error {
 	elements := withoutBridges(p.elements())
 	if len(elements) == 0 {
@@ -156,11 +158,11 @@ func (k *Kernel) Delete(p Pod) error {
 	if err := k.remove(elements); err != nil {
 		return unlessUnsupported(err)
 	}
-	return forgetAfter(Elements(p.Mappings, p.Addresses))
+	return deleteFlowsToPods(Elements(p.Mappings, p.Addresses))
 }
 
-// unlessUnsupported is nil where the kernel has no nf_tables: ADD failed there, there
-// is nothing to delete, and DEL has to succeed.
+// unlessUnsupported returns nil if the kernel has no nf_tables. There ADD failed, so
+// there is nothing to delete, and DEL has to succeed.
 func unlessUnsupported(err error) error {
 	if errors.Is(err, ErrUnsupported) {
 		return nil
@@ -209,12 +211,11 @@ func (k *Kernel) DeleteAddresses(addresses []netip.Addr) error {
 	if err := k.remove(elements); err != nil {
 		return err
 	}
-	return forgetAfter(decodeAll(elements))
+	return deleteFlowsToPods(decodeAll(elements))
 }
 
-// openLocalnet lets the host's own connections from 127.0.0.0/8 leave by the
-// bridge. The table's rules, which keep pods from using that the other way
-// round, are there by now.
+// openLocalnet lets the host's own connections from 127.0.0.0/8 leave through the
+// bridge. The table's rules exist already; they drop such packets from pods.
 func openLocalnet(bridge string, elements []Element) ([]string, error) {
 	if !onLocalhost(elements) {
 		return nil, nil

@@ -140,8 +140,8 @@ func TestTaken(t *testing.T) {
 	}
 }
 
-// What leads to a sibling's address is open already; the rest is opened. A port
-// of a stranger's still has nothing be opened.
+// Ports that lead to a sibling's address are open already; Add opens the others. If a
+// stranger has one of the ports, Add opens none.
 func TestSibling(t *testing.T) {
 	m := newHost(t)
 	first, second, stranger := web(2, 8080), web(3, 8080), web(9, 9090)
@@ -260,7 +260,7 @@ func TestParallel(t *testing.T) {
 	m.holds(stay...)
 }
 
-// Of all that want one port one gets it, and all others are told who.
+// If several pods want one port, one gets it, and the errors of the others name it.
 func TestParallelForOnePort(t *testing.T) {
 	m := newHost(t)
 	for range 4 {

@@ -184,7 +184,7 @@ func (m Mapping) collides(o Mapping) bool {
 // in reports whether the mapping is for addresses of a family.
 func (m Mapping) in(f family.Family) bool { return !m.HostIP.IsValid() || family.Of(m.HostIP) == f }
 
-// address is the one address that has the port, the zero Addr if all have.
+// address returns the only address with the port, or the zero Addr for all addresses.
 func (m Mapping) address() netip.Addr {
 	if m.HostIP.IsUnspecified() {
 		return netip.Addr{}

@@ -18,9 +18,9 @@ type Pod struct {
 	// Busy says that an ADD or DEL works on the attachment. Sync leaves its
 	// elements alone.
 	Busy bool
-	// Sibling reports whether an address belongs to the same pod by another
-	// network. Ports that lead there are the pod's, too: Add leaves them alone,
-	// and Check accepts them. A nil Sibling stands for no other network.
+	// Sibling reports whether an address belongs to the same pod in another network.
+	// Ports that lead to such an address are the pod's, too: Add leaves them alone, and
+	// Check accepts them. Nil: the pod is in no other network.
 	Sibling func(netip.Addr) bool
 	// elsewhere are the places of the ports that lead to a sibling.
 	elsewhere map[place]bool
@@ -39,12 +39,12 @@ func (p *Pod) leadsElsewhere(at nft.Element) bool {
 	return true
 }
 
-// mapped are the pod's ports, without those that lead to a sibling.
+// mapped returns the pod's ports, without those that lead to a sibling.
 func (p Pod) mapped() []Element {
 	return slices.DeleteFunc(Elements(p.Mappings, p.Addresses), func(e Element) bool { return p.elsewhere[placeOf(e.encode())] })
 }
 
-// elements are all that the pod needs in the table.
+// elements returns all elements that the pod needs in the table.
 func (p Pod) elements() []nft.Element {
 	mapped := p.mapped()
 	var all []nft.Element

@@ -10,7 +10,7 @@ import (
 	"github.com/overlay-cni/overlay-cni/internal/sysctl"
 )
 
-// Want is the desired state: the table follows from it.
+// Want is the input from which the desired table follows.
 type Want struct {
 	// Bridge is the daemon's own.
 	Bridge string
@@ -18,7 +18,7 @@ type Want struct {
 	Pods []Pod
 }
 
-// Sync makes the table what list says and returns what it changed. list is called
+// Sync makes the table match list and returns its changes. It calls list
 // after the table was read, and again each time that it has to be read again;
 // see the package's description for why this order matters.
 func (k *Kernel) Sync(list func() (Want, error)) (changes []string, err error) {
@@ -42,7 +42,7 @@ func (k *Kernel) Sync(list func() (Want, error)) (changes []string, err error) {
 
 // forgetChanged deletes UDP flows that a change of the table leads elsewhere.
 func forgetChanged(before, after *nft.Table) error {
-	return errors.Join(forgetBefore(decodeAll(without(after, before))), forgetAfter(decodeAll(without(before, after))))
+	return errors.Join(deleteFlowsToHost(decodeAll(without(after, before))), deleteFlowsToPods(decodeAll(without(before, after))))
 }
 
 // without returns the elements of a that b lacks. Either may be absent.
@@ -78,16 +78,17 @@ func (w Want) openLocalnet() ([]string, error) {
 	return changes, errors.Join(errs...)
 }
 
-// claims are the elements that there should be.
+// claims are the elements that pods need, before conflicts are resolved.
 type claims struct {
-	// elements are those that want a place, in the order of the pods.
+	// elements are the elements for each place, in the order of the pods.
 	elements map[place][]nft.Element
-	// busy are the addresses of pods that are left alone.
+	// busy are the addresses of busy pods, whose elements stay as they are.
 	busy map[netip.Addr]bool
 }
 
-// claims are the pods' and, for as long as the daemon's own bridge has
-// route_localnet, which outlives the last pod with ports, its protection.
+// claims returns the elements of the pods. It adds the daemon's bridge to the set
+// bridges for as long as the bridge has route_localnet, which stays on after the last
+// pod with ports is gone.
 func (w Want) claims() claims {
 	c := claims{elements: map[place][]nft.Element{}, busy: map[netip.Addr]bool{}}
 	for _, p := range w.Pods {
@@ -111,7 +112,7 @@ func (c claims) add(elements ...nft.Element) {
 	}
 }
 
-// table is the table that the claims ask for, where the kernel has another one. An
+// table returns the desired table; have is the kernel's. An
 // absent table stays absent as long as it would hold nothing, because a nat chain
 // alone makes the kernel track every connection of the host.
 func (c claims) table(have *nft.Table) *nft.Table {
@@ -131,8 +132,9 @@ func (c claims) table(have *nft.Table) *nft.Table {
 	return want
 }
 
-// resolve decides who gets a place. If two pods claim it, because an ADD was
-// killed that was about to be refused, the one that has it keeps it.
+// resolve decides which element gets a place. Two pods claim a place if an ADD was
+// killed after it wrote its record and before it was refused. Then the pod that has
+// the place keeps it.
 func (c claims) resolve(at place, there map[place]nft.Element) nft.Element {
 	if e, taken := there[at]; taken && slices.Contains(c.elements[at], e) {
 		return e
@@ -140,14 +142,15 @@ func (c claims) resolve(at place, there map[place]nft.Element) nft.Element {
 	return c.elements[at][0]
 }
 
-// leaveAlone reports whether an element stays that nobody claims: a bridge keeps its
-// protection for as long as it may have route_localnet, which it keeps, too.
+// leaveAlone reports whether an element stays although nobody claims it. Elements of
+// busy pods stay. A bridge stays in the set bridges, because it may have
+// route_localnet.
 func (c claims) leaveAlone(e nft.Element) bool {
 	return (e.Set == bridges && e.Key != "") || c.busy[owner(e)]
 }
 
-// ours are the elements of those sets that are defined as they should be. Those
-// of other sets mean nothing.
+// ours returns the elements of the sets whose definition is right. It drops the
+// elements of all other sets.
 func ours(have *nft.Table) []nft.Element {
 	if have == nil {
 		return nil
@@ -159,8 +162,8 @@ func ours(have *nft.Table) []nft.Element {
 	return slices.DeleteFunc(slices.Clone(have.Elements), func(e nft.Element) bool { return !right[e.Set] })
 }
 
-// Check compares the pod's part of the table and the table's rules with the
-// kernel and returns what differs, a phrase each, empty if nothing does.
+// Check compares the pod's elements and the table's rules with the kernel. It returns a
+// phrase for each difference.
 func (k *Kernel) Check(p Pod) ([]string, error) {
 	if len(p.elements()) == 0 {
 		return nil, nil
@@ -181,7 +184,7 @@ func (k *Kernel) Check(p Pod) ([]string, error) {
 	return diffs, nil
 }
 
-// damage says how the table differs from what it should be, apart from elements.
+// damage returns how the table differs from the desired one, apart from elements.
 func damage(have *nft.Table) []string {
 	want := skeleton()
 	want.Elements = ours(have)
@@ -194,8 +197,8 @@ func damage(have *nft.Table) []string {
 	return diffs
 }
 
-// differences says what the table lacks of the pod, or has otherwise. Ports that
-// lead to a sibling don't count.
+// differences returns which elements of the pod the table lacks, or has with other
+// data. Ports that lead to a sibling don't count.
 func (p *Pod) differences(have []nft.Element) []string {
 	there := placesOf(have)
 	for _, e := range p.mapped() {

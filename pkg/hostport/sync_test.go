@@ -68,8 +68,8 @@ func TestSync(t *testing.T) {
 	m.settled()
 }
 
-// Damage is undone by one Sync, told by it, and seen by a Check. Elements of pods
-// that an ADD works on stay. The engine's tests have more ways to damage a table.
+// Check finds any damage, and one Sync repairs it and reports it. Elements of busy pods
+// stay. The engine's tests have more kinds of damage.
 func TestSyncMends(t *testing.T) {
 	one, busy := web(2, 8080), web(3, 8081)
 	busy.Busy = true
@@ -259,8 +259,8 @@ func TestSyncOfManyPods(t *testing.T) {
 	m.settled(pods[:300]...)
 }
 
-// Whatever one state follows on another, the kernel has it afterwards; plugins
-// come and go all the while.
+// Sync takes the kernel from any state to any other, while plugins work at the same
+// time.
 func TestSyncReachesRandomStates(t *testing.T) {
 	m := newHost(t)
 	seed := rand.Uint64()

@@ -58,8 +58,8 @@ func sets() []nft.Set {
 	return all
 }
 
-// portRules lead ports of the host to pods. A port of one address goes before
-// the same port of all.
+// portRules lead ports of the host to pods. A mapping for one address wins over a
+// mapping of the same port for all addresses.
 func portRules() []nft.Rule {
 	var rules []nft.Rule
 	for _, f := range family.All() {

@@ -162,8 +162,8 @@ func TestIPv6LocalhostFromAnotherAddress(t *testing.T) {
 	}
 }
 
-// Without the table none of the ways leads anywhere, or the test above would
-// prove nothing; and after a Delete none does again.
+// Without the table, and after a Delete, no caller reaches the pod; otherwise the test
+// above would prove nothing.
 func TestNoWayWithout(t *testing.T) {
 	m := newMachine(t)
 	p := m.pod(0, Mapping{HostPort: 8080, ContainerPort: 80, Protocol: TCP}, Mapping{HostPort: 5300, ContainerPort: 53, Protocol: UDP})

@@ -7,8 +7,8 @@
 //     chain that is half filled, or FORWARD without the jump.
 //   - Other programs' rules are never changed and come before ours, so ours only
 //     accept what they left.
-//   - Looking changes nothing: on a host without iptables no table is made, no
-//     module loaded and no program run.
+//   - Reading changes nothing: on a host without iptables, Sync makes no table, loads
+//     no module and runs no program.
 //
 // # Why
 //
@@ -21,11 +21,11 @@
 //
 // # Where the jump stands
 //
-// The jump stands at the end of FORWARD, so that network policy and all other
-// rules are heeded, whenever they came; but before the first rule that drops,
-// rejects or accepts every packet, because no packet gets past that. A program
-// that also insists on the last place would change places with us for ever; no
-// such program is known.
+// The jump is the last rule of FORWARD, so that network policy and all other rules
+// apply first, no matter when they were added. But it is before the first rule that
+// drops, rejects or accepts every packet, because no packet reaches a rule behind
+// that one. Another program that also wants the last place would move its rule behind
+// ours for ever, and we ours; no such program is known.
 //
 // # Two kinds of iptables
 //
@@ -50,9 +50,10 @@
 // # Limits
 //
 //   - Where direct routing leads a Service's port to another host's pod, the
-//     packets pass neither the bridge nor the tunnel, and are not accepted here.
-//     kube-proxy accepts them, but for its mode nftables.
-//   - firewalld with nftables drops in a table of its own, which no rule in
-//     iptables can prevent: cni0 and overlay0 belong into its zone trusted.
-//   - 64-bit kernels, and 32-bit ones that align to 8 bytes as ARM does.
+//     packets pass neither the bridge nor the tunnel, and our rules don't accept
+//     them. kube-proxy accepts them, except in its mode nftables.
+//   - firewalld with nftables drops packets in a table of its own, which no rule in
+//     iptables can prevent: put cni0 and overlay0 into its zone trusted.
+//   - The kernel must be a 64-bit one, or a 32-bit one that aligns 64-bit values to 8
+//     bytes, as ARM does.
 package iptables

@@ -13,13 +13,13 @@ import (
 	"github.com/overlay-cni/overlay-cni/internal/nft"
 )
 
-// Kernel reads and changes both kinds of iptables in the network namespace of
-// the thread that calls a method: where threads are in different namespaces the
-// caller has to hold the thread (runtime.LockOSThread). It is for one goroutine
-// at a time, but for Watch.
+// Kernel reads and changes both kinds of iptables in the network namespace of the
+// calling thread. If a process has threads in different namespaces, the caller has to
+// lock its thread (runtime.LockOSThread). All methods except Watch are for one
+// goroutine at a time.
 type Kernel struct {
 	nft *nft.Conn // nil before the first Sync
-	// settled are the places that the last Sync found right.
+	// settled are the places where the last Sync found the desired rules.
 	settled map[place]settled
 }
 
@@ -27,10 +27,10 @@ type Kernel struct {
 type kind interface {
 	// name is the name of the program whose rules the kind has.
 	name() string
-	// stamp returns a value that is cheap to read and changes whenever table
-	// filter does: nil where there is no such table.
+	// stamp returns a value that is cheap to read and changes whenever the table
+	// filter changes, or nil if there is no such table.
 	stamp(family.Family) (any, error)
-	// read may leave out what makes no difference to the wanted rules.
+	// read returns the table. It may leave out details that no operation needs.
 	read(f family.Family, want []Rule) (Table, error)
 	// apply carries out all of the operations or none.
 	apply(family.Family, []Op) error
@@ -42,8 +42,7 @@ type place struct {
 	family family.Family
 }
 
-// settled says when a place was right: for which rules, and while the table had
-// which stamp.
+// settled says that a place had the desired rules while the table had the stamp.
 type settled struct {
 	stamp any
 	rules string
@@ -52,9 +51,9 @@ type settled struct {
 // New returns a Kernel that has not read anything yet.
 func New() *Kernel { return &Kernel{settled: map[place]settled{}} }
 
-// Sync makes our chains and the jumps to them what want says and returns what it
-// changed. A place that fails doesn't keep the others from being mended.
-// ErrNoProgram among the errors asks for the administrator's help.
+// Sync brings our chains and the jumps to them into the desired state and returns its
+// changes. A place that fails doesn't stop the others. If the error wraps
+// ErrNoProgram, an administrator has to act.
 func (k *Kernel) Sync(want State) (changes []string, err error) {
 	var errs []error
 	kinds, err := k.kinds()
@@ -106,7 +105,7 @@ func (k *Kernel) Remove() (changes []string, err error) { return k.Sync(nil) }
 // they were.
 func (k *Kernel) ForceResync() { clear(k.settled) }
 
-// sync mends one place. A place that was right is not read again while the
+// sync repairs one place. A place that was right is not read again while the
 // stamp stays the same. The stamp is read before the table, and not again after
 // our own change, so another program's change is never taken for ours.
 func (k *Kernel) sync(d kind, f family.Family, want []Rule) ([]Op, error) {
@@ -132,12 +131,12 @@ func (k *Kernel) sync(d kind, f family.Family, want []Rule) ([]Op, error) {
 }
 
 // pollInterval is how long a change of iptables-legacy's rules may go unnoticed.
-// A look takes some 0.02 ms.
+// A poll takes some 0.02 ms.
 const pollInterval = time.Second
 
 // Watch calls changed whenever iptables-legacy's table filter has changed, until
-// ctx ends. The kernel sends no notifications of it, so Watch asks every second.
-// Changes of iptables-nft's tables are notifications of nf_tables.
+// ctx ends. The kernel sends no notifications about this table, so Watch polls every
+// second. nf_tables notifies package monitor of changes of iptables-nft's tables.
 func (k *Kernel) Watch(ctx context.Context, changed func()) error {
 	ticker := time.NewTicker(pollInterval)
 	defer ticker.Stop()
@@ -154,8 +153,8 @@ func (k *Kernel) Watch(ctx context.Context, changed func()) error {
 	}
 }
 
-// poll updates seen and tells whether anything differed. Errors are left to
-// Sync, which gets the same ones.
+// poll updates seen and reports whether anything differed. It ignores errors, because
+// Sync reports the same ones.
 func poll(seen map[family.Family]any) (changed bool) {
 	for _, f := range family.All() {
 		now, err := legacy{}.stamp(f)
@@ -166,7 +165,7 @@ func poll(seen map[family.Family]any) (changed bool) {
 	return changed
 }
 
-// failed says what was being done when an error came.
+// failed adds the operation to an error, and advice if rights are missing.
 func failed(doing string, err error) error {
 	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
 		return fmt.Errorf("%s: %w: CAP_NET_ADMIN is needed", doing, err)

@@ -143,8 +143,8 @@ func TestMending(t *testing.T) {
 	}
 }
 
-// What this package makes is what iptables makes of the same words, so the
-// latter knows it, and what came back from iptables-save is not made anew.
+// This package makes the same rules as iptables, so iptables lists them, and Sync
+// changes nothing after iptables-save and iptables-restore.
 func TestIptablesMakesTheSame(t *testing.T) {
 	t.Parallel()
 	eachVariant(t, func(t *testing.T, v variant, s space) {
@@ -170,7 +170,7 @@ func TestRemoval(t *testing.T) {
 	})
 }
 
-// A host that has no iptables gets none by being looked at.
+// Sync makes no table on a host without iptables.
 func TestNothingIsMadeWhereThereIsNothing(t *testing.T) {
 	t.Parallel()
 	s := newSpace(t)
@@ -281,7 +281,7 @@ func TestLegacyTablesWithoutProgram(t *testing.T) {
 	}
 }
 
-// instrumented puts a program before the real one that writes down each run.
+// instrumented puts a wrapper in front of the real program that records each run.
 func instrumented(t *testing.T) (runs func() []string) {
 	t.Helper()
 	dir := t.TempDir()

@@ -26,7 +26,7 @@ type legacy struct{}
 
 func (legacy) name() string { return "iptables-legacy" }
 
-// stamp doesn't change with a rule that is replaced by one of the same size.
+// stamp does not change if a rule is replaced by another one of the same size.
 func (legacy) stamp(f family.Family) (any, error) {
 	info, err := filterInfo(f)
 	if err != nil || info == (legacyInfo{}) {
@@ -46,7 +46,8 @@ func (legacy) read(f family.Family, want []Rule) (Table, error) {
 	return p.read()
 }
 
-// withoutProgram returns an error if the program would have to do something.
+// withoutProgram returns an error if a change is needed, which only the program can
+// make.
 func withoutProgram(f family.Family, wanted bool, missing error) error {
 	info, err := filterInfo(f)
 	if err != nil {
@@ -57,17 +58,17 @@ func withoutProgram(f family.Family, wanted bool, missing error) error {
 	case err != nil:
 		return err
 	case wanted && rules.drops():
-		return fmt.Errorf("chain FORWARD drops all packets that come to its end, pods' too: %w: "+
+		return fmt.Errorf("chain FORWARD drops all packets that reach its end, so it drops pods' packets: %w: "+
 			"install iptables-legacy where overlayd runs, or let the host use iptables-nft, "+
-			"or have the packets pass: iptables-legacy -P FORWARD ACCEPT", missing)
+			"or accept the packets: iptables-legacy -P FORWARD ACCEPT", missing)
 	case !wanted && rules.mentions(ourChain):
 		return fmt.Errorf("remove chain %s: %w", ourChain, missing)
 	}
 	return nil
 }
 
-// apply has iptables-restore carry out the operations, because that makes one
-// change of them: go-iptables would run a program for each.
+// apply runs iptables-restore, because it carries out all operations in one change.
+// go-iptables would run one program for each operation.
 func (legacy) apply(f family.Family, ops []Op) error {
 	p, err := findProgram(f)
 	if err != nil {
@@ -110,7 +111,8 @@ func findProgram(f family.Family) (*program, error) {
 	return nil, fmt.Errorf("%w: neither %s-legacy nor a %s that is not iptables-nft is in PATH", ErrNoProgram, name, name)
 }
 
-// isLegacy asks the program, because "iptables" is one of two.
+// isLegacy asks the program for its version, because the name "iptables" may stand for
+// either kind.
 func isLegacy(path string) bool {
 	version, err := exec.Command(path, "--version").Output()
 	return err == nil && !bytes.Contains(version, []byte("nf_tables"))

@@ -19,10 +19,11 @@ import (
 // a program: whether the table changed, and where the program is missing,
 // whether FORWARD drops.
 
-// layout is where the families' system calls and rules differ. A rule is struct
-// ipt_entry or ip6t_entry of linux/netfilter_ipv{4,6}/ip{,6}_tables.h: what a
-// packet is compared with, 4 unused bytes, the offsets of the target and of the
-// next rule (2 bytes each), what the kernel writes; then matches and target.
+// layout holds what differs between the families' system calls and rules. A rule is a
+// struct ipt_entry or ip6t_entry of linux/netfilter_ipv{4,6}/ip{,6}_tables.h. It
+// consists of struct ipt_ip or ip6t_ip (the conditions), 4 unused bytes, the offset of
+// the target and the offset of the next rule (2 bytes each), fields that the kernel
+// writes, the matches and the target.
 type layout struct {
 	names       string // file that lists the tables of ip_tables
 	domain      int
@@ -43,8 +44,8 @@ func layoutOf(f family.Family) layout {
 type legacyInfo struct {
 	Name       [32]byte
 	ValidHooks uint32
-	// HookEntry is the offset at which a built-in chain begins, and Underflow that
-	// of its last rule, which is its policy.
+	// HookEntry is the offset of a built-in chain's first rule, Underflow the offset of
+	// its last rule. The last rule is the chain's policy.
 	HookEntry, Underflow [5]uint32
 	NumEntries           uint32
 	Size                 uint32 // of all rules, in bytes
@@ -56,9 +57,9 @@ const (
 	getEntries = 65 // IPT_SO_GET_ENTRIES
 )
 
-// filterInfo describes table filter: its zero value stands for a namespace
-// without that table. filterInfo asks only for a table that is there, because
-// asking makes the table.
+// filterInfo describes the table filter. It returns the zero value for a namespace
+// without that table. filterInfo looks first whether the table exists, because a
+// request for its description would create it.
 func filterInfo(f family.Family) (legacyInfo, error) {
 	var info legacyInfo
 	l := layoutOf(f)
@@ -67,7 +68,7 @@ func filterInfo(f family.Family) (legacyInfo, error) {
 		return info, nil // ip_tables is not loaded
 	}
 	if err != nil {
-		return info, fmt.Errorf("list the tables of ip_tables: %w: only root may", err)
+		return info, fmt.Errorf("list the tables of ip_tables: %w: run as root", err)
 	}
 	if !slices.Contains(strings.Fields(string(names)), filterTable) {
 		return info, nil
@@ -111,14 +112,14 @@ func (l layout) getsockopt(option int, value []byte) error {
 	return nil
 }
 
-// mentions tells whether there is a chain of the name. A comment of the very same
-// text counts too.
+// mentions reports whether there is a chain of the name. A comment with the same text
+// counts too.
 func (r legacyRules) mentions(chain string) bool {
 	return bytes.Contains(r.bytes, append([]byte(chain), 0))
 }
 
-// drops tells whether FORWARD drops what gets to its end, by its policy or by a
-// rule without conditions.
+// drops reports whether FORWARD drops the packets that reach its end, by its policy or
+// by a rule without conditions.
 func (r legacyRules) drops() bool {
 	const forward = 2 // NF_INET_FORWARD
 	last := int(r.info.Underflow[forward])
@@ -157,7 +158,8 @@ const (
 	dropped
 )
 
-// verdict looks for rules without conditions: nothing to compare, no match.
+// verdict returns the verdict of a rule without conditions and matches, and undecided
+// for all other rules.
 func (l layout) verdict(rule []byte) verdict {
 	const nameAt, nameEnd, valueAt = 2, 31, 32 // in struct xt_standard_target
 	const drop, accept = -1, -2                // -NF_DROP - 1, -NF_ACCEPT - 1

@@ -30,10 +30,10 @@ func (t nftTables) stamp(family.Family) (any, error) {
 	return generation, err
 }
 
-// read asks for two chains, because listing the table would take long where
-// kube-proxy has some chains for each Service. A change in between leads to
-// another stamp, and so to another reading; and a handle is never used twice, so
-// a plan that was made of two states harms nobody.
+// read reads our two chains one after the other, because listing the table takes long
+// if kube-proxy has chains for thousands of Services. A change between the two reads
+// changes the stamp, so the next Sync reads again. A plan from two different states
+// does no harm meanwhile, because the kernel never reuses a rule's handle.
 func (t nftTables) read(f family.Family, want []Rule) (Table, error) {
 	forward, err := t.conn.ReadChain(filterID(f), forwardChain)
 	if err != nil || forward == nil || forward.Hook == (nft.Hook{}) {
@@ -96,9 +96,9 @@ func nftDeletions(id nft.ID, rules []BaseRule) []nft.Op {
 	return ops
 }
 
-// encode returns the instructions that iptables-nft 1.8 makes of a rule. Because
-// of any other instruction, though it did the same, iptables would say that it
-// does not know the table.
+// encode returns the instructions into which iptables-nft 1.8 translates a rule. If the
+// table had other instructions, even equivalent ones, iptables would report the whole
+// table as incompatible.
 func encode(r Rule) nft.Rule {
 	var parts [][]nft.Expr
 	if r.In != "" {
@@ -113,8 +113,8 @@ func encode(r Rule) nft.Rule {
 	return nft.NewRule("", append(parts, nft.Counter(), nft.Accept.Exprs())...)
 }
 
-// terminated is a name with the zero at its end. Without the zero, all names that
-// begin so would match.
+// terminated returns a name with a zero at its end. Without the zero, the rule would
+// match all names with this prefix.
 func terminated(name string) []byte { return append([]byte(name), 0) }
 
 // matchReplies is ip_tables' match "conntrack", which nf_tables has for iptables'
@@ -135,8 +135,8 @@ func matchReplies() []nft.Expr {
 	return []nft.Expr{{Name: "match", Data: nl.Attrs{}.Text(name, "conntrack").Uint32BE(rev, revision).Bytes(info, data)}}
 }
 
-// textOf finds the rule among the known ones. Others need no text that iptables
-// would print: it is enough that they differ.
+// textOf returns the text of a known rule. For other rules it returns any other text,
+// because Plan only has to see a difference.
 func textOf(r nft.Rule, known []Rule) string {
 	r.Comment = ""
 	for _, k := range known {
@@ -147,7 +147,7 @@ func textOf(r nft.Rule, known []Rule) string {
 	return fmt.Sprintf("handle %d", r.Handle)
 }
 
-// kindOf tells what a rule of FORWARD means to us.
+// kindOf returns what a rule of FORWARD means to us.
 func kindOf(r nft.Rule) Kind {
 	exprs := slices.DeleteFunc(slices.Clone(r.Exprs), effectless)
 	if len(exprs) == 0 {
@@ -166,7 +166,7 @@ func kindOf(r nft.Rule) Kind {
 	return Unmanaged
 }
 
-// effectless instructions let every packet through.
+// effectless reports whether an instruction lets every packet through.
 func effectless(e nft.Expr) bool {
 	return e.Name == "counter" || e.Name == "match" && extension(e) == "comment"
 }
@@ -175,8 +175,8 @@ func effectless(e nft.Expr) bool {
 // NFTA_TARGET_NAME).
 func extension(e nft.Expr) string { return e.Data.Get(1).Text() }
 
-// final tells whether no packet gets past the instruction. From a built-in chain
-// RETURN leads to its policy.
+// final reports whether no packet gets past the instruction. In a built-in chain,
+// RETURN applies the chain's policy.
 func final(e nft.Expr) bool {
 	v, is := e.Verdict()
 	return is && (v == nft.Drop || v == nft.Accept || v.Code == unix.NFT_RETURN) ||

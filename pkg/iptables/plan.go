@@ -9,8 +9,8 @@ import (
 // Table stands for a host without that table.
 type Table struct {
 	Present bool
-	// Chain tells whether there is a chain of ours. Rules are the rules in it, as
-	// iptables -S lists them.
+	// Chain says whether our chain exists. Rules are the rules in it, as iptables -S
+	// lists them.
 	Chain bool
 	Rules []string
 	// Forward are the rules of FORWARD.
@@ -40,7 +40,7 @@ const (
 	WrongJump
 )
 
-// ours tells whether the rule leads to our chain: only our rules do.
+// ours reports whether the rule is ours: only our rules lead to our chain.
 func (r BaseRule) ours() bool { return r.Kind == Jump || r.Kind == WrongJump }
 
 // Op is one step from what a kernel has to what it should have: Fill, PutJump or
@@ -57,8 +57,9 @@ type Fill struct {
 type PutJump struct {
 	// Remove are the rules that lead to our chain now.
 	Remove []BaseRule
-	// Number is the number, from 1, that the jump gets once Remove are gone, and
-	// Before the rule that has that number then. With 0 the jump goes to the end.
+	// Number is the jump's position in FORWARD, from 1, after Remove were deleted.
+	// Before is the rule that has this position before the jump is inserted. 0 puts
+	// the jump at the end.
 	Number int
 	Before BaseRule
 	Why    string
@@ -129,8 +130,8 @@ func misfilled(want []Rule, have Table) string {
 	return ""
 }
 
-// misplaced says what is wrong with the jump to our chain, or returns "". Nobody
-// adds rules behind our jump but by accident.
+// misplaced says what is wrong with the jump to our chain, or returns "". It is also
+// wrong if other rules follow the jump, because they would not see pods' packets.
 func misplaced(forward []BaseRule) string {
 	jumps, others := split(forward)
 	switch {
@@ -150,12 +151,12 @@ func misplaced(forward []BaseRule) string {
 	return ""
 }
 
-// String tells what the operation does and why.
+// String says what the operation does and why.
 func (f Fill) String() string {
 	return fmt.Sprintf("chain %s filled with %s: %s", ourChain, count(len(f.Rules), "rule"), f.Why)
 }
 
-// String tells what the operation does and why.
+// String says what the operation does and why.
 func (p PutJump) String() string {
 	where := "at the end"
 	if p.Number > 0 {
@@ -164,7 +165,7 @@ func (p PutJump) String() string {
 	return fmt.Sprintf("jump from %s to %s put %s: %s", forwardChain, ourChain, where, p.Why)
 }
 
-// String tells what the operation does.
+// String says what the operation does.
 func (r Remove) String() string {
 	if !r.Chain {
 		return fmt.Sprintf("%s to chain %s removed", count(len(r.Jumps), "jump"), ourChain)

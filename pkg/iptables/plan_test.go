@@ -128,8 +128,8 @@ func TestPlanOfTheChain(t *testing.T) {
 	}
 }
 
-// Whatever there is: after a plan there is nothing left to plan, and other
-// programs' rules are as they were.
+// For any state of the kernel: a second plan is empty, and other programs' rules are
+// unchanged.
 func TestPlanSettles(t *testing.T) {
 	words := []string{"a", "b", "drop", "jump", "odd"}
 	unmanaged := func(rules []BaseRule) string {

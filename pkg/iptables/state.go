@@ -18,7 +18,7 @@ const (
 	ourChain     = "OVERLAY-CNI-FWD"
 )
 
-// Config is what the rules follow from.
+// Config is the input of Desired.
 type Config struct {
 	// Own are this node's pod subnets. Only their families get rules.
 	Own []netip.Prefix
@@ -32,7 +32,7 @@ type Config struct {
 // neither the chain nor a jump to it.
 type State map[family.Family][]Rule
 
-// Rule accepts packets. Empty conditions hold for all of them.
+// Rule accepts packets. An empty condition matches every packet.
 type Rule struct {
 	// In and Out are names of interfaces.
 	In, Out string
@@ -66,11 +66,11 @@ func texts(rules []Rule) []string {
 
 // Desired returns the rules that accept pods' traffic.
 //
-// The rules go by interface, because all that pods send and get passes the
-// bridge. Rules by subnet would change with every node, and accept nothing more.
-// The tunnel counts where the host forwards for others: a Service's port on this
-// host that leads to another host's pod. Of what the tunnel brings only replies
-// are accepted; packets for pods leave through the bridge.
+// The rules match interfaces, because all packets from and to pods pass the bridge.
+// Rules for subnets would change with every node and accept no more packets. The rules
+// for the tunnel are for traffic between an outside client and another host's pod,
+// through a Service's port on this host. From the tunnel the rules accept only replies
+// of such connections; packets for pods of this host leave through the bridge.
 func Desired(c Config) (State, error) {
 	for _, name := range []string{c.Bridge, c.Tunnel} {
 		if err := checkName(name); err != nil {
@@ -86,8 +86,8 @@ func Desired(c Config) (State, error) {
 	return s, nil
 }
 
-// checkName refuses names that iptables takes for something else than one
-// interface: a + at the end, for one, stands for any end.
+// checkName refuses names that iptables does not read as one interface. For example, a
+// + at the end matches all interfaces with the prefix.
 func checkName(name string) error {
 	if name == "" || len(name) >= unix.IFNAMSIZ || strings.ContainsAny(name, " \t\n\"'\\!+") {
 		return fmt.Errorf("iptables: interface name %q: must have 1 to %d bytes, without blanks, quotes, backslashes, ! and +",
