@@ -36,7 +36,7 @@ func runDemo(cmd *cobra.Command, plugin string) error {
 	if err != nil {
 		return fmt.Errorf("find this program's own file: %w", err)
 	}
-	if plugin, err = orBesides(plugin); err != nil {
+	if plugin, err = pluginPath(plugin); err != nil {
 		return err
 	}
 	return sandbox.Run(func() error {

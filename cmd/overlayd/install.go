@@ -41,7 +41,7 @@ it, once pods can be connected (see cni.confDir in docs/configuration.md).`,
 }
 
 func install(cmd *cobra.Command, binDir, plugin string) error {
-	plugin, err := orBesides(plugin)
+	plugin, err := pluginPath(plugin)
 	if err != nil {
 		return err
 	}
@@ -61,8 +61,9 @@ func install(cmd *cobra.Command, binDir, plugin string) error {
 	return nil
 }
 
-// orBesides returns the path of the plugin: by default, that beside this program.
-func orBesides(plugin string) (string, error) {
+// pluginPath returns the given path of the plugin, or else the path beside this
+// program.
+func pluginPath(plugin string) (string, error) {
 	if plugin != "" {
 		return plugin, nil
 	}

@@ -37,7 +37,7 @@ func exitCode(err error, out io.Writer) int {
 	switch {
 	case err == nil:
 		return 0
-	case errors.As(err, &inner): // of this program in a sandbox, which printed it
+	case errors.As(err, &inner): // the child process in a sandbox has printed the error
 		return inner.Code
 	case errors.Is(err, context.Canceled):
 		fmt.Fprintln(out, "overlayd: interrupted")
@@ -65,12 +65,12 @@ they are on. Run it on every host; the CNI plugin overlay-cni connects the pods.
 	return root
 }
 
-// noArguments refuses words that are not flags. Such a word is often meant as the
-// value of a switch.
+// noArguments refuses words that are not flags. A user often means such a word as the
+// value of a boolean flag.
 func noArguments(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
-	return fmt.Errorf("%s takes no arguments, but got %q: expected flags alone (see --help), and a switch with its value as --NAME=false",
+	return fmt.Errorf("%s takes no arguments, but got %q: give flags only (see --help), and the value of a boolean flag as --NAME=false",
 		cmd.CommandPath(), args[0])
 }

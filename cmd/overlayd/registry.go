@@ -58,9 +58,9 @@ func etcdOptions(c config.Config, log *slog.Logger) etcd.Options {
 	}
 }
 
-// leaveRegistry removes a host on which no daemon runs from a registry that the
-// host has entered by itself. It returns the name of what it removed, or "". Other
-// registries are written by their administrators.
+// leaveRegistry removes this host from etcd, in which hosts register themselves. No
+// daemon may run on the host. It returns a description of what it removed, or "".
+// Administrators write the other registries.
 func leaveRegistry(ctx context.Context, c config.Config) (removed string, err error) {
 	if c.Registry.Type != config.RegistryEtcd {
 		return "", nil

@@ -30,12 +30,12 @@ may be run twice. The sysctls that were turned on, such as forwarding, stay on.
 
 It refuses while overlayd runs, and while there are pods.
 
-Where things are is taken from the daemon's configuration, if it is given. Flags
-win over it.
+Uninstall takes names and paths from the daemon's configuration, if --config
+names it. Flags win over the configuration.
 
-With registry.type etcd the other hosts keep this one until its lease ends, and
-nobody gets its pod subnets. Uninstall frees them at once if it is told where
-etcd is, by the daemon's own configuration or flags.`,
+With registry.type etcd, this host stays registered until its lease ends, and no
+other host gets its pod subnets. Uninstall frees them at once if the daemon's
+configuration or flags say how to reach etcd.`,
 		Example: `  overlayd uninstall
   overlayd uninstall --config /etc/overlay-cni/overlayd.yaml`,
 		Args: noArguments,
@@ -58,7 +58,7 @@ etcd is, by the daemon's own configuration or flags.`,
 	member.addFlags(f)
 	f.StringVar(&binDir, "bin-dir", defaultBinDir, "directory of the container runtime's plugins")
 	f.BoolVar(&host.Force, "force", false, "take pods off the network, too")
-	f.BoolVar(&stay, "stay", false, "then wait for SIGTERM, as a pod of a DaemonSet has to")
+	f.BoolVar(&stay, "stay", false, "after removing everything, wait for SIGTERM (for a DaemonSet, which restarts pods that end)")
 	return cmd
 }
 
@@ -70,8 +70,8 @@ func addHostFlags(f *pflag.FlagSet, host *uninstall.Options) {
 	f.StringVar(&host.Device, "vxlan-device", "", "the daemon's vxlan.device (default: the one it used last, else that of its configuration, else overlay0)")
 }
 
-// configure takes from the daemon's configuration what no flag sets. An empty
-// configuration sets nothing.
+// configure fills in options from the daemon's configuration, except where a flag is
+// given. An empty configuration sets nothing.
 func configure(host *uninstall.Options, f *pflag.FlagSet, c config.Config) {
 	fill := func(flag string, to *string, configured string) {
 		if configured != "" && !f.Changed(flag) {
@@ -126,7 +126,7 @@ func clean(cmd *cobra.Command, host uninstall.Options, c config.Config) error {
 		return err
 	}
 	for _, path := range callers {
-		fmt.Fprintf(out, "left %s, which the daemon did not write: remove it, for it calls the plugin, which is gone\n", path)
+		fmt.Fprintf(out, "left %s, which the daemon did not write: remove it, because it calls the removed plugin\n", path)
 	}
 	if len(callers) == 0 {
 		fmt.Fprintln(out, "nothing of overlay-cni is left on this host")

@@ -72,7 +72,7 @@ func (f file) remove() (bool, error) {
 	return err == nil, errors.Join(absent(err), left)
 }
 
-// absent returns err, but nil if the error is that there is no such file.
+// absent returns nil if err says that the file does not exist, else err.
 func absent(err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

@@ -40,8 +40,8 @@ func (c Config) earlier() ([]string, error) {
 	return names, nil
 }
 
-// Callers returns the paths of the configurations that call the plugin. After
-// Remove, people wrote those that are left.
+// Callers returns the paths of the configurations that call the plugin. Any that
+// exist after Remove were not written by the daemon.
 func (c Config) Callers() ([]string, error) {
 	files, err := os.ReadDir(c.Dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

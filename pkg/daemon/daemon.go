@@ -25,12 +25,12 @@ type Settings interface {
 	Get() (config.Config, error)
 	// Share sets what the registry has for all hosts.
 	Share(config.Shared)
-	// Changed gets a value whenever Get may answer differently than before for
-	// another reason than Share.
+	// Changed gets a value whenever the result of Get may have changed, except by
+	// Share.
 	Changed() <-chan struct{}
 }
 
-// daemon holds the inputs of the desired state and the parts that it goes to.
+// daemon holds the inputs of the desired state, and the parts that sync it.
 type daemon struct {
 	settings Settings
 	registry registry.Registry
@@ -49,7 +49,7 @@ type daemon struct {
 	// resynced is when the parts of the network last read everything.
 	resynced time.Time
 	computed computed
-	said     said
+	logged   logged
 }
 
 // finder is an underlay.Finder.
@@ -68,10 +68,10 @@ const (
 	podsPause  = 600 * time.Millisecond
 )
 
-// Run keeps the host as configuration and registry say, until ctx ends. It returns
-// an error if it can't begin.
+// Run keeps the host in the state that the configuration and the registry describe,
+// until ctx ends. It returns an error if it can't begin.
 func Run(ctx context.Context, settings Settings, nodes registry.Registry, log *slog.Logger) error {
-	c, _ := settings.Get() // there is one, or the program would not be here
+	c, _ := settings.Get() // settings always have a valid configuration
 	claim, err := host.Claim()
 	if errors.Is(err, host.ErrClaimed) {
 		return fmt.Errorf("%w: stop it first", err)
@@ -103,11 +103,11 @@ func newDaemon(c config.Config, parts []part.Part[host.Desired], log *slog.Logge
 		pods:    part.NewList(log, part.InRound(host.RoundPods, parts)...),
 		// Without pods there is no round for pods, and nothing to wait for.
 		status: health.NewTracker(host.RoundNetwork),
-		runDir: c.RunDir, node: c.NodeName, resync: c.Resync, log: log, said: said{},
+		runDir: c.RunDir, node: c.NodeName, resync: c.Resync, log: log, logged: logged{},
 	}
 }
 
-// run runs the loops and what triggers them, and returns when all have ended.
+// run runs the loops and their triggers, and returns when all have ended.
 func (d *daemon) run(ctx context.Context, c config.Config) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -118,7 +118,7 @@ func (d *daemon) run(ctx context.Context, c config.Config) error {
 		}
 		wg.Go(func() {
 			if err := health.Serve(ctx, l, d.status.Handler()); err != nil {
-				d.log.Error("probes are not answered any more", "err", err)
+				d.log.Error("stopped answering probes", "err", err)
 			}
 		})
 	}
@@ -134,6 +134,6 @@ func (d *daemon) run(ctx context.Context, c config.Config) error {
 	}
 	wg.Go(func() { pods.Run(ctx) })
 	network.Run(ctx)
-	d.log.Info("overlayd ends, the data path stays")
+	d.log.Info("overlayd ends, pods stay connected")
 	return nil
 }

@@ -17,7 +17,7 @@ import (
 )
 
 // syncNetwork does one round for the network: it reads the inputs, computes the
-// desired state and has every part make it so.
+// desired state and syncs every part.
 func (d *daemon) syncNetwork(context.Context) error {
 	d.forceResync()
 	// The nodes come first: a registry knows its settings as soon as its nodes.
@@ -62,19 +62,19 @@ func refusedConfig(err error) error {
 	return wrap("the configuration stays as it was, because the new one is refused", err)
 }
 
-// sayWaiting is for the time before the registry's first answer. That is no
-// failure, which would be tried again ever more slowly: the registry triggers a
-// round when it has answered. Nor does anybody know whether the network is up: it
-// may well be, from the time before a restart.
+// sayWaiting logs that the registry has not answered yet. The round does not fail,
+// because a failure would be repeated with growing waits, and the registry triggers a
+// round when it answers. The round does not report the network as down either: the
+// network may be up from before a restart.
 func (d *daemon) sayWaiting(why error) {
-	if d.said.changed("registry", why.Error()) {
-		d.log.Info("waits for the registry; what was published before goes on", "err", why)
+	if d.logged.changed("registry", why.Error()) {
+		d.log.Info("waiting for the registry, keeping the published state", "err", why)
 	}
 }
 
-// announce tells a registry in which hosts enter themselves how others reach this
-// host. It leaves the registry's own addresses of this host out of account, which
-// came from an earlier announcement.
+// announce passes this host's addresses to a registry in which hosts register
+// themselves. It ignores the host's addresses in the registry, because they came from
+// an earlier announcement.
 func (d *daemon) announce(c config.Config) error {
 	r, ok := d.registry.(registry.Announcer)
 	if !ok {
@@ -92,7 +92,7 @@ func underlaySpec(c config.Config) underlay.Spec {
 	return underlay.Spec{Want: c.Underlay, Family: c.UnderlayFamily, Ours: []string{c.Bridge, c.VXLAN.Device}}
 }
 
-// syncParts has every part make the host as the nodes and the configuration say.
+// syncParts computes the desired state and syncs every part of the network.
 func (d *daemon) syncParts(c config.Config, nodes []registry.Node) health.Status {
 	in, err := d.input(c, nodes)
 	if err != nil {
@@ -102,7 +102,7 @@ func (d *daemon) syncParts(c config.Config, nodes []registry.Node) health.Status
 	if refusal := (*host.Refusal)(nil); errors.As(peers, &refusal) {
 		return health.Status{Down: peers}
 	}
-	if d.said.changed("single-stack", want.Note) {
+	if d.logged.changed("single-stack", want.Note) {
 		d.log.Info("some nodes have single-stack pods", "nodes", cmp.Or(want.Note, "none"))
 	}
 	down, degraded := d.network.Sync(want)
@@ -113,13 +113,13 @@ func (d *daemon) syncParts(c config.Config, nodes []registry.Node) health.Status
 	return s
 }
 
-// input reads what the desired state follows from. It returns an error if this
-// host can't be in the network.
+// input reads the input of the desired state. It returns an error if this host can't
+// be in the network.
 func (d *daemon) input(c config.Config, nodes []registry.Node) (host.Input, error) {
 	own, err := host.OwnNode(d.node, nodes)
 	if err != nil {
-		// New pods must not get addresses of a subnet that this host had: the host may
-		// come back with another subnet, and the old one may have another owner by then.
+		// New pods must not get addresses of the subnet that this host had: the subnet
+		// may belong to another host by the time this host is in the registry again.
 		return host.Input{}, errors.Join(err, nodestate.Withdraw(d.runDir))
 	}
 	spec := underlaySpec(c)
@@ -137,28 +137,29 @@ func (d *daemon) input(c config.Config, nodes []registry.Node) (host.Input, erro
 }
 
 func (d *daemon) sayUnderlay(u underlay.Underlay, own registry.Node) {
-	if !d.said.changed("underlay", u.Name+" "+u.Address.String()) {
+	if !d.logged.changed("underlay", u.Name+" "+u.Address.String()) {
 		return
 	}
 	d.log.Info("the tunnel runs over", "interface", u.Name, "address", u.Address, "mtu", u.MTU)
 	if !slices.Contains(own.Addresses, u.Address) {
-		d.log.Warn("other hosts send to another address than the tunnel's own: is the registry right?",
+		d.log.Warn("the registry lacks the tunnel's address, other hosts send to another one",
 			"registry", own.Addresses, "tunnel", u.Address)
 	}
 }
 
-// movedBridge refuses a new name for the bridge while pods are on the old one:
-// both bridges would have the same subnet, and the pods of one of them no route.
+// movedBridge refuses a new name for the bridge while the old bridge exists. Both
+// bridges would have the same subnet, and the host has only one route to it, so the
+// pods of one bridge could not be reached.
 func (d *daemon) movedBridge(c config.Config, published nodestate.State) error {
 	if published.Bridge == "" || published.Bridge == c.Bridge || !d.linkExists(published.Bridge) {
 		return nil
 	}
-	return fmt.Errorf("bridge is %q now and was %q, which has this host's pods: delete them and then it (ip link del %s), or set bridge back",
+	return fmt.Errorf("bridge changed to %q, but this host's pods are on %q: delete the pods and then the old bridge (ip link del %s), or set bridge back",
 		c.Bridge, published.Bridge, published.Bridge)
 }
 
-// computed is the desired state that was computed last, and its input: most rounds
-// have the same input as the one before.
+// computed caches the last desired state with its input, because most rounds have the
+// same input as the round before.
 type computed struct {
 	valid bool
 	in    host.Input
@@ -170,7 +171,7 @@ func (c *computed) desired(in host.Input) (host.Desired, error) {
 	if !c.valid || !c.in.Equal(in) {
 		c.want, c.err = host.Compute(in)
 	}
-	c.in, c.valid = in, true // the newer nodes, so that the older ones are not kept
+	c.in, c.valid = in, true // even an equal input, so that the older slices can be freed
 	return c.want, c.err
 }
 

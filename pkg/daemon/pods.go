@@ -9,8 +9,8 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
 )
 
-// syncPods does one round for the pods of this host, from the published state,
-// which the plugin makes pods from too. So the round needs no registry.
+// syncPods does one round for the pods of this host. Its input is the published
+// state, which the plugin uses too, so the round needs no registry.
 func (d *daemon) syncPods(context.Context) error {
 	published, err := nodestate.Read(d.runDir)
 	if errors.Is(err, nodestate.ErrNotPublished) {

@@ -168,8 +168,8 @@ func TestRound(t *testing.T) {
 	}
 }
 
-// Before the registry's first answer nothing is touched, and nobody is told that
-// the network is down: it may be up from the time before a restart.
+// Before the registry's first answer a round changes nothing, and does not report the
+// network as down: the network may be up from before a restart.
 func TestRoundBeforeTheRegistryIsReady(t *testing.T) {
 	w := newWorld(t)
 	w.nodes, w.refused = nil, registry.ErrNotReady
@@ -179,7 +179,7 @@ func TestRoundBeforeTheRegistryIsReady(t *testing.T) {
 	if err := w.syncNetwork(t.Context()); err != nil || len(w.reported) != 0 {
 		t.Errorf("the round ends with %v, the registry was told %v", err, w.reported)
 	}
-	if n := strings.Count(w.log.String(), "waits for the registry"); n != 1 {
+	if n := strings.Count(w.log.String(), "waiting for the registry"); n != 1 {
 		t.Errorf("logged %d times:\n%s", n, w.log.String())
 	}
 	if !slices.Equal(w.announced, w.carrier.Addresses) {
@@ -210,7 +210,7 @@ func TestRoundKnowsWhatWasPublished(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.bridges = []string{"old"}
-	w.expect("", `bridge is "cni0" now and was "old", which has this host's pods`, "")
+	w.expect("", `bridge changed to "cni0", but this host's pods are on "old"`, "")
 	w.bridges = nil
 	w.expect(all, "", "")
 	if !w.want.Tunnel.Device.Claimed {
@@ -235,12 +235,12 @@ func TestWhatIsLoggedOnce(t *testing.T) {
 	w.round()
 	w.round()
 	for line, want := range map[string]int{
-		`msg="changed the host" part=device changes="set up overlay0"`:            1,
-		`msg="the tunnel runs over" interface=eth0 address=192.168.77.1 mtu=1500`: 1,
-		`msg="the tunnel runs over" interface=eth0 address=192.168.77.9`:          1,
-		`other hosts send to another address than the tunnel's own`:               1,
-		`msg="some nodes have single-stack pods" nodes="IPv4 only: host-2"`:       1,
-		`msg="some nodes have single-stack pods" nodes=none`:                      1,
+		`msg="changed the host" part=device changes="set up overlay0"`:             1,
+		`msg="the tunnel runs over" interface=eth0 address=192.168.77.1 mtu=1500`:  1,
+		`msg="the tunnel runs over" interface=eth0 address=192.168.77.9`:           1,
+		`the registry lacks the tunnel's address, other hosts send to another one`: 1,
+		`msg="some nodes have single-stack pods" nodes="IPv4 only: host-2"`:        1,
+		`msg="some nodes have single-stack pods" nodes=none`:                       1,
 	} {
 		if n := strings.Count(w.log.String(), line); n != want {
 			t.Errorf("%d times %s in:\n%s", n, line, w.log.String())

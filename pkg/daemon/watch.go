@@ -14,7 +14,8 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/vxlan"
 )
 
-// triggers returns what asks for rounds: each runs until ctx ends.
+// triggers returns functions that wait for changes and trigger rounds. Each runs
+// until ctx ends.
 func (d *daemon) triggers(network, pods *reconcile.Loop) []func(ctx context.Context) {
 	changed := func(c monitor.Change) {
 		if c&monitor.Network != 0 {
@@ -43,7 +44,7 @@ func (d *daemon) triggers(network, pods *reconcile.Loop) []func(ctx context.Cont
 	return tasks
 }
 
-// forward makes every change of the registry or the configuration a trigger.
+// forward calls trigger for each value in changed.
 func forward(ctx context.Context, changed <-chan struct{}, trigger func()) {
 	for {
 		select {
@@ -55,7 +56,7 @@ func forward(ctx context.Context, changed <-chan struct{}, trigger func()) {
 	}
 }
 
-// watchedTables are the tables of nftables that concern a round.
+// watchedTables returns the nftables tables that the rounds keep or read.
 func watchedTables() map[monitor.Table]monitor.Change {
 	return map[monitor.Table]monitor.Change{
 		{Family: unix.NFPROTO_INET, Name: firewall.TableName(network.Default)}: monitor.Network,
@@ -66,19 +67,19 @@ func watchedTables() map[monitor.Table]monitor.Change {
 	}
 }
 
-// keepWatching starts a watch again after it failed. Without notifications,
-// changes are noticed by the next resync.
+// keepWatching restarts a watch after it failed. Until then, the next resync notices
+// changes.
 func (d *daemon) keepWatching(watch func(context.Context) error) func(context.Context) {
 	const again = 10 * time.Second
 	return func(ctx context.Context) {
-		said := said{}
+		last := logged{}
 		for ctx.Err() == nil {
 			err := watch(ctx)
 			if err == nil {
 				return
 			}
-			if said.changed("watch", err.Error()) {
-				d.log.Error("changes in the kernel are noticed late", "err", err, "resync", d.resync)
+			if last.changed("watch", err.Error()) {
+				d.log.Error("a watch failed, changes are noticed at the next resync", "err", err, "resync", d.resync)
 			}
 			select {
 			case <-ctx.Done():

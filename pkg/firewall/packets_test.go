@@ -162,10 +162,10 @@ func TestMasquerading(t *testing.T) {
 	}
 }
 
-// Without the table there are redirects, or the test would prove nothing. Each
-// case has hosts of its own, because the kernel limits the rate of redirects;
-// and masquerading is off, because with it the kernel drops the first redirect
-// of an IPv4 connection by itself, but not the later ones.
+// Without the table the host sends redirects; otherwise the test would prove nothing.
+// Each case has hosts of its own, because the kernel limits the rate of redirects.
+// Masquerading is off, because with it the kernel itself drops the first redirect of
+// an IPv4 connection, but not the later ones.
 func TestPodsGetNoRedirects(t *testing.T) {
 	t.Parallel()
 	for _, a := range bothFamilies() {

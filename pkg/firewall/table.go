@@ -22,11 +22,11 @@ func TableName(n network.Name) string {
 	return name + "-" + string(n)
 }
 
-// Config is what the table follows from.
+// Config is the input of Desired.
 type Config struct {
 	// Own are this node's pod subnets.
 	Own []netip.Prefix
-	// Network are the pod subnets of all nodes; those of Own may be missing.
+	// Network are the pod subnets of all nodes. The subnets in Own may be missing.
 	Network []netip.Prefix
 	// NoMasqueradeTo are destinations outside the pod network that see pods by
 	// their own addresses.
@@ -79,9 +79,9 @@ func redirectRule(f family.Family, bridge string) nft.Rule {
 		nft.L4Proto().Is(protocol), nft.ICMPType().Is(redirect), nft.OutName().Is(nft.PadName(bridge)...), nft.Drop.Exprs())
 }
 
-// masqueradeRule gives packets that leave the pod network the host's address.
-// The rule leaves alone what goes out of the bridge: that is for a pod, and the
-// host's address there is the gateway's.
+// masqueradeRule replaces the source of packets that leave the pod network by the
+// host's address. It exempts packets that leave through the bridge, because they are
+// for pods of this host.
 func masqueradeRule(f family.Family, bridge string) nft.Rule {
 	source, destination := nft.Source(f, f.Bytes()), nft.Destination(f, f.Bytes())
 	return nft.NewRule("what leaves the pod network gets the address of the host", nft.IsFamily(f),
@@ -89,7 +89,7 @@ func masqueradeRule(f family.Family, bridge string) nft.Rule {
 		nft.OutName().IsNot(nft.PadName(bridge)...), nft.Masquerade())
 }
 
-// setName returns "own4" or "own6" for the sets own.
+// setName returns the name of a family's set: own4 or own6 for own.
 func setName(what string, f family.Family) string {
 	if f == family.IPv4 {
 		return what + "4"

@@ -1,8 +1,8 @@
 // Package health tells other programs whether the daemon does its work, and why
 // not: over HTTP, for Kubernetes' probes, load balancers and people.
 //
-// Invariant: it says what the last rounds of the daemon found. It looks at nothing
-// itself, so asking costs nothing and can't fail.
+// Invariant: the answer is the result of the daemon's last rounds. A request reads
+// nothing else, so it costs nothing and can't fail.
 package health
 
 import (
@@ -24,13 +24,13 @@ type Status struct {
 	// Degraded is what else is wrong: another host, or a configuration that was
 	// refused while the last good one stays.
 	Degraded error
-	// Note is worth knowing and not wrong.
+	// Note is information for the operator; nothing is wrong.
 	Note string
 	// Parts are the numbers of the parts that the round syncs.
 	Parts []part.Numbers
 }
 
-// Tracker holds the status of each round. It is for any number of goroutines.
+// Tracker holds the status of each round. Any number of goroutines may use it.
 type Tracker struct {
 	now    func() time.Time
 	mu     sync.Mutex
@@ -42,8 +42,8 @@ type tracked struct {
 	since time.Time // when Down or Degraded changed last
 }
 
-// NewTracker returns a tracker in which each of the rounds is down, because it has
-// not come to its end yet.
+// NewTracker returns a tracker in which each of the rounds is down until Set is
+// called for it.
 func NewTracker(rounds ...string) *Tracker {
 	t := &Tracker{now: time.Now, rounds: map[string]tracked{}}
 	for _, r := range rounds {
@@ -52,7 +52,7 @@ func NewTracker(rounds ...string) *Tracker {
 	return t
 }
 
-var errFirst = errors.New("the first round has not come to its end yet")
+var errFirst = errors.New("the first round has not finished yet")
 
 // Set replaces the status of a round.
 func (t *Tracker) Set(round string, s Status) {

@@ -12,10 +12,10 @@ import (
 var ErrClaimed = errors.New("another overlayd runs on this host (in this network namespace)")
 
 // Claim makes the caller the only one that changes the network namespace of the
-// calling thread, until it closes what is returned: two daemons would undo each
-// other's work for ever. The error is ErrClaimed while another process has the
-// claim. The claim is an abstract socket, which belongs to the namespace and goes
-// with the process, however that ends (unix(7)).
+// calling thread, until the caller closes the returned listener. Two daemons would
+// undo each other's changes for ever. The error is ErrClaimed while another process
+// has the claim. The claim is an abstract socket, which belongs to the network
+// namespace and ends with its process (unix(7)).
 func Claim() (net.Listener, error) {
 	claim, err := net.Listen("unix", "@overlay-cni/overlayd")
 	if errors.Is(err, unix.EADDRINUSE) {

@@ -28,8 +28,8 @@ type Input struct {
 	Own      registry.Node   // this host
 	Nodes    []registry.Node // all hosts, this one among them, sorted by name
 	Underlay underlay.Underlay
-	// Claimed: an earlier run of this host published the VXLAN device's name, so
-	// that a device of that name is ours without our alias too.
+	// Claimed says that a daemon has published the VXLAN device's name on this host.
+	// So a device with that name is ours, even without our alias.
 	Claimed bool
 }
 
@@ -48,13 +48,13 @@ type Desired struct {
 	IPTables  iptables.State
 	Published nodestate.State
 	Conflist  cnifiles.Config // without a directory: the daemon keeps none
-	// Note says what is worth knowing about the network and not wrong.
+	// Note is information about the network for the operator; nothing is wrong.
 	Note string
 }
 
-// Compute computes the desired state. A *Refusal means that there is none. Any
-// other error is about peers alone: those that it names are left out, or can't
-// talk to this host's pods.
+// Compute computes the desired state. If the error is a *Refusal, there is no desired
+// state. Any other error concerns peers alone: the desired state leaves out the peers
+// that the error names, or their pods can't reach this host's pods.
 func Compute(in Input) (Desired, error) {
 	tunnel, peers := vxlan.Desired(vxlan.Input{
 		Config: vxlan.Config{
@@ -96,7 +96,7 @@ func Compute(in Input) (Desired, error) {
 	}, errors.Join(peers, apart(in.Own, in.Nodes), leftOut(in.Own, in.Underlay))
 }
 
-// Refusal is why a host can have no network with its input.
+// Refusal says why an input allows no network on this host.
 type Refusal struct{ err error }
 
 func (r *Refusal) Error() string { return r.err.Error() }
@@ -143,13 +143,13 @@ func OwnNode(name string, nodes []registry.Node) (registry.Node, error) {
 	return registry.Node{}, fmt.Errorf("node %q %w, which has %q: add it there, or set nodeName to one of these", name, ErrNotListed, names)
 }
 
-// leftOut is an error if all other hosts leave this host out: they send to an
-// address of the family that carries the tunnel. The address itself may be
-// another one than the tunnel's, for the network may translate addresses.
+// leftOut returns an error if the registry has no address of this host in the family
+// of the tunnel: then all other hosts leave this host out. The address in the registry
+// may differ from the tunnel's source, because the network may translate addresses.
 func leftOut(own registry.Node, u underlay.Underlay) error {
 	if slices.ContainsFunc(own.Addresses, func(a netip.Addr) bool { return family.Of(a) == family.Of(u.Address) }) {
 		return nil
 	}
-	return fmt.Errorf("node %q has the addresses %v in the registry, but the tunnel runs from %s on %s, so that other hosts leave this one out: add an address of that family, or set underlayFamily to the other, on all hosts",
+	return fmt.Errorf("node %q has the addresses %v in the registry, but its tunnel uses %s on %s, of the other family, so other hosts leave this one out: add an address of the tunnel's family, or change underlayFamily on all hosts",
 		own.Name, own.Addresses, u.Address, u.Name)
 }

@@ -115,7 +115,7 @@ func TestCompute(t *testing.T) {
 	}
 }
 
-// What the configuration says arrives where it belongs.
+// Each setting of the configuration is in the desired state.
 func TestComputeFollowsTheConfiguration(t *testing.T) {
 	for _, f := range familyCases() {
 		for _, tt := range []struct {
@@ -158,8 +158,8 @@ func TestComputeFollowsTheConfiguration(t *testing.T) {
 	}
 }
 
-// A peer that can't be reached is told of, and costs the others nothing; what
-// this host itself lacks makes a state of nothing.
+// A peer that can't be reached is in the error and does not affect other peers. If
+// this host itself can't be in the network, there is no desired state.
 func TestComputeRefuses(t *testing.T) {
 	for _, f := range familyCases() {
 		for _, tt := range []struct {

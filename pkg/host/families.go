@@ -9,7 +9,7 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/registry"
 )
 
-// families is a set of address families: of the pods of a node.
+// families is the set of the address families that a node's pods have.
 type families struct{ v4, v6 bool }
 
 func familiesOf(subnets []netip.Prefix) (f families) {

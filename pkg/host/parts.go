@@ -91,10 +91,10 @@ func (h *Host) Close() {
 
 // Parts returns everything that a host has, in the order in which it is made.
 //
-// The bridge comes before the tunnel: where this host gave its subnet to another
-// host, the kernel refuses the route to that one as long as the bridge has the
-// addresses. The network configuration is the last: without it, the runtime gives
-// the host no pods.
+// The bridge comes before the tunnel. If another host gets a subnet that was this
+// host's, the kernel refuses the route to that host as long as the bridge has an
+// address of the subnet. The network configuration comes last, because the runtime
+// creates pods as soon as it exists.
 func (h *Host) Parts() []part.Part[Desired] {
 	return append(h.networkParts(), h.hostPortsPart(), h.podsPart(), conflistPart())
 }
@@ -177,7 +177,7 @@ func conflistPart() part.Part[Desired] {
 	}
 }
 
-// removeTunnel leaves a device of that name alone that is somebody else's.
+// removeTunnel removes the tunnel device, unless a device of that name is not ours.
 func (h *Host) removeTunnel(name string) ([]string, error) {
 	had, err := h.bridge.Exists(name)
 	if err != nil {
@@ -209,7 +209,8 @@ func (h *Host) removeIPTables() ([]string, error) {
 	return []string{"the rules in iptables"}, err
 }
 
-// removeBridge leaves a bridge alone on which another program has ports.
+// removeBridge removes the bridge, unless the bridge is not ours. It returns an error
+// if other programs have ports on the bridge.
 func (h *Host) removeBridge(name string) ([]string, error) {
 	there, err := h.bridge.Exists(name)
 	if err != nil || !there {
@@ -222,7 +223,7 @@ func (h *Host) removeBridge(name string) ([]string, error) {
 	case err != nil:
 		return nil, err
 	case len(ports) > 0:
-		return nil, fmt.Errorf("%s has ports of other programs, and was left: remove them first: %s", name, strings.Join(ports, ", "))
+		return nil, fmt.Errorf("%s still has ports of other programs: remove the ports first: %s", name, strings.Join(ports, ", "))
 	}
 	if err := h.bridge.Remove(name); err != nil {
 		return nil, err

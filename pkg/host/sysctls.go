@@ -56,10 +56,10 @@ const (
 	loose    = "2"
 )
 
-// strict reports whether a device drops packets to whose sender another route
-// leads. The host answers packets to its own address over the underlay though
-// they came through the tunnel, where a program chose that address as its source
-// for packets to pods.
+// strict reports whether a device drops a packet if the route to its sender leads
+// over another device. Such packets arrive through the tunnel: a program on another
+// host may send to pods from that host's underlay address, and the route to that
+// address leads over the underlay.
 func strict(device string) bool {
 	host, err := sysctl.Get(conf("all", rpFilter))
 	if err != nil {

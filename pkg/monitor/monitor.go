@@ -19,14 +19,15 @@ const (
 	Pods
 )
 
-// subscription is what Watch and WatchRules receive from. It adds up what all
-// pending notifications concern.
+// subscription is the source of notifications for follow. concerns receives all
+// pending notifications, and returns the union of the changes that they report.
 type subscription struct {
 	*nl.Subscription
 	concerns func() (Change, error)
 }
 
-// follow closes the subscription at the end.
+// follow calls changed for the notifications of a subscription until ctx ends, and
+// closes the subscription.
 func follow(ctx context.Context, s subscription, changed func(Change)) error {
 	defer func() { _ = s.Close() }()
 	defer context.AfterFunc(ctx, s.Interrupt)()

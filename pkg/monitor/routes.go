@@ -17,9 +17,8 @@ const podPort = "veth"
 // once at the beginning, since nobody saw what changed before, and when
 // notifications were lost.
 //
-// Watch ignores routes of the protocols (RTPROT_*) that own is true for. The
-// part that makes those routes watches them itself, because it knows which
-// changes are its own.
+// Watch ignores routes whose protocol (RTPROT_*) is own. The part that makes these
+// routes watches them itself, because only that part knows which changes it made.
 func Watch(ctx context.Context, own func(protocol uint8) bool, changed func(Change)) error {
 	notices, err := rtnl.Subscribe(unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF)
 	if err != nil {

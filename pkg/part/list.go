@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// List is the parts of a host, in the order in which they are made. Sync, Remove
+// List is the parts of a host, in the order in which Sync syncs them. Sync, Remove
 // and ForceResync are for one goroutine at a time; Numbers is for any.
 type List[D any] struct {
 	parts []Part[D]
@@ -21,7 +21,7 @@ type List[D any] struct {
 	numbers []Numbers // of the part with the same index
 }
 
-// Numbers tell how a part does, since the daemon started.
+// Numbers count what a part has done since the daemon started.
 type Numbers struct {
 	Part     string
 	LastRun  time.Time     // when Sync last began; zero: never
@@ -45,9 +45,9 @@ func NewList[D any](log *slog.Logger, parts ...Part[D]) *List[D] {
 	return l
 }
 
-// Sync makes every part as the desired state says. A part that fails stops only
-// those that need it. The first error joins what keeps this host's pods from
-// others, the second one the minor errors. Each names its part.
+// Sync syncs every part with the desired state. A part that fails stops only the
+// parts that need it. down joins the errors that cut off this host's pods, degraded
+// joins the minor ones. Each error names its part.
 func (l *List[D]) Sync(want D) (down, degraded error) {
 	var severe, minor []error
 	failed := map[string]bool{}
@@ -106,7 +106,7 @@ func summary(changes []string) string {
 	return text
 }
 
-// Numbers returns how each part does, in the order of the list.
+// Numbers returns the numbers of each part, in the order of the list.
 func (l *List[D]) Numbers() []Numbers {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -19,19 +19,19 @@ type Part[D any] struct {
 	// Needs names parts that come earlier in the list. A round in which one of
 	// them failed leaves this part as it is.
 	Needs []string
-	// Minor reports whether an error of Sync leaves this host's own network in
-	// order. Nil: no error does.
+	// Minor reports whether this host's own network works in spite of an error of
+	// Sync. Nil: no error is minor.
 	Minor func(error) bool
-	// Sync makes the part as the desired state says. It returns what it changed,
-	// beside an error too. Nil: there is nothing to keep.
+	// Sync brings the part into the desired state. It returns its changes, even
+	// together with an error. Nil: Sync has nothing to do.
 	Sync func(want D) (changes []string, err error)
-	// Remove removes the part from the host. It returns the name of each thing
-	// that it removed, beside an error too; that there is nothing to remove is no
-	// error. Of the desired state only names and paths count. Nil: the part stays.
+	// Remove removes the part from the host. It returns the name of each thing that it
+	// removed, even together with an error. If nothing is there, Remove succeeds. It
+	// uses only names and paths of the desired state. Nil: the part stays.
 	Remove func(was D) (removed []string, err error)
-	// ForceResync makes the next Sync read everything. Nil: each Sync does.
+	// ForceResync makes the next Sync read everything. Nil: each Sync reads everything.
 	ForceResync func()
-	// Watch calls changed when somebody else changed the part, until ctx ends.
-	// Nil: others watch for the part.
+	// Watch calls changed when somebody else changed the part, until ctx ends. Nil:
+	// package monitor or the resync notices changes.
 	Watch func(ctx context.Context, changed func()) error
 }

@@ -22,15 +22,14 @@ const (
 type Config struct {
 	// Name is the loop's name in the log.
 	Name string
-	// Sync makes the world as it should be.
+	// Sync compares the actual state with the desired state, and corrects it.
 	Sync func(context.Context) error
 	// Resync is the longest time between two runs.
 	Resync time.Duration
 	// Pause is the shortest time between two runs, so that a burst of triggers does
 	// not become a burst of runs.
 	Pause time.Duration
-	// Settle is how long a run waits after its trigger, for further triggers to
-	// come.
+	// Settle is how long a run waits for further triggers after its first one.
 	Settle time.Duration
 	Log    *slog.Logger
 }

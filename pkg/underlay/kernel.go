@@ -30,10 +30,11 @@ func NewFinder(conn *rtnl.Conn) *Finder { return &Finder{conn: conn, found: map[
 // Forget makes Find read the kernel again.
 func (f *Finder) Forget() { f.changes.Add(1) }
 
-// Find returns the underlay for a Spec. The error wraps ErrNotFound if the host
-// has none. Nothing is remembered of an error.
+// Find returns the underlay for a Spec. The error wraps ErrNotFound if the host has
+// none. After an error, the next Find reads the kernel again.
 func (f *Finder) Find(spec Spec) (Underlay, error) {
-	// Before reading: a change during it counts for the next time.
+	// The count is read before the kernel, so a change during the read makes the next
+	// Find read again.
 	if now := f.changes.Load(); now != f.read {
 		f.found, f.read = map[string]Underlay{}, now
 	}
@@ -128,25 +129,26 @@ func readLinks(conn *rtnl.Conn, n *Network) error {
 				continue // another host has the address
 			}
 			n.Links[i].Addrs = append(n.Links[i].Addrs, a.Prefix.Addr())
-			if passing(a) > 0 {
-				n.Links[i].Passing = append(n.Links[i].Passing, a.Prefix.Addr())
+			if transience(a) > 0 {
+				n.Links[i].Transient = append(n.Links[i].Transient, a.Prefix.Addr())
 			}
 		}
 	}
 	return err
 }
 
-// byPermanence orders the addresses of an interface by how long they are likely to
-// stay. The kernel lists the newest IPv6 address first.
+// byPermanence orders the addresses of an interface by family, and within a family by
+// how long they are likely to stay. The kernel lists the newest IPv6 address first.
 func byPermanence(a, b rtnl.AddrEntry) int {
-	return cmp.Or(cmp.Compare(family.Of(a.Prefix.Addr()), family.Of(b.Prefix.Addr())), cmp.Compare(passing(a), passing(b)))
+	return cmp.Or(cmp.Compare(family.Of(a.Prefix.Addr()), family.Of(b.Prefix.Addr())), cmp.Compare(transience(a), transience(b)))
 }
 
-// passing is more than 0 for addresses that may not stay on the interface. Temporary
+// transience is 0 for permanent addresses, and higher for addresses that are less
+// likely to stay on the interface. Temporary
 // addresses (RFC 8981) change every day, deprecated ones go soon, and a tentative one
 // may turn out to be another host's. An address without a network often belongs to a
 // service that moves between hosts (VRRP).
-func passing(e rtnl.AddrEntry) int {
+func transience(e rtnl.AddrEntry) int {
 	ip := e.Prefix.Addr()
 	switch {
 	case e.Flags&(unix.IFA_F_DEPRECATED|unix.IFA_F_TENTATIVE) != 0, ip.Is6() && e.Flags&unix.IFA_F_TEMPORARY != 0: // the flag means "secondary" for IPv4

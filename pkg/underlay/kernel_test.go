@@ -122,7 +122,7 @@ func TestFindByDefaultRoute(t *testing.T) {
 	h.finds(Spec{}, "eth0", "192.168.77.1", 1450)
 }
 
-// A default route in another table, or one that forbids, is none.
+// Default routes in other tables, and those that forbid sending, do not count.
 func TestFindPassesOverOtherDefaultRoutes(t *testing.T) {
 	h := newHost(t)
 	h.must(h.nl.RouteAdd(&netlink.Route{Dst: network("0.0.0.0/0"), LinkIndex: h.link("eth1").Attrs().Index, Gw: net.ParseIP("192.168.88.9"), Table: 100}))
@@ -284,9 +284,9 @@ func (h *host) awaitFlag(addr netip.Addr, flag int, updates <-chan netlink.AddrU
 	}
 }
 
-// An address that the kernel found to be another's (duplicate address detection,
-// RFC 4862; IPv4 has none) stays on the interface, and can't be used. Here the
-// other one is eth0, which is on one wire with eth1.
+// If duplicate address detection (RFC 4862, IPv6 only) finds another host with the
+// address, the address stays on the interface but can't be used. Here the other host
+// is eth0, which is on the same wire as eth1.
 func TestFindLeavesOutDuplicates(t *testing.T) {
 	h := newHost(t)
 	updates, done := make(chan netlink.AddrUpdate), make(chan struct{})

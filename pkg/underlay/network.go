@@ -27,8 +27,9 @@ type Link struct {
 	// Addrs has IPv4 addresses first, in each family permanent addresses first, and
 	// otherwise the kernel's order.
 	Addrs []netip.Addr
-	// Passing are those of Addrs that may become another host's, see passing.
-	Passing []netip.Addr
+	// Transient are the addresses of Addrs that may move to another host, see
+	// transience.
+	Transient []netip.Addr
 	// Parent is the index of the interface below a VLAN; 0: none.
 	Parent int
 	// Master is the index of the bridge or bond of a port; 0: none.

@@ -41,8 +41,8 @@ type Spec struct {
 	// Family is the family of the tunnel's own packets; zero: either.
 	Family family.Family
 	// NodeAddrs are this host's addresses in the registry, in order of preference.
-	// Other hosts send to them, so an address of them that an interface has is the
-	// best source address.
+	// Other hosts send to these addresses. So if an interface has one of them, that is
+	// the best source address.
 	NodeAddrs []netip.Addr
 	// Ours are the names of the daemon's own devices. A tunnel must not run over
 	// itself.
@@ -56,7 +56,7 @@ type Spec struct {
 func Choose(spec Spec, net Network) (Underlay, error) {
 	u, err := choose(spec, net)
 	if err != nil {
-		return Underlay{}, fmt.Errorf("%w: %w; there are %s", ErrNotFound, err, net.describe())
+		return Underlay{}, fmt.Errorf("%w: %w; this host has %s", ErrNotFound, err, net.describe())
 	}
 	return u, nil
 }
@@ -147,8 +147,8 @@ func (s Spec) orFamily() string {
 	return fmt.Sprintf(", or underlayFamily (%s) to the other family, on all hosts", s.Family.Proc())
 }
 
-// on chooses the interface with its best address: one that other hosts send to, or
-// else a global one of the first family that has any.
+// on chooses an interface and its best address: an address from the registry, else a
+// global address of the first of the families that the interface has.
 func (s Spec) on(l Link, families []family.Family) (Underlay, error) {
 	for _, a := range s.NodeAddrs {
 		if slices.Contains(families, family.Of(a)) && slices.Contains(l.Addrs, a) {
@@ -173,7 +173,7 @@ func (s Spec) on(l Link, families []family.Family) (Underlay, error) {
 		l.Name, strings.Join(names, " or "), s.orFamily())
 }
 
-// with chooses the interface and one of its addresses.
+// with chooses an interface and the given address of it.
 func (s Spec) with(l Link, a netip.Addr) (Underlay, error) {
 	if err := s.usable(l); err != nil {
 		return Underlay{}, err
@@ -188,7 +188,7 @@ func (s Spec) reachable(l Link, a netip.Addr) []netip.Addr {
 	other := func(b netip.Addr) bool {
 		return family.Of(b) != family.Of(a) && global(b) && slices.Contains(l.Addrs, b)
 	}
-	lasting := slices.DeleteFunc(slices.Clone(l.Addrs), func(b netip.Addr) bool { return slices.Contains(l.Passing, b) })
+	lasting := slices.DeleteFunc(slices.Clone(l.Addrs), func(b netip.Addr) bool { return slices.Contains(l.Transient, b) })
 	for _, candidates := range [][]netip.Addr{s.NodeAddrs, lasting} {
 		if i := slices.IndexFunc(candidates, other); i >= 0 {
 			return []netip.Addr{a, candidates[i]}
@@ -209,9 +209,10 @@ func (s Spec) usable(l Link) error {
 	return nil
 }
 
-// families returns the usable families in order of preference: the wanted one; or
-// else those of this host's addresses in the registry, to which other hosts send; or
-// else IPv4 and then IPv6.
+// families returns the usable families in order of preference. If a family is wanted,
+// only that one is usable. Otherwise the families of this host's addresses in the
+// registry are usable, because other hosts send to these addresses. If the registry
+// has none, both families are usable, IPv4 first.
 func (s Spec) families() []family.Family {
 	if s.Family != 0 {
 		return []family.Family{s.Family}

@@ -173,7 +173,7 @@ func TestChooseErrors(t *testing.T) {
 		{name: "no default route that will do", alter: func(n *Network) { n.Defaults = []DefaultRoute{{v4, 0, 6}, {v6, 0, 3}} },
 			text: `the IPv4 default route: interface "overlay0" is one of overlay-cni's own, which would send the tunnel through itself: set underlay to another interface; the IPv6 default route: interface "eth1" has no global IPv6 address`},
 	}
-	const there = "; there are lo 127.0.0.1 ::1 10.0.0.9, eth0 192.168.77.1 192.168.77.200 fd77::1 fe80::1, eth1 10.1.0.1 fe80::2, eth2 10.2.0.1 (down), eth3 fe80::3, overlay0 10.244.1.0, six fd88::1"
+	const there = "; this host has lo 127.0.0.1 ::1 10.0.0.9, eth0 192.168.77.1 192.168.77.200 fd77::1 fe80::1, eth1 10.1.0.1 fe80::2, eth2 10.2.0.1 (down), eth3 fe80::3, overlay0 10.244.1.0, six fd88::1"
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			net := office()

@@ -1,9 +1,9 @@
-// Package uninstall takes off a host what the programs of overlay-cni made.
+// Package uninstall removes from a host what the programs of overlay-cni made.
 //
-// Invariant: it is the list of parts backwards. Each part accepts that there is
-// nothing to remove, and one that fails does not stop the others, so an uninstall
-// that was killed is just run again. What is not ours is left alone. Sysctls that
-// were turned on stay on: other programs may have come to rely on them.
+// Invariant: it removes the parts in the reverse order of their list. If a part does
+// not exist, removing it succeeds, and a part that fails does not stop the others. So
+// an uninstall that was killed can be run again. Uninstall leaves alone what is not
+// ours. Sysctls that were turned on stay on, because other programs may rely on them.
 //
 // The network configuration goes first, so that no pod is made meanwhile. The
 // plugin's program goes last: without it, the runtime can't delete a pod that
@@ -28,8 +28,9 @@ import (
 // Options say where things are.
 type Options struct {
 	RunDir string
-	// Names win over what the daemon published when it last ran. That wins over
-	// Configured, which may have changed since, or may have had a flag beside it.
+	// Names win over the names that the daemon published when it last ran. Published
+	// names win over Configured, because the configuration may have changed since, or
+	// a flag may have overridden it.
 	Names
 	Configured Names
 	Program    cnifiles.Program
@@ -38,22 +39,22 @@ type Options struct {
 	Force bool
 }
 
-// Names are those of the interfaces that the daemon makes; empty: not known.
+// Names are the names of the interfaces that the daemon makes. Empty: unknown.
 type Names struct{ Bridge, Device string }
 
-// The daemon's defaults, for a host of which nothing is known.
+// The daemon's defaults, for a host without known names.
 const (
 	defaultBridge = "cni0"
 	defaultDevice = "overlay0"
 )
 
-// ErrPods says that there are pods, and that nothing was removed.
+// ErrPods says that uninstall removed nothing because the host has pods.
 var ErrPods = errors.New("pods of this host are on the network")
 
 // Clean removes everything from the network namespace of the calling thread, and
-// from the disk. It calls removed with the name of each thing that it removed.
-// After nil, nothing is left. It refuses to work beside a daemon, which would
-// make everything again.
+// from the disk. It calls removed with the name of each thing that it removed. If it
+// returns nil, nothing is left. It fails while a daemon runs, because the daemon
+// would make everything again.
 func (o Options) Clean(removed func(name string)) error {
 	claim, err := host.Claim()
 	if errors.Is(err, host.ErrClaimed) {
@@ -76,7 +77,8 @@ func (o Options) Clean(removed func(name string)) error {
 	return part.NewList(slog.Default(), parts...).Remove(was, removed)
 }
 
-// was names what is to be removed.
+// was returns the desired state of the daemon, with only the names and paths set that
+// Remove needs.
 func (o Options) was() host.Desired {
 	published, _ := nodestate.Last(o.RunDir) // there may be none
 	config := o.Config
@@ -98,7 +100,7 @@ func (o Options) programPart() part.Part[host.Desired] {
 	}}
 }
 
-// allowed is an error if there are pods and nobody said that they may go.
+// allowed returns an error if the host has pods and Force is not set.
 func (o Options) allowed(h *host.Host, bridge string) error {
 	if o.Force {
 		return nil

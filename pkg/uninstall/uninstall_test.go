@@ -183,7 +183,7 @@ func TestCleanGoesOnAfterAFailure(t *testing.T) {
 	if want := []string{conflist, "table inet overlay-cni", "device overlay0", "run", program}; !slices.Equal(removed, want) {
 		t.Errorf("removed %q, want %q", removed, want)
 	}
-	if err == nil || err.Error() != "remove bridge: cni0 has ports of other programs, and was left: remove them first: theirs" {
+	if err == nil || err.Error() != "remove bridge: cni0 still has ports of other programs: remove the ports first: theirs" {
 		t.Error(err)
 	}
 	i.must(i.links.LinkDel(i.link("theirs")))

@@ -65,7 +65,7 @@ func TestDaemonRefusesAnotherBridgeWhileTheOldOneIsThere(t *testing.T) {
 	f.ping(ctx, a, b)
 	f.stop(ctx, h)
 	d := f.launch(h, "--bridge", "cni1")
-	f.must(d.Log.Wait(ctx, `bridge is \"cni1\" now and was \"cni0\"`))
+	f.must(d.Log.Wait(ctx, `bridge changed to \"cni1\", but this host's pods are on \"cni0\"`))
 	f.ping(ctx, a, b)
 }
 

@@ -170,7 +170,7 @@ func TestDaemonWithEtcd(t *testing.T) {
 		// A daemon that starts while etcd is down admits pods as before.
 		f.must(f.hosts[0].Daemon().Kill())
 		f.launch(f.hosts[0], "--registry-etcd-host-id", f.hosts[0].Name)
-		f.must(f.hosts[0].Daemon().Log.Wait(ctx, "waits for the registry"))
+		f.must(f.hosts[0].Daemon().Log.Wait(ctx, "waiting for the registry"))
 		later := f.addPod(ctx, f.hosts[0], "later")
 		f.ping(ctx, later, f.pods[1])
 

@@ -248,7 +248,7 @@ func (f *fleet) upBefore(server remote, args func(*lab.Host) []string) {
 	f.must(a.Daemon().Kill())
 	f.launch(a, args(a)...)
 	f.eventuallyDown(ctx, a, waits)
-	f.must(a.Daemon().Log.Wait(ctx, "waits for the registry; what was published before goes on"))
+	f.must(a.Daemon().Log.Wait(ctx, "waiting for the registry, keeping the published state"))
 	late := f.addPod(ctx, a, "late")
 	f.ping(ctx, late, f.pods[1])
 	f.must(says(ctx, a, "/readyz", http.StatusServiceUnavailable, waits))

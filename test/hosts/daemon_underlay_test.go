@@ -132,7 +132,7 @@ func TestDaemonWrongUnderlay(t *testing.T) {
 		args []string
 		log  string
 	}{
-		{[]string{"--underlay", "eth7"}, `there is no interface \"eth7\": set underlay to one that exists; there are lo 127.0.0.1`},
+		{[]string{"--underlay", "eth7"}, `there is no interface \"eth7\": set underlay to one that exists; this host has lo 127.0.0.1`},
 		{[]string{"--underlay", "192.168.99.1"}, "no interface has the address 192.168.99.1: set underlay to an address of this host"},
 		{[]string{"--underlay", "to:2001:db8::9"}, "no route leads to 2001:db8::9: add one, or set underlay to an interface"},
 		{[]string{"--underlay", "lo"}, `interface \"lo\" is a loopback, which reaches no other host: set underlay to another interface`},

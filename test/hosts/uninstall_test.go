@@ -317,7 +317,7 @@ func TestUninstallKeepsASharedBridge(t *testing.T) {
 	f.must(err)
 	f.must(h.Handle().LinkSetMaster(i.foreign("theirs", "theirs-peer"), link))
 	out, err := i.uninstall(ctx, "--force")
-	if err == nil || !strings.Contains(out, "remove bridge: cni0 has ports of other programs, and was left: remove them first: theirs") {
+	if err == nil || !strings.Contains(out, "remove bridge: cni0 still has ports of other programs: remove the ports first: theirs") {
 		t.Errorf("%v\n%s", err, out)
 	}
 	if links := fmt.Sprint(i.left()); strings.Contains(links, "link veth") || strings.Contains(links, tunnel) || !strings.Contains(links, "theirs") {
