@@ -1,7 +1,9 @@
 package hosts
 
 import (
+	"context"
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -74,12 +76,19 @@ func TestResultSaysWhatIsInTheKernel(t *testing.T) {
 			pod := netlinkIn(t, ns)
 			for i, h := range []*netlink.Handle{p.host.Handle(), p.host.Handle(), pod} {
 				want := r.Interfaces[i]
-				link, err := h.LinkByName(want.Name)
+				// The kernel updates the operational state a moment later (linkwatch).
+				err := probe.Eventually(withPatience(t), func(context.Context) error {
+					link, err := h.LinkByName(want.Name)
+					if err != nil {
+						return fmt.Errorf("interface %d, %s: %w", i, want.Name, err)
+					}
+					if a := link.Attrs(); a.HardwareAddr.String() != want.Mac || a.MTU != want.Mtu || a.OperState != netlink.OperUp {
+						return fmt.Errorf("%s is %s, MTU %d, %s; the result says %s, MTU %d", a.Name, a.HardwareAddr, a.MTU, a.OperState, want.Mac, want.Mtu)
+					}
+					return nil
+				})
 				if err != nil {
-					t.Fatalf("interface %d, %s: %v", i, want.Name, err)
-				}
-				if a := link.Attrs(); a.HardwareAddr.String() != want.Mac || a.MTU != want.Mtu || a.OperState != netlink.OperUp {
-					t.Errorf("%s is %s, MTU %d, %s; the result says %s, MTU %d", a.Name, a.HardwareAddr, a.MTU, a.OperState, want.Mac, want.Mtu)
+					t.Error(err)
 				}
 			}
 			if r.Interfaces[0].Name != "cni0" || r.Interfaces[2].Name != "net1" || r.Interfaces[2].Sandbox != ns.Path() {
