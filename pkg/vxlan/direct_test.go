@@ -153,6 +153,7 @@ func mixed(f familyCase) []registry.Node {
 }
 
 func TestSyncDirectRoutes(t *testing.T) {
+	t.Parallel()
 	eachFamily(t, func(t *testing.T, h *host, f familyCase) {
 		want := h.desire(h.direct(f.underlay, f.node(1), mixed(f)...))
 		h.sync(want)
@@ -170,6 +171,7 @@ func TestSyncDirectRoutes(t *testing.T) {
 // The routes of all peers change places whenever the setting or the underlay
 // does, and nothing is left behind.
 func TestSyncFollowsDirectRouting(t *testing.T) {
+	t.Parallel()
 	eachFamily(t, func(t *testing.T, h *host, f familyCase) {
 		h.addAddr("far", "192.168.79.1/24")
 		h.addAddr("far", "fd79::1/64")
@@ -198,6 +200,7 @@ func TestSyncFollowsDirectRouting(t *testing.T) {
 // Direct routes outlive the tunnel's device, and the kernel reports no change of
 // them.
 func TestNewDeviceLeavesDirectRoutes(t *testing.T) {
+	t.Parallel()
 	eachFamily(t, func(t *testing.T, h *host, f familyCase) {
 		in := h.direct(f.underlay, f.node(1), mixed(f)...)
 		h.sync(h.desire(in))
@@ -266,18 +269,15 @@ func (s scene) directRoute() *netlink.Route {
 }
 
 func TestSyncMendsDirectRoutes(t *testing.T) {
-	for _, fault := range directFaults() {
-		t.Run(fault.name, func(t *testing.T) {
-			eachNotice(t, func(h *host, f familyCase, n notice) {
-				s := scene{h, f, h.desire(h.direct(f.underlay, f.node(1), mixed(f)...))}
-				s.mends(fault, n)
-			})
-		})
-	}
+	t.Parallel()
+	mends(t, directFaults(), func(h *host, f familyCase) State {
+		return h.desire(h.direct(f.underlay, f.node(1), mixed(f)...))
+	})
 }
 
 // Routes of others stay, whatever they look like.
 func TestDirectRoutingLeavesOthersRoutes(t *testing.T) {
+	t.Parallel()
 	eachFamily(t, func(t *testing.T, h *host, f familyCase) {
 		want := h.desire(h.direct(f.underlay, f.node(1), mixed(f)...))
 		h.sync(want)
@@ -308,6 +308,7 @@ func TestDirectRoutingLeavesOthersRoutes(t *testing.T) {
 
 // A route that somebody else has to a peer's subnet is reported and left alone.
 func TestDirectRoutingRespectsARival(t *testing.T) {
+	t.Parallel()
 	eachFamily(t, func(t *testing.T, h *host, f familyCase) {
 		want := h.desire(h.direct(f.underlay, f.node(1), mixed(f)...))
 		s := scene{host: h, f: f, want: want}
@@ -326,6 +327,7 @@ func TestDirectRoutingRespectsARival(t *testing.T) {
 }
 
 func TestDeleteRemovesDirectRoutes(t *testing.T) {
+	t.Parallel()
 	eachFamily(t, func(t *testing.T, h *host, f familyCase) {
 		before := h.dump()
 		want := h.desire(h.direct(f.underlay, f.node(1), mixed(f)...))
@@ -384,9 +386,11 @@ func (h *host) received() uint64 { return h.link("overlay0").Attrs().Statistics.
 // Packets between pods go by the way that each side has chosen, and keep the
 // pod's address.
 func TestDirectTraffic(t *testing.T) {
+	t.Parallel()
 	for _, direct := range [][2]bool{{true, true}, {true, false}, {false, false}} {
 		for _, f := range families() {
 			t.Run(fmt.Sprintf("%v/%s", direct, f.name), func(t *testing.T) {
+				t.Parallel()
 				hosts := pair(t, f)
 				connect(hosts, f, direct)
 				withPods(hosts, f)
@@ -394,7 +398,7 @@ func TestDirectTraffic(t *testing.T) {
 				for i, p := range f.node(1).Subnets {
 					s := hosts[0].stream(pod(p), hosts[1].echo(pod(f.node(2).Subnets[i])))
 					s.await(20)
-					s.end()
+					s.halt()
 				}
 				hosts[1].sources.Range(func(from, _ any) bool {
 					if a := from.(netip.Addr); !slices.ContainsFunc(f.node(1).Subnets, func(p netip.Prefix) bool { return a == pod(p) }) {
@@ -414,7 +418,8 @@ func TestDirectTraffic(t *testing.T) {
 }
 
 // Not one packet is lost when a peer's routes change from the tunnel to direct
-// ones and back.
+// ones and back. Not in parallel: if other tests kept the echo's goroutine from
+// running, the socket's buffer would overflow, and that would count as a loss.
 func TestSwitchingLosesNothing(t *testing.T) {
 	for _, f := range families() {
 		t.Run(f.name, func(t *testing.T) {
@@ -445,6 +450,7 @@ func TestSwitchingLosesNothing(t *testing.T) {
 
 // A route changes in one step: the kernel reports no deleted route.
 func TestSwitchingReplacesRoutes(t *testing.T) {
+	t.Parallel()
 	eachFamily(t, func(t *testing.T, h *host, f familyCase) {
 		off := h.want(f.underlay, f.node(1), mixed(f)...)
 		on := h.desire(h.direct(f.underlay, f.node(1), mixed(f)...))
@@ -527,7 +533,7 @@ func (s *stream) read() {
 // await returns when n more have come back.
 func (s *stream) await(n int) {
 	s.t.Helper()
-	deadline := time.After(5 * time.Second)
+	deadline := time.After(patience)
 	for range n {
 		select {
 		case <-s.got:
@@ -538,11 +544,16 @@ func (s *stream) await(n int) {
 	}
 }
 
+// halt stops sending, and returns how many datagrams were sent.
+func (s *stream) halt() int {
+	close(s.stop)
+	return <-s.sent
+}
+
 // end stops sending and waits for what is still on its way.
 func (s *stream) end() (sent, lost int) {
-	close(s.stop)
-	sent = <-s.sent
-	deadline := time.After(2 * time.Second)
+	sent = s.halt()
+	deadline := time.After(patience)
 	for s.n < sent {
 		select {
 		case <-s.got:

@@ -197,8 +197,10 @@ func (f familyCase) nodes(numbers ...int) []registry.Node {
 
 // eachFamily runs a test on a host with the underlay of each family.
 func eachFamily(t *testing.T, test func(t *testing.T, h *host, f familyCase)) {
+	t.Helper()
 	for _, f := range families() {
 		t.Run(f.name, func(t *testing.T) {
+			t.Parallel()
 			test(t, newHost(t).withUnderlay("192.168.77.1/24", "fd77::1/64"), f)
 		})
 	}

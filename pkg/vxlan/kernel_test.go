@@ -10,6 +10,7 @@ import (
 )
 
 func TestSyncCreatesEverything(t *testing.T) {
+	t.Parallel()
 	eachFamily(t, func(t *testing.T, h *host, f familyCase) {
 		want := h.want(f.underlay, f.node(1), f.nodes(1, 2, 3)...)
 		if changes := h.sync(want); !contains(changes, CreateDevice) {
@@ -21,8 +22,10 @@ func TestSyncCreatesEverything(t *testing.T) {
 
 // The device is read back with the library, independently of our own reading.
 func TestDeviceAttributes(t *testing.T) {
+	t.Parallel()
 	for f, overhead := range map[string]int{"192.168.77.1": 50, "fd77::1": 70} {
 		t.Run(f, func(t *testing.T) {
+			t.Parallel()
 			h := newHost(t).withUnderlay("192.168.77.1/24", "fd77::1/64")
 			want := h.want(f, node("a", f, "10.244.1.0/24 fd44::/64"))
 			h.sync(want)

@@ -87,12 +87,24 @@ func notices() []notice {
 	return []notice{{"told", func(*Kernel) {}}, {"read", (*Kernel).ForceResync}}
 }
 
-// eachNotice runs a test on a host with the underlay of each family, for each
-// way in which a fault comes to be known.
-func eachNotice(t *testing.T, test func(h *host, f familyCase, n notice)) {
+// mends checks, for each way in which a fault comes to be known, that Sync mends
+// every fault on a host with the underlay of each family.
+//
+// A host has one fault after another, for each restores the state before it, and a
+// namespace with a pair of interfaces takes the kernel longer than the test does.
+func mends(t *testing.T, faults []fault, desired func(h *host, f familyCase) State) {
+	t.Helper()
 	for _, n := range notices() {
 		t.Run(n.name, func(t *testing.T) {
-			eachFamily(t, func(_ *testing.T, h *host, f familyCase) { test(h, f, n) })
+			t.Parallel()
+			eachFamily(t, func(t *testing.T, h *host, f familyCase) {
+				for _, fault := range faults {
+					t.Run(fault.name, func(t *testing.T) {
+						h.t = t
+						scene{h, f, desired(h, f)}.mends(fault, n)
+					})
+				}
+			})
 		})
 	}
 }
@@ -418,24 +430,19 @@ func (s scene) setPort(mac MAC) {
 }
 
 func TestSyncMends(t *testing.T) {
-	var faults []fault
-	for _, list := range [][]fault{deviceFaults(), routeFaults(), neighborFaults(), fdbFaults()} {
-		faults = append(faults, list...)
-	}
-	for _, fault := range faults {
-		t.Run(fault.name, func(t *testing.T) {
-			eachNotice(t, func(h *host, f familyCase, n notice) {
-				s := scene{h, f, h.want(f.underlay, f.node(1), f.nodes(1, 2, 3, 4)...)}
-				s.want.Device.Claimed = true
-				s.mends(fault, n)
-			})
-		})
-	}
+	t.Parallel()
+	faults := slices.Concat(deviceFaults(), routeFaults(), neighborFaults(), fdbFaults())
+	mends(t, faults, func(h *host, f familyCase) State {
+		want := h.want(f.underlay, f.node(1), f.nodes(1, 2, 3, 4)...)
+		want.Device.Claimed = true
+		return want
+	})
 }
 
 // What the kernel itself makes on the device, and everything on other devices,
 // is none of our business.
 func TestSyncLeavesTheRest(t *testing.T) {
+	t.Parallel()
 	eachFamily(t, func(t *testing.T, h *host, f familyCase) {
 		want := h.want(f.underlay, f.node(1), f.nodes(2)...)
 		h.sync(want)

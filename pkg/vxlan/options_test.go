@@ -45,8 +45,10 @@ func optionCases() []struct {
 // Each option is set and taken back, and the device is made anew only where
 // there is no other way.
 func TestSyncFollowsOptions(t *testing.T) {
+	t.Parallel()
 	for _, tt := range optionCases() {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			eachFamily(t, func(t *testing.T, h *host, f familyCase) {
 				in := Input{Config: testConfig(), Underlay: h.underlayOf(f.underlay), Own: f.node(1), Nodes: f.nodes(2, 3)}
 				plain := h.desire(in)
@@ -83,6 +85,7 @@ func TestSyncFollowsOptions(t *testing.T) {
 // Without options the device is as ip makes it without options, so devices that
 // earlier releases made stay.
 func TestDefaultOptionsKeepOlderDevices(t *testing.T) {
+	t.Parallel()
 	eachFamily(t, func(t *testing.T, h *host, f familyCase) {
 		v := &netlink.Vxlan{
 			LinkAttrs: netlink.LinkAttrs{Name: "overlay0"}, VxlanId: 1, Port: 4789, UDPCSum: true,
@@ -175,6 +178,7 @@ func TestOffload(t *testing.T) {
 
 // A change of the offload by hand is reported to those who watch links.
 func TestKernelTellsOfOffload(t *testing.T) {
+	t.Parallel()
 	h := newHost(t).withUnderlay("192.168.77.1/24")
 	f := families()[0]
 	want := h.want(f.underlay, f.node(1), f.nodes(2)...)
@@ -192,6 +196,7 @@ func TestKernelTellsOfOffload(t *testing.T) {
 
 // The options are those of the packets on the wire.
 func TestOptionsOnTheWire(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name   string
 		set    func(c *Config)
@@ -235,11 +240,13 @@ func TestOptionsOnTheWire(t *testing.T) {
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			for _, f := range families() {
 				if tt.only4 && strings.Contains(f.underlay, ":") {
 					continue
 				}
 				t.Run(f.name, func(t *testing.T) {
+					t.Parallel()
 					tt.checks(t, sendOne(t, f, tt.set))
 				})
 			}
@@ -250,14 +257,17 @@ func TestOptionsOnTheWire(t *testing.T) {
 // Both ends have the option; where one sends zero checksums over IPv6, the other
 // one must take them.
 func TestTrafficWithOptions(t *testing.T) {
+	t.Parallel()
 	for _, tt := range optionCases() {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			for _, f := range families() {
 				six := strings.Contains(f.underlay, ":")
 				if tt.only4 && six || tt.only6 && !six {
 					continue
 				}
 				t.Run(f.name, func(t *testing.T) {
+					t.Parallel()
 					hosts := tunnelled(t, f, func(c *Config) {
 						tt.set(c)
 						c.AcceptZeroChecksum = six
@@ -313,7 +323,7 @@ func sendOne(t *testing.T, f familyCase, set func(*Config)) outer {
 	})
 	defer c.Close()
 	hosts[0].must(setTTL(c.(*net.UDPConn), to.Addr().Is4()))
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
 		_, err := c.Write(make([]byte, 100)) // more than once: the first ones may be lost
 		if err != nil {
 			t.Log(err) // the port is closed

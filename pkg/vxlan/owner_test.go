@@ -24,6 +24,7 @@ func (h *host) stranger(v netlink.Vxlan) {
 }
 
 func TestSyncRefusesStrangers(t *testing.T) {
+	t.Parallel()
 	local := net.ParseIP("192.168.77.1").To4()
 	tests := []struct {
 		name string
@@ -51,6 +52,7 @@ func TestSyncRefusesStrangers(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			h := newHost(t).withUnderlay("192.168.77.1/24")
 			tt.make(h)
 			before := h.dump()
@@ -75,6 +77,7 @@ func TestSyncRefusesStrangers(t *testing.T) {
 }
 
 func TestSyncTakesOverWhatIsRight(t *testing.T) {
+	t.Parallel()
 	h := newHost(t).withUnderlay("192.168.77.1/24")
 	h.stranger(netlink.Vxlan{VxlanId: 1, Port: 4789, SrcAddr: net.ParseIP("192.168.77.1").To4()})
 	index := h.index("overlay0")
@@ -88,6 +91,7 @@ func TestSyncTakesOverWhatIsRight(t *testing.T) {
 }
 
 func TestSyncReplacesWhatItClaims(t *testing.T) {
+	t.Parallel()
 	h := newHost(t).withUnderlay("192.168.77.1/24")
 	h.stranger(netlink.Vxlan{VxlanId: 42, Port: 4789})
 	f := families()[0]
@@ -98,6 +102,7 @@ func TestSyncReplacesWhatItClaims(t *testing.T) {
 }
 
 func TestSyncNamesTheRival(t *testing.T) {
+	t.Parallel()
 	eachFamily(t, func(t *testing.T, h *host, f familyCase) {
 		h.must(h.nl.LinkAdd(&netlink.Vxlan{
 			LinkAttrs: netlink.LinkAttrs{Name: "theirs"}, VxlanId: 1, Port: 4789, UDPCSum: true,
@@ -119,6 +124,7 @@ func TestSyncNamesTheRival(t *testing.T) {
 }
 
 func TestSyncTellsOfATakenPort(t *testing.T) {
+	t.Parallel()
 	h := newHost(t).withUnderlay("192.168.77.1/24")
 	h.in(func() error {
 		c, err := net.ListenPacket("udp4", ":4789")
@@ -154,6 +160,7 @@ func TestUnreadableEntriesAreNotAboutPeersAlone(t *testing.T) {
 }
 
 func TestSyncRemovesOlderNames(t *testing.T) {
+	t.Parallel()
 	h := newHost(t).withUnderlay("192.168.77.1/24")
 	f := families()[0]
 	old := h.want(f.underlay, f.node(1), f.nodes(2)...)
@@ -169,6 +176,7 @@ func TestSyncRemovesOlderNames(t *testing.T) {
 
 // The device of another network of ours is no renamed device of this one.
 func TestOtherNetworksStay(t *testing.T) {
+	t.Parallel()
 	h := newHost(t).withUnderlay("192.168.77.1/24")
 	f := families()[0]
 	other := h.want(f.underlay, f.node(9))
@@ -183,6 +191,7 @@ func TestOtherNetworksStay(t *testing.T) {
 }
 
 func TestDelete(t *testing.T) {
+	t.Parallel()
 	h := newHost(t).withUnderlay("192.168.77.1/24")
 	before := h.dump()
 	f := families()[2]
@@ -196,6 +205,7 @@ func TestDelete(t *testing.T) {
 }
 
 func TestSyncWantsADevice(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	if _, err := h.k.sync(State{}); err == nil || !strings.Contains(err.Error(), "the desired state has no device") {
 		t.Errorf("error is %v", err)

@@ -62,7 +62,7 @@ func (h *host) echo(at netip.Addr) netip.AddrPort {
 	return c.LocalAddr().(*net.UDPAddr).AddrPort()
 }
 
-// ping sends a datagram until it comes back, for five seconds at most.
+// ping sends a datagram until it comes back, for as long as patience lasts.
 func (h *host) ping(to netip.AddrPort, size int) {
 	h.t.Helper()
 	var c net.Conn
@@ -72,7 +72,7 @@ func (h *host) ping(to netip.AddrPort, size int) {
 	})
 	defer c.Close()
 	sent, got := make([]byte, size), make([]byte, 1<<16)
-	for range 25 {
+	for end := time.Now().Add(patience); time.Now().Before(end); {
 		_, err := c.Write(sent)
 		h.must(err)
 		h.must(c.SetReadDeadline(time.Now().Add(200 * time.Millisecond)))
@@ -90,8 +90,10 @@ func (h *host) ping(to netip.AddrPort, size int) {
 // A datagram of the device's full MTU passes unfragmented. The tunnel's packet
 // around it is the largest that the underlay carries.
 func TestTraffic(t *testing.T) {
+	t.Parallel()
 	for _, f := range families() {
 		t.Run(f.name, func(t *testing.T) {
+			t.Parallel()
 			hosts := pair(t, f)
 			for i, h := range hosts {
 				own := f.node(i + 1)
@@ -131,6 +133,7 @@ func checkTunnelled(t *testing.T, h *host) {
 
 // Traffic goes on after each peer's address or subnet changed.
 func TestTrafficFollowsAPeer(t *testing.T) {
+	t.Parallel()
 	f := families()[0]
 	hosts := pair(t, f)
 	a, b := hosts[0], hosts[1]

@@ -30,7 +30,7 @@ func (h *host) watch() func() [][]byte {
 		groups |= 1 << (g - 1)
 	}
 	h.must(unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups}))
-	h.must(unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 5}))
+	h.must(unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, new(unix.NsecToTimeval(patience.Nanoseconds()))))
 	return func() [][]byte {
 		h.t.Helper()
 		h.must(h.nl.LinkSetAlias(h.link("far"), "that is all"))
@@ -63,6 +63,7 @@ func concerns(message []byte, peer registry.Node) bool {
 
 // Peers 2 to 6 are there; each test changes some of 2 to 4 and adds 7.
 func TestSyncFollowsPeers(t *testing.T) {
+	t.Parallel()
 	tests := []struct {
 		name  string
 		peers func(f familyCase) []registry.Node
@@ -103,6 +104,7 @@ func TestSyncFollowsPeers(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			eachFamily(t, func(t *testing.T, h *host, f familyCase) {
 				h.sync(h.want(f.underlay, f.node(1), f.nodes(2, 3, 4, 5, 6)...))
 				messages := h.watch()
@@ -127,6 +129,7 @@ func TestSyncFollowsPeers(t *testing.T) {
 
 // An idle sync causes no notification about our entries.
 func TestIdleSyncIsSilent(t *testing.T) {
+	t.Parallel()
 	eachFamily(t, func(t *testing.T, h *host, f familyCase) {
 		want := h.want(f.underlay, f.node(1), f.nodes(2, 3)...)
 		h.sync(want)
@@ -141,6 +144,7 @@ func TestIdleSyncIsSilent(t *testing.T) {
 }
 
 func TestSyncFollowsOwnSettings(t *testing.T) {
+	t.Parallel()
 	tests := []struct {
 		name  string
 		alter func(h *host, f familyCase, in *Input)
@@ -165,6 +169,7 @@ func TestSyncFollowsOwnSettings(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			eachFamily(t, func(t *testing.T, h *host, f familyCase) {
 				in := Input{Config: testConfig(), Underlay: h.underlayOf(f.underlay), Own: f.node(1), Nodes: f.nodes(2, 3)}
 				want, err := Desired(in)
@@ -184,6 +189,7 @@ func TestSyncFollowsOwnSettings(t *testing.T) {
 
 // The kernel refuses a route whose next hop is one of the host's own addresses.
 func TestOneBadPeerDoesNotStopTheOthers(t *testing.T) {
+	t.Parallel()
 	eachFamily(t, func(t *testing.T, h *host, f familyCase) {
 		bad := f.node(3).Subnets[0]
 		h.addAddr("eth0", netip.PrefixFrom(via(bad), via(bad).BitLen()).String())
@@ -203,6 +209,7 @@ func TestOneBadPeerDoesNotStopTheOthers(t *testing.T) {
 
 // Links come and go all the time while the kernel lists them in several messages.
 func TestReadSurvivesInterruptedDumps(t *testing.T) {
+	t.Parallel()
 	h := newHost(t).withUnderlay("192.168.77.1/24")
 	f := families()[0]
 	want := h.want(f.underlay, f.node(1), f.nodes(2, 3)...)
@@ -246,6 +253,7 @@ func (h *host) churn(stop <-chan struct{}) error {
 // Deleting what is absent, and adding what is there, succeeds; but a route that
 // appeared since the kernel was read is another device's.
 func TestOperationsAreIdempotent(t *testing.T) {
+	t.Parallel()
 	eachFamily(t, func(t *testing.T, h *host, f familyCase) {
 		want := h.want(f.underlay, f.node(1), f.nodes(2)...)
 		empty := newState(0)
