@@ -47,6 +47,7 @@ func (m *machine) flows(n network, port uint16) map[flow]bool {
 // Only those flows are deleted that lead elsewhere than new ones: those to the
 // host itself before a port is opened, those led to the pod after it is closed.
 func TestForgetsOnlyWhatIsStale(t *testing.T) {
+	t.Parallel()
 	eachNetwork(t, func(t *testing.T, n network) {
 		m := newMachine(t)
 		send := func(from *sandbox.Netns, to netip.Addr) (sent flow) {

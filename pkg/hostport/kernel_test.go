@@ -69,6 +69,7 @@ func (m *machine) holds(pods ...Pod) {
 }
 
 func TestAddAndDelete(t *testing.T) {
+	t.Parallel()
 	m := newHost(t)
 	one, two := web(2, 8080), web(3, 8081)
 	if m.table() != nil {
@@ -94,6 +95,7 @@ func TestAddAndDelete(t *testing.T) {
 
 // A pod without host ports costs nothing and leaves nothing.
 func TestNoMappings(t *testing.T) {
+	t.Parallel()
 	m := newHost(t)
 	p := web(2, 8080)
 	p.Mappings = nil
@@ -105,6 +107,7 @@ func TestNoMappings(t *testing.T) {
 }
 
 func TestTaken(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct{ name, first, second, err string }{
 		{"all addresses", `[{"hostPort":8080,"containerPort":80}]`, `[{"hostPort":8079,"containerPort":80},{"hostPort":8080,"containerPort":81}]`,
 			"host port is taken: 8080/tcp leads to 10.244.0.2:80 already"},
@@ -115,6 +118,7 @@ func TestTaken(t *testing.T) {
 		{"one of all", `[{"hostPort":8080,"containerPort":80}]`, `[{"hostPort":8080,"containerPort":80,"hostIP":"192.0.2.2"}]`, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
 			m := newHost(t)
 			pods := [2]Pod{web(2, 0), web(3, 0)}
 			for i, data := range []string{tc.first, tc.second} {
@@ -143,6 +147,7 @@ func TestTaken(t *testing.T) {
 // Ports that lead to a sibling's address are open already; Add opens the others. If a
 // stranger has one of the ports, Add opens none.
 func TestSibling(t *testing.T) {
+	t.Parallel()
 	m := newHost(t)
 	first, second, stranger := web(2, 8080), web(3, 8080), web(9, 9090)
 	for port := range uint16(200) { // more than one question to the kernel has
@@ -175,6 +180,7 @@ func TestSibling(t *testing.T) {
 
 // A Delete looks first and deletes then. What comes between the two counts.
 func TestDeleteOfWhatChangedHands(t *testing.T) {
+	t.Parallel()
 	m := newHost(t)
 	old, next := web(2, 8080), web(3, 8080)
 	m.add(old)
@@ -198,6 +204,7 @@ func TestDeleteOfWhatChangedHands(t *testing.T) {
 }
 
 func TestDeleteAddresses(t *testing.T) {
+	t.Parallel()
 	m := newHost(t)
 	one, two := web(2, 8080), web(3, 8081)
 	one.Mappings = append(one.Mappings, Mapping{HostPort: 53, ContainerPort: 53, Protocol: UDP, HostIP: netip.MustParseAddr("192.0.2.1")})
@@ -212,6 +219,7 @@ func TestDeleteAddresses(t *testing.T) {
 
 // The plugin mends a table that lacks a map, and keeps what is in the others.
 func TestAddMendsTheTable(t *testing.T) {
+	t.Parallel()
 	m := newHost(t)
 	one, two := web(2, 8080), web(3, 8081)
 	one.Mappings[0].HostIP = netip.MustParseAddr("192.0.2.1")
@@ -235,6 +243,7 @@ const parallel = 64
 // Plugins work at the same time, on no table at first. Each has a socket of its
 // own, which is all that processes would differ in for the kernel.
 func TestParallel(t *testing.T) {
+	t.Parallel()
 	m := newHost(t)
 	const rounds = 6
 	var stay []Pod
@@ -262,6 +271,7 @@ func TestParallel(t *testing.T) {
 
 // If several pods want one port, one gets it, and the errors of the others name it.
 func TestParallelForOnePort(t *testing.T) {
+	t.Parallel()
 	m := newHost(t)
 	for range 4 {
 		var winner atomic.Pointer[Pod]
@@ -290,6 +300,7 @@ func TestParallelForOnePort(t *testing.T) {
 // Two processes delete a pod, which happens when the runtime gives up on a DEL
 // and tries again. Neither takes the port from the pod that has it next.
 func TestParallelDeletersOfOnePod(t *testing.T) {
+	t.Parallel()
 	m := newHost(t)
 	old, next := web(2, 8080), web(3, 8080)
 	stop := make(chan struct{})
@@ -359,6 +370,7 @@ func keepsWhatItHas(k *Kernel, p Pod) error {
 
 // A range of ports is an entry for each of them.
 func TestManyPorts(t *testing.T) {
+	t.Parallel()
 	m := newHost(t)
 	p, other := web(2, 0), web(3, 30000+2999)
 	p.Mappings = nil
@@ -378,6 +390,7 @@ func TestManyPorts(t *testing.T) {
 
 // Capabilities are a thread's own; this one ends with the test's.
 func TestWithoutCapabilities(t *testing.T) {
+	t.Parallel()
 	m := newHost(t)
 	for name, do := range map[string]func(*Kernel) error{
 		"add":  func(k *Kernel) error { return k.Add(web(2, 8080)) },

@@ -38,6 +38,7 @@ func (m *machine) settled(pods ...Pod) {
 }
 
 func TestSync(t *testing.T) {
+	t.Parallel()
 	m := newHost(t)
 	if changes := m.sync(listOf()); len(changes) > 0 || m.table() != nil {
 		t.Errorf("a table was made for nothing: %q", changes)
@@ -71,6 +72,7 @@ func TestSync(t *testing.T) {
 // Check finds any damage, and one Sync repairs it and reports it. Elements of busy pods
 // stay. The engine's tests have more kinds of damage.
 func TestSyncMends(t *testing.T) {
+	t.Parallel()
 	one, busy := web(2, 8080), web(3, 8081)
 	busy.Busy = true
 	id := table()
@@ -101,6 +103,7 @@ func TestSyncMends(t *testing.T) {
 		{"all other bridges", []nft.Op{id.AddElements(nft.Element{Set: bridges})}, ours + ", set bridges: removed *", ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
 			m := newHost(t)
 			m.add(one)
 			m.add(busy)
@@ -137,6 +140,7 @@ func (m *machine) checks(p Pod, want string) {
 // A bridge that has route_localnet is protected even if no pod has ports, and
 // stays so.
 func TestProtectionOutlivesPods(t *testing.T) {
+	t.Parallel()
 	m := newHost(t)
 	m.add(web(2, 8080))
 	protected := func(after string) {
@@ -157,6 +161,7 @@ func TestProtectionOutlivesPods(t *testing.T) {
 }
 
 func TestSyncOpensLocalhost(t *testing.T) {
+	t.Parallel()
 	m := newHost(t)
 	p := web(2, 8080)
 	m.add(p)
@@ -174,6 +179,7 @@ func TestSyncOpensLocalhost(t *testing.T) {
 // What plugins do between the read and the transaction is not undone: Sync
 // begins again.
 func TestSyncAndPlugins(t *testing.T) {
+	t.Parallel()
 	m := newHost(t)
 	old, next, fresh := web(2, 8080), web(3, 8080), web(4, 8081)
 	m.add(old)
@@ -199,6 +205,7 @@ func TestSyncAndPlugins(t *testing.T) {
 // A pod that is being added or deleted gets nothing: a DEL that has looked for
 // its elements already would leave them behind.
 func TestSyncAddsNothingToBusyPods(t *testing.T) {
+	t.Parallel()
 	m := newHost(t)
 	one, busy := web(2, 8080), web(3, 8081)
 	busy.Busy = true
@@ -212,6 +219,7 @@ func TestSyncAddsNothingToBusyPods(t *testing.T) {
 // An ADD that was killed between its record and its ports leaves a record that
 // claims another pod's port.
 func TestSyncKeepsThePortWithItsHolder(t *testing.T) {
+	t.Parallel()
 	m := newHost(t)
 	holder, dead := web(2, 8080), web(3, 8080)
 	m.add(holder)
@@ -231,6 +239,7 @@ func TestSyncKeepsThePortWithItsHolder(t *testing.T) {
 }
 
 func TestSyncReportsWhatListSays(t *testing.T) {
+	t.Parallel()
 	m := newHost(t)
 	broken := errors.New("broken")
 	err := tryIn(m.host, func(k *Kernel) error {
@@ -244,6 +253,7 @@ func TestSyncReportsWhatListSays(t *testing.T) {
 
 // As many as a host has that is full, and as fit without being root.
 func TestSyncOfManyPods(t *testing.T) {
+	t.Parallel()
 	m := newHost(t)
 	var pods []Pod
 	for i := range 600 {
@@ -262,6 +272,7 @@ func TestSyncOfManyPods(t *testing.T) {
 // Sync takes the kernel from any state to any other, while plugins work at the same
 // time.
 func TestSyncReachesRandomStates(t *testing.T) {
+	t.Parallel()
 	m := newHost(t)
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -316,6 +327,7 @@ func randomPods(r *rand.Rand) []Pod {
 
 // Remove deletes the table with all ports, and says so once.
 func TestRemove(t *testing.T) {
+	t.Parallel()
 	m := newHost(t)
 	m.add(web(2, 8080))
 	for _, want := range [][]string{{"table inet overlay-cni-ports: removed"}, nil} {

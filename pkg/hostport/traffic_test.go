@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -49,9 +50,14 @@ func (m *machine) callers(n network) []call {
 	return calls
 }
 
+// eachNetwork runs a test with the addresses of each family. The tests run side by
+// side, so each needs a machine of its own.
 func eachNetwork(t *testing.T, do func(*testing.T, network)) {
 	for _, n := range networks() {
-		t.Run(n.name, func(t *testing.T) { do(t, n) })
+		t.Run(n.name, func(t *testing.T) {
+			t.Parallel()
+			do(t, n)
+		})
 	}
 }
 
@@ -104,22 +110,25 @@ func (c call) udp(t *testing.T, port uint16) {
 }
 
 func TestEveryWayToAHostPort(t *testing.T) {
+	t.Parallel()
 	for _, w := range []wiring{routed(), switched()} {
 		if _, err := sysctl.Get("net/bridge/bridge-nf-call-iptables"); err != nil && w.switched {
 			t.Log("br_netfilter isn't loaded: nothing is tested with it: ", err)
 			continue
 		}
 		t.Run(w.name, func(t *testing.T) {
+			t.Parallel()
 			m := newMachineOn(t, w)
 			m.add(m.pod(0, Mapping{HostPort: 8080, ContainerPort: 80, Protocol: TCP}, Mapping{HostPort: 5300, ContainerPort: 53, Protocol: UDP}))
-			eachNetwork(t, func(t *testing.T, n network) {
+			for _, n := range networks() {
 				m.mirror(0, n, 80)
 				m.echo(m.pods[0], netip.AddrPortFrom(n.pods[0], 53))
 				for _, c := range m.callers(n) {
+					c.name = n.name + ", " + c.name
 					c.tcp(t)
 					c.udp(t, 5300)
 				}
-			})
+			}
 		})
 	}
 }
@@ -127,6 +136,7 @@ func TestEveryWayToAHostPort(t *testing.T) {
 // A client that tries ::1 first, from where no pod can be reached, is refused at once and
 // goes on to 127.0.0.1; and what the host itself serves on ::1 stays reachable.
 func TestIPv6LocalhostStaysTheHosts(t *testing.T) {
+	t.Parallel()
 	m := newMachine(t)
 	m.add(m.pod(0, Mapping{HostPort: 8080, ContainerPort: 80, Protocol: TCP}))
 	at := netip.AddrPortFrom(netip.IPv6Loopback(), 8080)
@@ -144,8 +154,10 @@ func TestIPv6LocalhostStaysTheHosts(t *testing.T) {
 // A client that has another address than ::1 reaches a pod by ::1, which
 // Kubernetes' conformance tests want of clusters with IPv6 alone.
 func TestIPv6LocalhostFromAnotherAddress(t *testing.T) {
+	t.Parallel()
 	for name, hostIP := range map[string]netip.Addr{"port of all addresses": {}, "port of ::1": netip.IPv6Loopback()} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			m := newMachine(t)
 			n := networks()[1]
 			m.mirror(0, n, 80)
@@ -165,12 +177,13 @@ func TestIPv6LocalhostFromAnotherAddress(t *testing.T) {
 // Without the table, and after a Delete, no caller reaches the pod; otherwise the test
 // above would prove nothing.
 func TestNoWayWithout(t *testing.T) {
+	t.Parallel()
 	m := newMachine(t)
 	p := m.pod(0, Mapping{HostPort: 8080, ContainerPort: 80, Protocol: TCP}, Mapping{HostPort: 5300, ContainerPort: 53, Protocol: UDP})
-	eachNetwork(t, func(t *testing.T, n network) {
+	for _, n := range networks() {
 		m.mirror(0, n, 80)
 		m.echo(m.pods[0], netip.AddrPortFrom(n.pods[0], 53))
-	})
+	}
 	closed := func(when string) {
 		for _, n := range networks() {
 			for _, c := range m.callers(n) {
@@ -189,6 +202,7 @@ func TestNoWayWithout(t *testing.T) {
 // An address of the host in a mapping is the only one that has the port, and a
 // port of one address goes before the same port of all.
 func TestHostIP(t *testing.T) {
+	t.Parallel()
 	eachNetwork(t, func(t *testing.T, n network) {
 		for _, tc := range []struct {
 			name                    string
@@ -200,6 +214,7 @@ func TestHostIP(t *testing.T) {
 			{"localhost", netip.MustParseAddr("127.0.0.1"), false, false, n.host.Is4()},
 		} {
 			t.Run(tc.name, func(t *testing.T) {
+				t.Parallel()
 				m := newMachine(t)
 				m.add(m.pod(0, Mapping{HostPort: 8080, ContainerPort: 80, Protocol: TCP, HostIP: tc.hostIP}))
 				m.mirror(0, n, 80)
@@ -231,6 +246,7 @@ func unspecified(like netip.Addr) netip.Addr {
 }
 
 func TestOneAddressGoesBeforeAll(t *testing.T) {
+	t.Parallel()
 	eachNetwork(t, func(t *testing.T, n network) {
 		m := newMachine(t)
 		m.add(m.pod(0, Mapping{HostPort: 8080, ContainerPort: 80, Protocol: TCP}))
@@ -243,6 +259,7 @@ func TestOneAddressGoesBeforeAll(t *testing.T) {
 
 // Ports of others that pods or the host call have the same number.
 func TestPortsOfOthersAreLeftAlone(t *testing.T) {
+	t.Parallel()
 	eachNetwork(t, func(t *testing.T, n network) {
 		m := newMachine(t)
 		// Outside has no way back to pods.
@@ -268,6 +285,7 @@ func ipNet(p netip.Prefix) *net.IPNet {
 // namespace send to the host's 127.0.0.1, and as 127.0.0.2. Without the rules
 // it gets through, or the test would prove nothing.
 func TestLocalhostIsClosedToPods(t *testing.T) {
+	t.Parallel()
 	n := networks()[0]
 	m := newMachine(t)
 	m.add(m.pod(0, Mapping{HostPort: 8080, ContainerPort: 80, Protocol: TCP}))
@@ -277,14 +295,14 @@ func TestLocalhostIsClosedToPods(t *testing.T) {
 
 	m.transact(table().FlushChain("localnet"))
 	attack.udp(t, 9000)
-	if !m.hearsLocalhost(n) {
+	if !m.hearsLocalhost(n, patience) {
 		t.Error("without the rules a pod can't send as 127.0.0.2")
 	}
 	m.sync(func() (Want, error) { return Want{Bridge: bridgeName}, nil })
 	attack.sees = netip.Addr{}
 	attack.udp(t, 9000)
 	attack.tcp(t)
-	if m.hearsLocalhost(n) {
+	if m.hearsLocalhost(n, brief) {
 		t.Error("a pod can send as 127.0.0.2")
 	}
 }
@@ -311,7 +329,7 @@ func (m *machine) sendLocalhostOut(ns *sandbox.Netns, n network) {
 
 // hearsLocalhost tells whether the host gets what pod 1 sends as 127.0.0.2. It
 // is not 127.0.0.1, which the kernel refuses for being the host's own.
-func (m *machine) hearsLocalhost(n network) bool {
+func (m *machine) hearsLocalhost(n network, wait time.Duration) bool {
 	m.t.Helper()
 	var server *net.UDPConn
 	sandboxtest.Do(m.t, m.host, func() (err error) {
@@ -329,7 +347,7 @@ func (m *machine) hearsLocalhost(n network) bool {
 		_, err = c.Write([]byte("hello"))
 		return err
 	})
-	deadline, _ := within(m.t, brief).Deadline()
+	deadline, _ := within(m.t, wait).Deadline()
 	must(m.t, server.SetReadDeadline(deadline))
 	_, _, err := server.ReadFrom(make([]byte, 16))
 	return err == nil
@@ -369,6 +387,7 @@ func (s sticky) answered(ctx context.Context) error {
 // A client that goes on sending is led to the pod that has the port now. With
 // an old entry of the connection tracking it would talk to nobody for ever.
 func TestStaleUDP(t *testing.T) {
+	t.Parallel()
 	eachNetwork(t, func(t *testing.T, n network) {
 		m := newMachine(t)
 		m.track()
@@ -403,6 +422,7 @@ func (m *machine) track() {
 
 // The host's kernel needs no SCTP for the table to have it.
 func TestSCTPElement(t *testing.T) {
+	t.Parallel()
 	m := newMachine(t)
 	p := m.pod(0, Mapping{HostPort: 3868, ContainerPort: 3869, Protocol: SCTP})
 	m.add(p)
