@@ -180,8 +180,8 @@ func (f *fleet) healed(ctx context.Context, want []string) {
 		}
 		return errors.Join(ping(ctx, f.pods[0], f.pods[1]), ping(ctx, f.pods[1], f.pods[0]))
 	})
-	if took := time.Since(start); took > mended {
-		f.t.Errorf("healed in %s, more than %s", took, mended)
+	if took := time.Since(start); took > healing {
+		f.t.Errorf("healed in %s, more than %s", took, healing)
 	}
 }
 

@@ -83,7 +83,7 @@ func (f *fleet) through(c change) {
 	c.undo(f)
 	f.eventually(ctx, c.isDone(f, false))
 	if c.cuts {
-		f.endWithin(ctx, streams, 2*mended) // once to do it, once to undo it
+		f.endWithin(ctx, streams, 2*healing) // once to do it, once to undo it
 	} else {
 		f.end(ctx, streams)
 	}

@@ -2,13 +2,7 @@
 
 package hosts
 
-import (
-	"os"
-	"time"
-)
-
-// The race detector makes everything several times slower.
-const mended = 6 * time.Second
+import "os"
 
 // dearness is how many times dearer everything is.
 const dearness = 10
