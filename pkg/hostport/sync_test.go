@@ -202,8 +202,8 @@ func TestSyncAndPlugins(t *testing.T) {
 	m.settled(next, fresh)
 }
 
-// A pod that is being added or deleted gets nothing: a DEL that has looked for
-// its elements already would leave them behind.
+// Sync adds no elements for a busy pod: if its DEL has already looked for elements, it
+// would not delete new ones.
 func TestSyncAddsNothingToBusyPods(t *testing.T) {
 	t.Parallel()
 	m := newHost(t)

@@ -24,12 +24,13 @@ type call struct {
 	name string
 	from *sandbox.Netns
 	to   netip.Addr
-	// sees is the caller's address as the pod sees it; not valid: nobody
+	// sees is the caller's address as the pod sees it. The zero Addr means that nobody
 	// answers.
 	sees netip.Addr
 }
 
-// callers are all ways to a port that pod 0 has, and who the pod sees.
+// callers returns all ways to call a port of pod 0, each with the caller's address as
+// the pod sees it.
 func (m *machine) callers(n network) []call {
 	calls := []call{
 		{"from outside", m.outside, n.host, n.outside},

@@ -341,8 +341,8 @@ func TestNoProgramIsRunWhileNothingChanges(t *testing.T) {
 	}
 }
 
-// What changes table filter of iptables-legacy has to be noticed, but for what
-// leaves all sizes as they were. Packets are no change.
+// Sync notices all changes of iptables-legacy's table filter, except those that leave
+// all sizes unchanged. Packet counters are no change.
 func TestPollNoticesChanges(t *testing.T) {
 	t.Parallel()
 	for _, v := range variants()[2:] {

@@ -301,7 +301,7 @@ func TestBadAnswers(t *testing.T) {
 				r, log := following(t, s)
 				await(t, r, "node-00001", "")
 				if tt.goesOn && !old {
-					s.put(realistic(0)) // a short watch without an event would be one that failed
+					s.put(realistic(0)) // the reflector takes a short watch without an event for a failure
 					await(t, r, "node-00000 node-00001", "")
 					s.drop()
 					eventually(t, "the fault", func() bool { return hits.Load() > 0 })
@@ -372,7 +372,7 @@ func TestWatchGoesOnWithoutAList(t *testing.T) {
 			s.put(realistic(1))
 			r, log := following(t, s)
 			await(t, r, "node-00001", "")
-			// A short watch without an event would be one that failed.
+			// The reflector takes a short watch without an event for a failure.
 			s.put(realistic(2))
 			await(t, r, "node-00001 node-00002", "")
 			tt.trouble(t, s)
