@@ -37,10 +37,10 @@
 // address. A bridge is in the set bridges before its sysctl is set. The sysctl and the
 // element stay when the last port is closed.
 //
-// IPv6 has no such sysctl: packets from ::1 never leave the host. The table
-// leaves callers at ::1 alone. So a client that tries ::1 first is refused at
-// once and goes on to 127.0.0.1. A client that calls ::1 from another address of
-// the host, which it has to ask for, reaches the pod.
+// IPv6 has no such sysctl: packets from ::1 never leave the host. So the rules exempt
+// callers from ::1. A client that tries ::1 first is refused at once and goes on to
+// 127.0.0.1. A client that binds another address of the host and calls ::1 reaches the
+// pod.
 //
 // # Who owns what
 //
