@@ -45,7 +45,7 @@
 // # Noticing changes
 //
 // nf_tables sends notifications by netlink. ip_tables sends none, so Watch polls
-// the numbers and sizes of its rules every second.
+// the numbers and sizes of its rules, and whether FORWARD drops, every second.
 //
 // # Limits
 //

@@ -101,8 +101,8 @@ func (k *Kernel) Close() {
 func (k *Kernel) Remove() (changes []string, err error) { return k.Sync(nil) }
 
 // ForceResync makes the next Sync read everything again. Between resyncs an
-// alteration of iptables-legacy's rules goes unnoticed if it leaves all sizes as
-// they were.
+// alteration of iptables-legacy's rules goes unnoticed if it leaves all sizes, and
+// the policy of FORWARD, as they were.
 func (k *Kernel) ForceResync() { clear(k.settled) }
 
 // sync repairs one place. A place that was right is not read again while the

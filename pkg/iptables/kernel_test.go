@@ -342,7 +342,7 @@ func TestNoProgramIsRunWhileNothingChanges(t *testing.T) {
 }
 
 // Sync notices all changes of iptables-legacy's table filter, except those that leave
-// all sizes unchanged. Packet counters are no change.
+// all sizes and the policy of FORWARD unchanged. Packet counters are no change.
 func TestPollNoticesChanges(t *testing.T) {
 	t.Parallel()
 	for _, v := range variants()[2:] {
@@ -372,6 +372,8 @@ func TestPollNoticesChanges(t *testing.T) {
 				{"rule deleted", restore("-D OVERLAY-CNI-FWD 1"), true},
 				{"rule moved to another chain", restore("-D FORWARD -j DOCKER-USER", "-I INPUT -j DOCKER-USER"), true},
 				{"flushed", restore("-F"), true},
+				{"policy of FORWARD", restore("-P FORWARD ACCEPT"), true},
+				{"policy of FORWARD back", restore("-P FORWARD DROP"), true},
 			} {
 				tc.do()
 				if changed := polled(); changed != tc.changes {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	goiptables "github.com/coreos/go-iptables/iptables"
+	"golang.org/x/sys/unix"
 
 	"github.com/overlay-cni/overlay-cni/internal/family"
 )
@@ -26,13 +27,30 @@ type legacy struct{}
 
 func (legacy) name() string { return "iptables-legacy" }
 
-// stamp does not change if a rule is replaced by another one of the same size.
+// legacyStamp is what stamp returns for a table that exists.
+type legacyStamp struct {
+	legacyInfo
+	drops bool // see legacyRules.drops
+}
+
+// stamp does not change if a rule is replaced by another one of the same size. But
+// it does with the policy of FORWARD, which changes no size.
 func (legacy) stamp(f family.Family) (any, error) {
+	const small = 64 << 10 // bytes, some 300 rules: reading more would take long
 	info, err := filterInfo(f)
 	if err != nil || info == (legacyInfo{}) {
 		return nil, err
 	}
-	return info, nil
+	s := legacyStamp{legacyInfo: info}
+	if info.Size <= small {
+		rules, err := filterRules(f, info)
+		// EAGAIN: the table has changed since, so the next stamp is another one anyway.
+		if err != nil && !errors.Is(err, unix.EAGAIN) {
+			return nil, err
+		}
+		s.drops = err == nil && rules.drops()
+	}
+	return s, nil
 }
 
 func (legacy) read(f family.Family, want []Rule) (Table, error) {
