@@ -102,7 +102,7 @@ func (h *Host) Parts() []part.Part[Desired] {
 func (h *Host) networkParts() []part.Part[Desired] {
 	return []part.Part[Desired]{{
 		Name: "run directory", Round: RoundNetwork,
-		Remove: func(Desired) ([]string, error) { return h.removeRunDir() },
+		Remove: func(was Desired) ([]string, error) { return h.removeRunDir(was.Bridge.Name) },
 	}, {
 		Name: partBridge, Round: RoundNetwork,
 		Sync:   func(want Desired) ([]string, error) { return h.bridge.Sync(want.Bridge) },
@@ -231,8 +231,13 @@ func (h *Host) removeBridge(name string) ([]string, error) {
 	return []string{"bridge " + name}, nil
 }
 
-// removeRunDir removes what is ours, and the directory if nothing else is in it.
-func (h *Host) removeRunDir() ([]string, error) {
+// removeRunDir removes what is ours, and the directory if nothing else is in it. If
+// the bridge could not be removed, everything stays: the next uninstall finds the
+// bridge's name there.
+func (h *Host) removeRunDir(bridge string) ([]string, error) {
+	if left, err := h.hasBridge(bridge); left || err != nil {
+		return nil, err
+	}
 	errs := []error{h.store.RemoveAll(), nodestate.Remove(h.runDir)}
 	halves, _ := filepath.Glob(filepath.Join(h.runDir, ".*.next")) // what a crash left
 	for _, half := range halves {
@@ -249,4 +254,17 @@ func (h *Host) removeRunDir() ([]string, error) {
 		return nil, err
 	}
 	return []string{h.runDir}, nil
+}
+
+// hasBridge is false for a device of that name that is no bridge.
+func (h *Host) hasBridge(name string) (bool, error) {
+	there, err := h.bridge.Exists(name)
+	if !there || err != nil {
+		return false, err
+	}
+	_, err = h.bridge.Ports(name)
+	if errors.Is(err, bridge.ErrUnmanaged) {
+		return false, nil
+	}
+	return err == nil, err
 }
