@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -47,7 +46,7 @@ func install(cmd *cobra.Command, binDir, plugin string) error {
 	}
 	path := filepath.Join(binDir, pluginName)
 	changed, err := cnifiles.Program{Path: path}.Install(plugin)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, cnifiles.ErrNoProgram) {
 		return fmt.Errorf("%w: keep %s beside overlayd, or name it with --plugin", err, pluginName)
 	}
 	if err != nil {

@@ -21,6 +21,15 @@ func TestNoArguments(t *testing.T) {
 	}
 }
 
+func TestInstallIntoAPlaceWithoutDirectories(t *testing.T) {
+	root := rootCommand()
+	root.SetArgs([]string{"install", "--bin-dir", "/proc/none", "--plugin", "main_test.go"})
+	root.SetOut(io.Discard)
+	if err := root.Execute(); err == nil || strings.Contains(err.Error(), "--plugin") {
+		t.Errorf("%v\nblames the plugin for the directory", err)
+	}
+}
+
 func TestInstallWithoutThePlugin(t *testing.T) {
 	dir := t.TempDir()
 	root := rootCommand()

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -203,6 +204,10 @@ func TestAddRefusesAnotherDevice(t *testing.T) {
 		}
 		if _, err := k.Add(Spec{Name: "cni0", MTU: 1450, Gateways: prefixes("10.244.1.1/24")}); !errors.Is(err, ErrUnmanaged) {
 			t.Errorf("got %v, want %v", err, ErrUnmanaged)
+		}
+		want := `lo is not a bridge: set the key "bridge" to another name` // nobody can remove lo
+		if _, err := k.Add(Spec{Name: "lo", MTU: 1450}); !errors.Is(err, ErrUnmanaged) || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %s", err, want)
 		}
 		return nil
 	})

@@ -228,11 +228,15 @@ func (k *Kernel) find(name string) (rtnl.Link, error) {
 	if err != nil {
 		return rtnl.Link{}, err
 	}
-	if link.Kind != "bridge" {
+	switch link.Kind {
+	case "bridge":
+		return link, nil
+	case "": // hardware, or lo: nobody can remove the device
+		return rtnl.Link{}, fmt.Errorf("%w: %s is not a bridge: set the key \"bridge\" to another name", ErrUnmanaged, name)
+	default:
 		return rtnl.Link{}, fmt.Errorf("%w: %s is of kind %q, not a bridge: remove it (ip link del %s), or set the key \"bridge\" to another name",
 			ErrUnmanaged, name, link.Kind, name)
 	}
-	return link, nil
 }
 
 func stateOf(link rtnl.Link) Bridge {

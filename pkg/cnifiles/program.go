@@ -2,6 +2,7 @@ package cnifiles
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -10,17 +11,21 @@ import (
 // programMode lets everyone run the program: rootless runtimes run plugins too.
 const programMode = 0o755
 
+// ErrNoProgram means that the file to install can't be read.
+var ErrNoProgram = errors.New("read the plugin to install")
+
 // Program is the plugin's program where runtimes look for it.
 type Program struct {
 	Path string
 }
 
 // Install makes the program a copy of the file from. It reports whether it wrote
-// anything. Processes that run an older program keep it.
+// anything. Processes that run an older program keep it. The error is ErrNoProgram if
+// the file from can't be read.
 func (p Program) Install(from string) (bool, error) {
 	content, err := os.ReadFile(from)
 	if err != nil {
-		return false, fmt.Errorf("read the plugin to install: %w", err)
+		return false, fmt.Errorf("%w: %w", ErrNoProgram, err)
 	}
 	if p.is(content) {
 		return false, nil

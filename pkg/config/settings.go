@@ -232,7 +232,7 @@ func vxlanSettings() []setting {
 	}, {
 		key: "vxlan.ttl", kind: "ttl", fallback: auto,
 		shared: true,
-		usage:  "TTL or hop limit of the tunnel's packets, 1 to 255; auto means the host's default, inherit the value of the inner packet",
+		usage:  "TTL or hop limit of the tunnel's packets, 1 to 255; auto (the host's default), or inherit (the inner packet's)",
 		add:    store(parseTTL, func(c *Config) *tunnel.TTL { return &c.VXLAN.TTL }),
 	}, {
 		key: "vxlan.df", kind: "df", fallback: tunnel.DFUnset.String(),

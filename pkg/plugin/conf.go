@@ -137,22 +137,22 @@ func decode(key string, data []byte, to any) error {
 	var wrong *json.UnmarshalTypeError
 	if errors.As(err, &wrong) {
 		field := strings.Trim(key+"."+wrong.Field, ".")
-		err = fmt.Errorf("key %q holds a %s, expected a %s", field, wrong.Value, jsonKind(wrong))
+		err = fmt.Errorf("key %q: expected %s, found %s", field, jsonKind(wrong), wrong.Value)
 	}
 	return types.NewError(types.ErrDecodingFailure, "the CNI configuration can't be read: "+err.Error(), "")
 }
 
-// jsonKind returns what the wrong value should have been, in JSON's words.
+// jsonKind returns what the wrong value should have been.
 func jsonKind(e *json.UnmarshalTypeError) string {
 	switch kind := e.Type.Kind().String(); {
 	case strings.HasPrefix(kind, "int"):
-		return "number"
+		return "a number"
 	case kind == "slice":
-		return "list"
+		return "a list"
 	case kind == "struct":
-		return "object"
+		return "an object"
 	default:
-		return kind
+		return "a " + kind
 	}
 }
 

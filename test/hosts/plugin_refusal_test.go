@@ -35,7 +35,7 @@ func TestBadInputIsRefused(t *testing.T) {
 		words []string // that the message has
 	}{
 		{"malformed JSON", invocation{stdin: []byte(`{"cniVersion":`)}, types.ErrDecodingFailure, []string{"unexpected end of JSON"}},
-		{"a key of the wrong type", invocation{stdin: p.with(map[string]any{"mtu": "big"})}, types.ErrDecodingFailure, []string{`"mtu"`, "string", "number"}},
+		{"a key of the wrong type", invocation{stdin: p.with(map[string]any{"mtu": "big"})}, types.ErrDecodingFailure, []string{`key "mtu": expected a number, found string`}},
 		{"no name", invocation{stdin: p.with(map[string]any{"name": nil})}, types.ErrInvalidNetworkConfig, []string{"missing network name"}},
 		{"unknown type", invocation{stdin: p.with(map[string]any{"type": "overlay"})}, types.ErrInvalidNetworkConfig, []string{`"overlay"`, `"overlay-cni"`}},
 		{"unknown ipam.type", invocation{stdin: p.with(map[string]any{"ipam": map[string]any{"type": "dhcp"}})}, types.ErrInvalidNetworkConfig, []string{`"dhcp"`, "leave it out"}},

@@ -44,7 +44,7 @@ func loadConfig(kubeconfig string) (*rest.Config, error) {
 	}
 	config, err := rest.InClusterConfig()
 	if err != nil {
-		return nil, fmt.Errorf("no kubeconfig is given, and this is not a pod with a service account: name a kubeconfig: %w", err)
+		return nil, fmt.Errorf("this is not a pod with a service account, so registry.kubeconfig has to name a kubeconfig: %w", err)
 	}
 	return config, nil
 }

@@ -496,7 +496,7 @@ func TestNewRefuses(t *testing.T) {
 	none := filepath.Join(t.TempDir(), "none")
 	for path, want := range map[string]string{
 		none: "read the kubeconfig " + none,
-		"":   "no kubeconfig is given, and this is not a pod with a service account",
+		"":   "this is not a pod with a service account, so registry.kubeconfig has to name a kubeconfig",
 	} {
 		if r, err := New(Options{NodeName: "a", Kubeconfig: path, Log: slog.New(slog.DiscardHandler)}); r != nil || err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, %v", path, r, err)
