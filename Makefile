@@ -42,7 +42,7 @@ space := $() $()
 help:
 	@awk -F ':.*## ' '/^##@ / { printf "%s\n%s\n", sep, substr($$0, 5); sep = "" } /^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
-##@ Build and test: Go, make and git are enough. Go modules are downloaded; what takes packages of Debian installs them.
+##@ Build and test: Go, make and git are enough. Go downloads its modules; verbs that need Debian packages install them.
 
 # FAST_START=0 builds a plugin that starts as any Go program does, for a version of
 # Go that refuses the plugin's own entry: see cmd/overlay-cni/entry.go.
@@ -68,7 +68,7 @@ packages-%:
 	@hack/packages $*
 
 .PHONY: test
-test: packages-test build $(ETCD) ## All tests of the product: as root, or where users may make namespaces. Takes iptables, nftables, ping.
+test: packages-test build $(ETCD) ## All tests of the product: as root, or where users may make namespaces. Needs iptables, nftables, ping.
 	$(GOTEST) $(TEST) $(PACKAGES)
 
 # The packages that start goroutines or share memory between them, and tests of
@@ -77,22 +77,22 @@ RACE_PACKAGES ?= $(shell grep -rlE '^\s*go |\bsync\.|\.Go[^a-zA-Z]' cmd internal
 RACE_HOSTS    ?= Soak|Heals|Follows|Edits|Etcd|Kubernetes|Running
 
 .PHONY: test-race
-test-race: packages-test packages-test-race $(ETCD) ## With the race detector, what has goroutines. Takes gcc.
+test-race: packages-test packages-test-race $(ETCD) ## Packages with goroutines, and tests of hosts, with the race detector. Needs gcc.
 	$(COUNT) env CGO_ENABLED=1 go test -race $(TEST) $(RACE_PACKAGES)
 	$(COUNT) env CGO_ENABLED=1 go test -race $(TEST) -run '$(RACE_HOSTS)' ./test/hosts
 
 .PHONY: fuzz
-fuzz: $(ETCD) ## Every fuzz test, for FUZZTIME (10s).
+fuzz: $(ETCD) ## Every fuzz test, each for FUZZTIME (10s).
 	hack/fuzz $(FUZZTIME)
 
 .PHONY: soak
 # SOAK: how long; SOAKFLAGS='-soak-seed 1' makes the same choices again.
 SOAK ?= 5m
-soak: packages-test-race $(ETCD) ## At random what operators, runtimes and accidents do to hosts, for SOAK (5m). Takes gcc.
+soak: packages-test-race $(ETCD) ## Do to hosts at random what operators, runtimes and accidents do, for SOAK (5m). Needs gcc.
 	CGO_ENABLED=1 go test -count=1 -timeout 0 -race -v -run TestSoak ./test/hosts -soak $(SOAK) $(SOAKFLAGS)
 
 .PHONY: demo
-demo: build ## Three hosts in network namespaces, pods on them, and a table of what reaches what.
+demo: build ## Three hosts in network namespaces, pods on them, and a table of who reaches whom.
 	$(BIN)/overlayd demo
 
 .PHONY: lint
@@ -169,7 +169,7 @@ kind: ## Try the network in a cluster by kind: needs Docker, kind, kubectl and t
 ##@ With other programs: root. Debian packages are installed; Kubernetes is built from its Go modules (10 minutes the first time).
 
 .PHONY: test-runtimes
-test-runtimes: packages-test-runtimes build ## The plugin with containerd, podman and cnitool; both programs beside dockerd. Takes their packages.
+test-runtimes: packages-test-runtimes build ## The plugin with containerd, podman and cnitool; both programs beside dockerd. Needs their packages.
 	OVERLAY_CNI=$(abspath $(BIN))/overlay-cni $(GOTEST) -C test/e2e $(TEST) ./runtimes
 
 # Kubernetes and etcd as the programs of one binary, in a module of their own.
@@ -235,7 +235,7 @@ e2e-down: ## Remove that cluster.
 .PHONY: e2e
 # E2E_MODES: dual,ipv4,ipv6 or some of them. E2E_PODS: how many pods are made and
 # deleted in turn (600).
-e2e: packages-e2e e2e-tools e2e-image ## Our tests and Kubernetes' own on clusters of three nodes: IPv4, IPv6, both. Takes the nodes' packages.
+e2e: packages-e2e e2e-tools e2e-image ## Our tests and Kubernetes' own on clusters of three nodes: IPv4, IPv6, both. Needs the nodes' packages.
 	$(CLUSTER) --modes '$(E2E_MODES)' test
 
 .PHONY: e2e-vm
