@@ -1,6 +1,7 @@
 package pods
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -62,7 +63,7 @@ func (h *Host) Remove(bridge string) ([]string, error) {
 	for _, e := range entries {
 		was, err := h.removePod(e.Key)
 		if was {
-			removed = append(removed, fmt.Sprintf("pod %s %v", e.Key, e.Record.Addresses))
+			removed = append(removed, fmt.Sprintf("pod %s %v", cmp.Or(e.Record.Pod, string(e.Key)), e.Record.Addresses))
 		}
 		errs = append(errs, err)
 	}

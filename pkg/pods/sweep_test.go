@@ -32,7 +32,7 @@ func attach(t *testing.T, h *Host, id string) *attachment.Attachment {
 	if _, err := a.Reserve(sets, nil); err != nil {
 		t.Fatal(err)
 	}
-	record := attachment.Record{ContainerID: id, IfName: "eth0", Netns: "/run/netns/none", Bridge: "cni0"}
+	record := attachment.Record{ContainerID: id, IfName: "eth0", Pod: "default/" + id, Netns: "/run/netns/none", Bridge: "cni0"}
 	if err := a.Write(record); err != nil {
 		t.Fatal(err)
 	}
@@ -100,12 +100,12 @@ func TestSyncAndRemove(t *testing.T) {
 		if err := links.LinkAdd(&netlink.Veth{LinkAttrs: lost, PeerName: "eth1"}); err != nil {
 			return err
 		}
-		want := []string{port.Name, lost.Name}
+		want := []string{"default/there", lost.Name}
 		slices.Sort(want)
 		if names, err := h.Names("cni0"); err != nil || !slices.Equal(names, want) {
 			t.Errorf("pods are %v, %v, want %v", names, err, want)
 		}
-		want = []string{"pod there@eth0 [10.244.1.4]", "port " + lost.Name}
+		want = []string{"pod default/there [10.244.1.4]", "port " + lost.Name}
 		if removed, err := h.Remove("cni0"); err != nil || !slices.Equal(removed, want) {
 			t.Errorf("removed %q, %v, want %q", removed, err, want)
 		}
