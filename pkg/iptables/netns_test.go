@@ -83,8 +83,6 @@ type variant struct {
 
 func (v variant) String() string { return v.program }
 
-func (v variant) legacy() bool { return strings.HasSuffix(v.program, "legacy") }
-
 func variants() []variant {
 	return []variant{
 		{family.IPv4, "iptables-nft"}, {family.IPv6, "ip6tables-nft"}, {family.IPv4, "iptables-legacy"}, {family.IPv6, "ip6tables-legacy"},

@@ -32,7 +32,7 @@ func (m closed) Run() int {
 	ignore := goleak.IgnoreCurrent()
 	code := m.M.Run()
 	if err := goleak.Find(ignore); err != nil {
-		fmt.Println("FAIL: tests left goroutines behind:", err)
+		fmt.Fprintln(os.Stdout, "FAIL: tests left goroutines behind:", err)
 		return max(code, 1)
 	}
 	return code
