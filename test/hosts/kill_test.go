@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox/sandboxtest"
@@ -65,10 +66,15 @@ func (p *pluginHost) sweep(t *testing.T) {
 		}
 		defer h.Close()
 		spec := bridge.Spec{Name: "cni0", MTU: 1500, Gateways: p.gateways()}
-		if _, err := h.Sync(spec); err != nil {
+		round := func() ([]string, error) { // as the daemon's: each part of the round for pods
+			ports, portsErr := h.SyncHostPorts(spec.Name)
+			others, err := h.Sync(spec)
+			return slices.Concat(ports, others), errors.Join(portsErr, err)
+		}
+		if _, err := round(); err != nil {
 			return err
 		}
-		again, err := h.Sync(spec)
+		again, err := round()
 		if len(again) > 0 {
 			t.Errorf("the second round changed %q", again)
 		}

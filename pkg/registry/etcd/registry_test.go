@@ -106,12 +106,12 @@ func TestLeaseIsRenewed(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t, setup{})
 	c.put("/overlay-cni/config", config4)
-	a := c.join(1, func(o *Options) { o.TTL = 2e9 })
-	b := c.join(2, func(o *Options) { o.TTL = 2e9 })
+	a := c.join(1, func(o *Options) { o.TTL = 6e9 })
+	b := c.join(2, func(o *Options) { o.TTL = 6e9 })
 	b.awaitNames("host-1 host-2")
 	created := c.get("/overlay-cni/nodes/host-1").Kvs[0].CreateRevision
 	// host-3 outlives two times to live of the others; so do they.
-	third := c.join(3, func(o *Options) { o.TTL = 5e9 })
+	third := c.join(3, func(o *Options) { o.TTL = 13e9 })
 	third.own()
 	third.close()
 	b.awaitNames("host-1 host-2 host-3")
