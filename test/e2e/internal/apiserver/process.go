@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox"
 )
 
@@ -118,13 +120,27 @@ func (p *Process) Restart(ctx context.Context) error {
 // Signal sends a signal, unless the process has ended. After SIGSTOP the server
 // accepts connections and never answers, until SIGCONT.
 func (p *Process) Signal(s syscall.Signal) error {
-	if p.cmd == nil {
+	if !p.running() {
 		return nil
 	}
 	if err := p.cmd.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("send %s to %s: %w", s, p.name, err)
 	}
+	if s == syscall.SIGSTOP {
+		return p.awaitStopped()
+	}
 	return nil
+}
+
+// awaitStopped returns when every thread stands still: kill(2) returns before
+// that, and a thread on another CPU may still answer a request.
+func (p *Process) awaitStopped() error {
+	for {
+		err := unix.Waitid(unix.P_PID, p.cmd.Process.Pid, nil, unix.WSTOPPED|unix.WNOWAIT, nil)
+		if !errors.Is(err, unix.EINTR) {
+			return os.NewSyscallError("wait until "+p.name+" has stopped", err)
+		}
+	}
 }
 
 // Log is the path of what the process writes, over all restarts.
