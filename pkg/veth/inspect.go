@@ -63,11 +63,8 @@ func inspectPod(conn *rtnl.Conn, p Port) ([]string, error) {
 	err = conn.EachAddr(link.Index, func(a rtnl.AddrEntry) { addrs = append(addrs, a.Prefix.Addr()) })
 	routes := map[Route]bool{}
 	for _, f := range family.All() {
-		err = errors.Join(err, conn.EachRoute(f, link.Index, func(r rtnl.RouteEntry) {
-			if r.Table == unix.RT_TABLE_MAIN {
-				routes[Route{r.Dst, r.Via}] = true
-			}
-		}))
+		// In any table: the plugin sbr moves the pod's routes to one of their own.
+		err = errors.Join(err, conn.EachRoute(f, link.Index, func(r rtnl.RouteEntry) { routes[Route{r.Dst, r.Via}] = true }))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("in the pod: %w", err)

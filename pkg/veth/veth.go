@@ -120,6 +120,7 @@ func (p *Port) configure(pod *rtnl.Conn, index int, s bridge.Spec) error {
 	for _, a := range p.Addresses {
 		b.AddAddr(index, netip.PrefixFrom(a.Addr, a.Addr.BitLen()))
 	}
+	p.reachGateways(&b, index)
 	routes := make([]*nl.Request, len(p.Routes))
 	for i, r := range p.Routes {
 		routes[i] = b.AddRoute(r.inPod(index))
@@ -139,6 +140,19 @@ func (p *Port) configure(pod *rtnl.Conn, index int, s bridge.Spec) error {
 		}
 	}
 	return pod.Run(&instead)
+}
+
+// reachGateways adds a route on the link to each gateway. The pod's own routes don't
+// need it (see inPod), but those of other programs do: a VPN client in the pod and
+// the plugin sbr add routes via the gateway, and the kernel refuses a next hop that
+// no route leads to. Another network of the pod may have the same gateway.
+func (p *Port) reachGateways(b *rtnl.Batch, index int) {
+	for _, a := range p.Addresses {
+		if a.Gateway.IsValid() {
+			gateway := netip.PrefixFrom(a.Gateway, a.Gateway.BitLen())
+			b.AddRoute(rtnl.Route{Dst: gateway, Index: index}).Tolerate(unix.EEXIST)
+		}
+	}
 }
 
 // toSubnet returns the route to the pod's own subnet, for a pod that keeps

@@ -140,3 +140,26 @@ func gatewayRoutes(t *testing.T, h *netlink.Handle) []string {
 	}
 	return lines
 }
+
+// TestRoutesOfProgramsInThePod: a VPN client in a pod adds routes via the gateway as
+// it does on any link, and the kernel takes them.
+func TestRoutesOfProgramsInThePod(t *testing.T) {
+	t.Parallel()
+	eachMode(t, func(t *testing.T, m mode) {
+		p := newPlugin(t, m.subnets...)
+		ns, _ := p.add(t, "pod")
+		h := netlinkIn(t, ns)
+		link, err := h.LinkByName("eth0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		elsewhere := inMode(m, prefixesOf("198.51.100.9/32", "2001:db8:9::9/128"))
+		for i, gateway := range m.gateways() {
+			dst := elsewhere[i]
+			r := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: netlink.NewIPNet(dst.Addr().AsSlice()), Gw: gateway.AsSlice()}
+			if err := h.RouteAdd(r); err != nil {
+				t.Errorf("ip route add %s via %s: %v", dst, gateway, err)
+			}
+		}
+	})
+}

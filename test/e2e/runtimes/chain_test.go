@@ -158,6 +158,44 @@ func TestChainBeforeFirewall(t *testing.T) {
 	}
 }
 
+// TestChainBeforeSourceBasedRouting: sbr moves the pod's routes to a table of their
+// own, where it adds them one by one, and by which its answers leave.
+func TestChainBeforeSourceBasedRouting(t *testing.T) {
+	for _, v := range []string{"0.4.0", "1.0.0"} {
+		t.Run("version "+v, func(t *testing.T) {
+			c := chained(t, v, nil, []any{map[string]any{"type": "sbr"}})
+			h := newHost(t, c.dualStack())
+			done := h.leavesNoFile(t)
+			path := newPodNetns(t, "pod")
+			tool := tool{netns: path}
+			ips := resultOf(t, v, tool.must(t, "add")).IPs
+			if len(ips) != 2 {
+				t.Fatalf("the pod has the addresses %v, expected one of each family", ips)
+			}
+			ns, err := sandbox.OpenNetns(path)
+			check(t, err)
+			defer ns.Close()
+			for _, ip := range ips {
+				mapped, _ := netip.AddrFromSlice(ip.Address.IP)
+				address := mapped.Unmap()
+				family := map[bool]string{true: "-4", false: "-6"}[address.Is4()]
+				if out := run(t, "ip", "-n", "pod", family, "rule"); !strings.Contains(out, "from "+address.String()) {
+					t.Errorf("sbr made no rule for %s: %s", address, out)
+				}
+				server, err := probe.ServeMirror(ns, netip.AddrPortFrom(address, podPort))
+				check(t, err)
+				defer server.Close()
+				if _, err := probe.TCP(t.Context(), h.ns, netip.AddrPortFrom(address, podPort)); err != nil {
+					t.Error(err)
+				}
+			}
+			tool.must(t, "check")
+			tool.must(t, "del")
+			done()
+		})
+	}
+}
+
 // TestChainAfterLoopback has ours behind the reference plugin that may come
 // first: of the others, those that make an interface want its name, and the
 // rest wants a result before it.

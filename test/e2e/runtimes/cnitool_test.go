@@ -1,6 +1,7 @@
 package runtimes
 
 import (
+	"bytes"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -32,8 +33,13 @@ func (c tool) try(verb string) (string, error) {
 	if c.args != "" {
 		cmd.Env = append(cmd.Env, "CNI_ARGS="+c.args)
 	}
-	out, err := cmd.CombinedOutput()
-	return string(out), err
+	var said bytes.Buffer // by the plugins; sbr says what it does
+	cmd.Stderr = &said
+	out, err := cmd.Output()
+	if err != nil {
+		return string(out) + said.String(), err
+	}
+	return string(out), nil
 }
 
 func (c tool) must(t *testing.T, verb string) string {
