@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/overlay-cni/overlay-cni/internal/network"
 	"github.com/overlay-cni/overlay-cni/pkg/attachment"
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
@@ -248,6 +250,11 @@ func (h *Host) removeRunDir(bridge string) ([]string, error) {
 	}
 	err := os.Remove(h.runDir)
 	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if errors.Is(err, unix.EBUSY) {
+		// A mount point, as in a container that has no more of the host than this
+		// directory. It is empty now, and a reboot removes it.
 		return nil, nil
 	}
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/overlay-cni/overlay-cni/internal/lab"
 	"github.com/overlay-cni/overlay-cni/pkg/cnifiles"
@@ -281,6 +282,26 @@ func TestUninstallFindsPodsWithoutRecords(t *testing.T) {
 	i.refuses(ctx, "pods of this host are on the network: veth")
 	if out, err := i.uninstall(ctx, "--force"); err != nil || !strings.Contains(out, "removed port veth") || !strings.Contains(out, "removed bridge cni0") {
 		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// The container that cleans a node has only the run directory of /run. It can't
+// remove what is mounted there, but empties it.
+func TestUninstallEmptiesAMountedRunDirectory(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 1)
+	ctx, h := withPatience(t), f.hosts[0]
+	f.stop(ctx, h)
+	i := f.installation(h)
+	f.must(unix.Mount(h.RunDir(), h.RunDir(), "", unix.MS_BIND, ""))
+	t.Cleanup(func() { f.must(unix.Unmount(h.RunDir(), unix.MNT_DETACH)) })
+	for range 2 {
+		if out, err := i.uninstall(ctx, "--force"); err != nil || !strings.Contains(out, "nothing of overlay-cni is left") {
+			t.Errorf("%v\n%s", err, out)
+		}
+	}
+	if left, err := os.ReadDir(h.RunDir()); err != nil || len(left) > 0 {
+		t.Errorf("in the run directory there is %v, %v", left, err)
 	}
 }
 

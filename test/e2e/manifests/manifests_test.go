@@ -22,6 +22,7 @@ import (
 
 	"github.com/overlay-cni/overlay-cni/pkg/cnifiles"
 	"github.com/overlay-cni/overlay-cni/pkg/config"
+	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
 )
 
 const (
@@ -241,8 +242,14 @@ func TestVolumes(t *testing.T) {
 			if diff := cmp.Diff(volumes, mounted); diff != "" {
 				t.Errorf("-volumes +mounts\n%s", diff)
 			}
-			if name == "uninstall" && !slices.Contains(hostPaths(pod), cnifiles.DefaultConfDir) {
-				t.Errorf("the host's folders are %q", hostPaths(pod))
+			// No more of the host than each needs. Not /run, where the sockets of the
+			// container runtime are.
+			want := map[string][]string{
+				"install":   {nodestate.DefaultDir, "/opt/cni/bin", cnifiles.DefaultConfDir, "/proc/sys/net"},
+				"uninstall": {nodestate.DefaultDir, "/opt/cni/bin", cnifiles.DefaultConfDir},
+			}[name]
+			if diff := cmp.Diff(want, hostPaths(pod)); diff != "" {
+				t.Errorf("the host's folders: -want +is\n%s", diff)
 			}
 		})
 	}

@@ -115,7 +115,8 @@ func (w *world) anew(namespace string) {
 func (w *world) traces(node string) []string {
 	w.Helper()
 	var found []string
-	for _, pattern := range []string{"run/overlay-cni", "etc/cni/net.d/*", "opt/cni/bin/overlay-cni"} {
+	// The run directory itself is where the uninstaller's container has it mounted.
+	for _, pattern := range []string{"run/overlay-cni/*", "run/overlay-cni/.*", "etc/cni/net.d/*", "opt/cni/bin/overlay-cni"} {
 		for _, path := range w.hostFiles(node, pattern) {
 			if filepath.Base(path) != ".keep" {
 				found = append(found, path)

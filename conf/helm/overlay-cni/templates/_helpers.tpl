@@ -47,7 +47,7 @@ volumeMounts:
   mountPath: /etc/overlay-cni
   readOnly: true
 - name: run
-  mountPath: /run
+  mountPath: /run/overlay-cni
 - name: cni-bin
   mountPath: /opt/cni/bin
 - name: cni-conf
