@@ -16,15 +16,25 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/registry/kube"
 )
 
-// closable is a registry that has been opened.
-type closable interface {
-	registry.Registry
-	Close() error
+// reachRegistry opens the registry that the configuration names. If the registry can't
+// be opened on a host that has a network already, a stand-in tries again: ending would
+// be worse than going on with what there is.
+func reachRegistry(c config.Config, log *slog.Logger) (registry.Closable, error) {
+	open := func() (registry.Closable, error) { return openRegistry(c, log) }
+	r, err := open()
+	if err == nil {
+		return r, nil
+	}
+	if _, none := nodestate.Last(c.RunDir); none != nil {
+		return nil, err
+	}
+	log.Error("the registry can't be opened, trying again", "err", err)
+	return registry.NewLate(open, err), nil
 }
 
 // openRegistry opens the registry that the configuration names. A registry that
 // runs elsewhere need not answer yet.
-func openRegistry(c config.Config, log *slog.Logger) (closable, error) {
+func openRegistry(c config.Config, log *slog.Logger) (registry.Closable, error) {
 	switch c.Registry.Type {
 	case config.RegistryKube:
 		r, err := kube.New(kube.Options{NodeName: c.NodeName, Kubeconfig: c.Registry.Kubeconfig, Log: log})

@@ -21,7 +21,8 @@ in place: pods keep talking, and the next run goes on from there.
 
 Every flag is also a key of the configuration file, with dots for dashes: see
 docs/configuration.md. A flag wins over the file. Changes of the file are taken
-up without a restart.`,
+up without a restart. A file with mistakes ends run, but not on a host that has a
+network: there it goes on with the configuration that set the network up.`,
 		Example: `  overlayd run --config /etc/overlay-cni/overlayd.yaml
   overlayd run --registry-file /etc/overlay-cni/nodes.yaml --underlay eth1`,
 		Args: noArguments,
@@ -39,12 +40,12 @@ up without a restart.`,
 }
 
 func runDaemon(cmd *cobra.Command, live *config.Live) error {
-	cfg, err := live.Get()
-	if err != nil {
-		return err // the file changed just now
-	}
+	cfg, refused := live.Get()
 	log := logger(cmd.ErrOrStderr(), cfg.Log)
-	nodes, err := openRegistry(cfg, log)
+	if refused != nil {
+		log.Error("the configuration is refused, going on with the one that set up this host's network", "err", refused)
+	}
+	nodes, err := reachRegistry(cfg, log)
 	if err != nil {
 		return err
 	}

@@ -61,6 +61,23 @@ func Open[T any](path string, parse func() (T, error)) (*Value[T], error) {
 	return open(path, parse, defaultTiming())
 }
 
+// Follow is Open for a caller who has a good value already: if parse fails, the file
+// counts as one that changed for the worse.
+func Follow[T any](path string, value T, parse func() (T, error)) (*Value[T], error) {
+	v, err := newValue(path, parse, defaultTiming())
+	if err != nil {
+		return nil, err
+	}
+	v.value = value
+	if now, good, err := v.read(); good {
+		v.value, v.err = now, err
+	} else {
+		v.err = err
+	}
+	go v.run()
+	return v, nil
+}
+
 func open[T any](path string, parse func() (T, error), t timing) (*Value[T], error) {
 	v, err := load(path, parse, t)
 	if err != nil {
@@ -72,6 +89,18 @@ func open[T any](path string, parse func() (T, error), t timing) (*Value[T], err
 
 // load is open without the goroutine.
 func load[T any](path string, parse func() (T, error), t timing) (*Value[T], error) {
+	v, err := newValue(path, parse, t)
+	if err != nil {
+		return nil, err
+	}
+	if v.value, _, v.err = v.read(); v.err != nil {
+		return nil, errors.Join(v.err, v.watcher.Close())
+	}
+	return v, nil
+}
+
+// newValue returns a value that has not read its file yet.
+func newValue[T any](path string, parse func() (T, error), t timing) (*Value[T], error) {
 	full, err := filepath.Abs(path)
 	if err != nil {
 		return nil, fmt.Errorf("find %s: %w", path, err)
@@ -81,17 +110,13 @@ func load[T any](path string, parse func() (T, error), t timing) (*Value[T], err
 		return nil, fmt.Errorf("watch %s (see fs.inotify.max_user_instances): %w", path, err)
 	}
 	stopped := make(chan struct{})
-	v := &Value[T]{
+	return &Value[T]{
 		path: path, parse: parse, full: full, timing: t, watcher: watcher,
 		changed: make(chan struct{}, 1),
 		stop:    sync.OnceFunc(func() { close(stopped) }),
 		stopped: stopped,
 		done:    make(chan struct{}),
-	}
-	if v.value, _, v.err = v.read(); v.err != nil {
-		return nil, errors.Join(v.err, watcher.Close())
-	}
-	return v, nil
+	}, nil
 }
 
 // Get returns the value of the last good file. The error says what is wrong with

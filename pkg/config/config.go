@@ -11,6 +11,9 @@ import (
 
 // Config is the daemon's configuration, complete and validated.
 type Config struct {
+	// Text is the text of the file that the configuration comes from, without what
+	// flags and the registry add; empty without a file.
+	Text string
 	// NodeName is this host's name in the registry.
 	NodeName string
 	// RunDir is the directory that the daemon and the plugin share.

@@ -22,8 +22,10 @@ import (
 	"github.com/overlay-cni/overlay-cni/internal/tunnel"
 )
 
-// equalConfigs makes cmp look into netip values.
-func equalConfigs() cmp.Option { return cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{}) }
+// equalConfigs makes cmp look into netip values. The text is not a setting.
+func equalConfigs() cmp.Option {
+	return cmp.Options{cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{}), cmpopts.IgnoreFields(Config{}, "Text")}
+}
 
 // load runs the loader as the daemon does, on a host called this-host. path is
 // the configuration file, empty for none.

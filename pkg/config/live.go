@@ -25,16 +25,24 @@ type Live struct {
 
 // Watch loads the configuration, and loads it again whenever the file changes. The
 // caller closes the Live.
+//
+// If the file has mistakes, and this host has a network already (see Keep), Watch
+// goes on with the configuration that set up the network: then Get returns the
+// mistakes beside it, as it does for a file that changes later.
 func (l *Loader) Watch() (*Live, error) {
 	first, err := l.Load()
 	if err != nil {
-		return nil, err
+		kept, ok := l.kept()
+		if !ok {
+			return nil, err
+		}
+		first = kept
 	}
 	live := &Live{loader: l, first: first, last: first}
 	if l.path == "" {
 		return live, nil
 	}
-	live.file, err = filewatch.Open(l.path, func() (string, error) {
+	live.file, err = filewatch.Follow(l.path, first.Text, func() (string, error) {
 		data, err := l.read()
 		return string(data), err
 	})

@@ -77,7 +77,12 @@ func (s Shared) Check() error {
 // join merges the sources. Flags win over the file, the file over the shared
 // settings, and those over the defaults.
 func (l *Loader) join(shared Shared, file []byte) (Config, error) {
+	return l.build(shared, file).result()
+}
+
+func (l *Loader) build(shared Shared, file []byte) *builder {
 	b := newBuilder()
+	b.config.Text = string(file)
 	b.shared(shared)
 	b.document(l.path, file, settings())
 	for _, v := range l.flags {
@@ -88,7 +93,7 @@ func (l *Loader) join(shared Shared, file []byte) (Config, error) {
 	b.cross()
 	b.crossFamily()
 	b.resolveName(l.hostname)
-	return b.result()
+	return b
 }
 
 // flagValue is the text that a flag was given.

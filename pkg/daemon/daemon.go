@@ -5,13 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/overlay-cni/overlay-cni/internal/rtnl"
 	"github.com/overlay-cni/overlay-cni/pkg/config"
 	"github.com/overlay-cni/overlay-cni/pkg/health"
 	"github.com/overlay-cni/overlay-cni/pkg/host"
+	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
 	"github.com/overlay-cni/overlay-cni/pkg/part"
 	"github.com/overlay-cni/overlay-cni/pkg/reconcile"
 	"github.com/overlay-cni/overlay-cni/pkg/registry"
@@ -37,10 +41,12 @@ type daemon struct {
 	underlay finder
 	// linkExists reports whether the network namespace has an interface of the name.
 	linkExists func(name string) bool
-	network    *part.List[host.Desired]
-	pods       *part.List[host.Desired]
-	status     *health.Tracker
-	log        *slog.Logger
+	// linkIsUp reports whether it has one that is set up.
+	linkIsUp func(name string) bool
+	network  *part.List[host.Desired]
+	pods     *part.List[host.Desired]
+	status   *health.Tracker
+	log      *slog.Logger
 	// These don't change while the daemon runs.
 	runDir string
 	node   string
@@ -94,6 +100,7 @@ func Run(ctx context.Context, settings Settings, nodes registry.Registry, log *s
 	d.settings, d.registry = settings, nodes
 	d.underlay = underlay.NewFinder(links)
 	d.linkExists = func(name string) bool { _, err := links.Link(name); return err == nil }
+	d.linkIsUp = func(name string) bool { l, err := links.Link(name); return err == nil && l.Flags&unix.IFF_UP != 0 }
 	return d.run(ctx, c)
 }
 
@@ -113,14 +120,10 @@ func (d *daemon) run(ctx context.Context, c config.Config) error {
 	defer wg.Wait()
 	if c.Health != "" {
 		l, err := health.Listen(c.Health)
-		if err != nil {
+		if err != nil && !d.wasPublished() {
 			return err
 		}
-		wg.Go(func() {
-			if err := health.Serve(ctx, l, d.status.Handler()); err != nil {
-				d.log.Error("stopped answering probes", "err", err)
-			}
-		})
+		wg.Go(func() { d.serveHealth(ctx, c.Health, l, err) })
 	}
 	d.log.Info("overlayd runs", "node", c.NodeName, "runDir", c.RunDir)
 	network := reconcile.New(reconcile.Config{
@@ -136,4 +139,32 @@ func (d *daemon) run(ctx context.Context, c config.Config) error {
 	network.Run(ctx)
 	d.log.Info("overlayd ends, pods stay connected")
 	return nil
+}
+
+// wasPublished reports whether a daemon has set up this host's network since the boot.
+// Then what keeps a daemon from doing all of its work is no reason to end: it does the
+// rest.
+func (d *daemon) wasPublished() bool {
+	_, err := nodestate.Last(d.runDir)
+	return err == nil
+}
+
+// serveHealth answers probes until ctx ends. If the address could not be had, err says
+// why, and serveHealth tries again.
+func (d *daemon) serveHealth(ctx context.Context, address string, l net.Listener, err error) {
+	const again = 5 * time.Second
+	if err != nil {
+		d.log.Error("can't answer probes, trying again", "err", err, "every", again)
+	}
+	for err != nil {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(again):
+			l, err = health.Listen(address)
+		}
+	}
+	if err := health.Serve(ctx, l, d.status.Handler()); err != nil {
+		d.log.Error("stopped answering probes", "err", err)
+	}
 }

@@ -26,17 +26,18 @@ func (d *daemon) syncNetwork(context.Context) error {
 	c, stale := d.settings.Get()
 	unannounced := d.announce(c)
 	if errors.Is(refused, registry.ErrNotReady) {
-		d.status.Set(host.RoundNetwork, health.Status{
-			Down: errors.Join(unannounced, refused), Degraded: refusedConfig(stale), Parts: d.network.Numbers(),
-		})
-		d.sayWaiting(errors.Join(unannounced, refused, refusedConfig(stale)))
+		s := d.waiting(unannounced, refused)
+		s.Degraded = errors.Join(s.Degraded, refusedConfig(stale))
+		s.Parts = d.network.Numbers()
+		d.status.Set(host.RoundNetwork, s)
+		d.sayWaiting(errors.Join(s.Down, s.Degraded))
 		return nil
 	}
 	s := d.syncParts(c, nodes)
 	s.Degraded = errors.Join(s.Degraded, wrap("the registry", refused), refusedConfig(stale))
 	s.Parts = d.network.Numbers()
 	d.status.Set(host.RoundNetwork, s)
-	if r, ok := d.registry.(registry.Reporter); ok {
+	if r, ok := registry.As[registry.Reporter](d.registry); ok {
 		r.ReportNetwork(s.Down)
 	}
 	return errors.Join(s.Down, s.Degraded)
@@ -53,13 +54,48 @@ func (d *daemon) forceResync() {
 }
 
 func (d *daemon) shareSettings() {
-	if r, ok := d.registry.(registry.Sharer); ok {
+	if r, ok := registry.As[registry.Sharer](d.registry); ok {
 		d.settings.Share(config.Shared{Name: "the settings in the registry", YAML: r.Settings()})
 	}
 }
 
 func refusedConfig(err error) error {
 	return wrap("the configuration stays as it was, because the new one is refused", err)
+}
+
+// waiting returns the status of a host whose registry has not answered since the
+// daemon started. A network that an earlier daemon set up still works: pods talk, and
+// the plugin connects new ones.
+func (d *daemon) waiting(unannounced, why error) health.Status {
+	published, err := nodestate.Read(d.runDir)
+	if err == nil {
+		err = d.stands(published)
+	}
+	if err != nil || unannounced != nil {
+		return health.Status{Down: errors.Join(unannounced, why, notNew(err))}
+	}
+	return health.Status{Degraded: fmt.Errorf("this host's network stays as an earlier overlayd set it up: %w", why)}
+}
+
+// stands returns an error if a device of the published network is missing or down. The
+// registry's answer lets a round mend that.
+func (d *daemon) stands(published nodestate.State) error {
+	var errs []error
+	for _, name := range []string{published.Bridge, published.Device} {
+		if !d.linkIsUp(name) {
+			errs = append(errs, fmt.Errorf("%s is missing or down, and can be set up again only when the registry answers", name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// notNew drops the error that nothing is published: a host that was never in the
+// network waits for the registry and for nothing else.
+func notNew(err error) error {
+	if errors.Is(err, nodestate.ErrNotPublished) {
+		return nil
+	}
+	return err
 }
 
 // sayWaiting logs that the registry has not answered yet. The round does not fail,
@@ -76,7 +112,7 @@ func (d *daemon) sayWaiting(why error) {
 // themselves. It ignores the host's addresses in the registry, because they came from
 // an earlier announcement.
 func (d *daemon) announce(c config.Config) error {
-	r, ok := d.registry.(registry.Announcer)
+	r, ok := registry.As[registry.Announcer](d.registry)
 	if !ok {
 		return nil
 	}

@@ -49,6 +49,7 @@ type world struct {
 	reported  []error
 	announced []netip.Addr
 	bridges   []string // that exist
+	down      []string // devices
 }
 
 func newWorld(t *testing.T) *world {
@@ -69,6 +70,7 @@ func newWorld(t *testing.T) *world {
 	}, log)
 	w.settings, w.registry, w.underlay = w, w, w
 	w.linkExists = func(name string) bool { return slices.Contains(w.bridges, name) }
+	w.linkIsUp = func(name string) bool { return !slices.Contains(w.down, name) }
 	return w
 }
 
@@ -184,6 +186,32 @@ func TestRoundBeforeTheRegistryIsReady(t *testing.T) {
 	}
 	if !slices.Equal(w.announced, w.carrier.Addresses) {
 		t.Errorf("announced %v", w.announced)
+	}
+}
+
+// A daemon that is restarted while the registry is away finds a network that works.
+func TestRoundBeforeTheRegistryIsReadyAgain(t *testing.T) {
+	w := newWorld(t)
+	published := nodestate.State{Node: "host-1", Subnets: w.nodes[0].Subnets, MTU: 1450, Bridge: "cni0", Device: "overlay0"}
+	if _, err := nodestate.Sync(w.runDir, published); err != nil {
+		t.Fatal(err)
+	}
+	w.nodes, w.refused = nil, fmt.Errorf("%w: no route to host", registry.ErrNotReady)
+	w.expect("", "", "this host's network stays as an earlier overlayd set it up: "+w.refused.Error())
+	for _, device := range []string{"cni0", "overlay0"} {
+		w.down = []string{device}
+		w.expect("", device+" is missing or down", "")
+	}
+	w.down = nil
+	w.noUnderlay = underlay.ErrNotFound // of a host that registers itself
+	w.expect("", underlay.ErrNotFound.Error(), "")
+	w.noUnderlay = nil
+	if err := nodestate.Withdraw(w.runDir); err != nil {
+		t.Fatal(err)
+	}
+	w.expect("", w.refused.Error(), "")
+	if len(w.reported) != 0 {
+		t.Errorf("the registry was told %v", w.reported)
 	}
 }
 

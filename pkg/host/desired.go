@@ -48,6 +48,8 @@ type Desired struct {
 	IPTables  iptables.State
 	Published nodestate.State
 	Conflist  cnifiles.Config // without a directory: the daemon keeps none
+	// Text is the text of the configuration.
+	Text string
 	// Note is information about the network for the operator; nothing is wrong.
 	Note string
 }
@@ -92,6 +94,7 @@ func Compute(in Input) (Desired, error) {
 		Conflist: cnifiles.Config{
 			Dir: in.Config.CNI.ConfDir, Name: in.Config.CNI.ConfName, Content: cnifiles.Conflist(in.Config.RunDir),
 		},
+		Text: in.Config.Text,
 		Note: singleStack(in.Nodes),
 	}, errors.Join(peers, apart(in.Own, in.Nodes), leftOut(in.Own, in.Underlay))
 }

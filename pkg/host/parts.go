@@ -14,6 +14,7 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/attachment"
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
 	"github.com/overlay-cni/overlay-cni/pkg/cnifiles"
+	"github.com/overlay-cni/overlay-cni/pkg/config"
 	"github.com/overlay-cni/overlay-cni/pkg/firewall"
 	"github.com/overlay-cni/overlay-cni/pkg/iptables"
 	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
@@ -139,6 +140,14 @@ func (h *Host) networkParts() []part.Part[Desired] {
 		// Withdrawn, and not removed: an uninstall that is run again reads the names
 		// of the devices there.
 		Remove: func(Desired) ([]string, error) { return nil, nodestate.Withdraw(h.runDir) },
+	}, {
+		// For a daemon that finds its configuration broken. Only what has set up the
+		// network is kept.
+		Name: "kept configuration", Round: RoundNetwork,
+		Needs:  []string{partPublished},
+		Minor:  func(error) bool { return true },
+		Sync:   func(want Desired) ([]string, error) { return config.Keep(h.runDir, want.Text) },
+		Remove: func(Desired) ([]string, error) { return nil, config.Forget(h.runDir) },
 	}}
 }
 

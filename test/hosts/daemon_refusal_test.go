@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -66,6 +68,75 @@ func TestDaemonRefusesToStart(t *testing.T) {
 		})
 	}
 	f.sameState(before, f.kernelState(h))
+}
+
+// A daemon that is restarted with mistakes in its files, on a host that has a network,
+// goes on with what it has: pods talk, new ones are connected, and /readyz says what is
+// wrong. When the files are mended, it follows them without another restart.
+func TestDaemonIsRestartedWithMistakes(t *testing.T) {
+	t.Parallel()
+	f := newIdleFleet(t, 2, withHealth, readConfig)
+	f.configure("mtu: 1400\n")
+	f.startInTurn()
+	a := f.hosts[0]
+	config, nodes := f.configure("mtu: 1400\n"), f.lab.RegistryFile()
+	streams := f.talk(withPatience(t), f.pods[0], f.pods[1])
+	for _, tt := range []struct {
+		name  string
+		spoil func() error
+		says  []string
+	}{
+		{"a mistaken configuration", func() error { return os.WriteFile(config, []byte("mtu: 1\n"), 0o644) },
+			[]string{"the new one is refused", `mtu: "1"`}},
+		{"a malformed configuration", func() error { return os.WriteFile(config, []byte("{"), 0o644) },
+			[]string{"the new one is refused", "malformed YAML"}},
+		{"no configuration", func() error { return os.Remove(config) },
+			[]string{"the new one is refused", "no such file"}},
+		{"a mistaken registry", func() error { return f.lab.WriteRegistry([]byte(malformed)) },
+			[]string{"stays as an earlier overlayd set it up", "nodes.yaml:1: malformed YAML"}},
+		{"no registry", func() error { return os.Remove(nodes) },
+			[]string{"stays as an earlier overlayd set it up", "nodes.yaml: no such file"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			f, ctx := f.sub(t), withPatience(t)
+			f.stop(ctx, a)
+			f.must(tt.spoil())
+			f.launch(a)
+			f.eventually(ctx, func(ctx context.Context) error {
+				return says(ctx, a, "/readyz", http.StatusOK, append(tt.says, "network: degraded since ")...)
+			})
+			if log := a.Daemon().Log.String(); !strings.Contains(log, "level=ERROR") {
+				t.Errorf("the log has no error:\n%s", log)
+			}
+			late := f.addPod(ctx, a, "late")
+			f.ping(ctx, late, f.pods[1])
+			f.must(late.Delete(ctx))
+			f.must(f.carries(a, carrier{"eth0", a.Addresses()[0].String(), 1400}))
+			f.configure("mtu: 1400\n")
+			f.must(f.lab.Register(f.hosts...))
+			f.eventuallyReady(ctx, a)
+			f.goesOn(ctx, streams)
+		})
+	}
+	f.end(withPatience(t), streams)
+}
+
+// Where probes can't be answered, a network that is there is kept nevertheless.
+func TestDaemonIsRestartedWithoutItsHealthAddress(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 1, withHealth)
+	ctx, h := withPatience(t), f.hosts[0]
+	f.stop(ctx, h)
+	var taken net.Listener
+	f.on(h.Netns(), func() (err error) {
+		taken, err = net.Listen("tcp", healthAddress)
+		return err
+	})
+	f.launch(h)
+	f.must(h.Daemon().Log.Wait(ctx, "can't answer probes, trying again"))
+	f.must(h.Daemon().Log.Wait(ctx, "msg=reconciled round=network"))
+	f.must(taken.Close())
+	f.eventuallyReady(ctx, h)
 }
 
 // kernelState returns the state of a host without its published file.

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/vishvananda/netlink"
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/overlay-cni/overlay-cni/internal/lab"
@@ -247,14 +248,20 @@ func (f *fleet) upBefore(server remote, args func(*lab.Host) []string) {
 	server.stop()
 	f.must(a.Daemon().Kill())
 	f.launch(a, args(a)...)
-	f.eventuallyDown(ctx, a, waits)
+	asBefore := func(ctx context.Context) error {
+		return says(ctx, a, "/readyz", http.StatusOK, "network: degraded since ", "stays as an earlier overlayd set it up", waits)
+	}
+	f.must(probe.Eventually(ctx, asBefore))
 	f.must(a.Daemon().Log.Wait(ctx, "waiting for the registry, keeping the published state"))
 	late := f.addPod(ctx, a, "late")
 	f.ping(ctx, late, f.pods[1])
-	f.must(says(ctx, a, "/readyz", http.StatusServiceUnavailable, waits))
+	f.must(asBefore(ctx))
 	// The other host was up while the registry had nodes, and still has them.
 	f.alive(ctx, f.hosts[1])
 	f.ping(ctx, f.pods[1], late)
+	// What is published is worth nothing without its devices.
+	f.must(onLink(tunnel, (*netlink.Handle).LinkSetDown)(a.Handle()))
+	f.eventuallyDown(ctx, a, "overlay0 is missing or down", waits)
 	ctx = withPatience(f.t)
 	server.start(ctx)
 	for _, h := range f.hosts {
