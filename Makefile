@@ -123,6 +123,12 @@ bench: build ## What connecting a pod costs, beside the kernel's part of it and 
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o $(BIN)/bench-empty ./test/bench/empty
 	$(BIN)/bench --dir $(BIN) $(BENCH)
 
+.PHONY: bench-path
+# BENCH_PATH: flags, see bin/bench-path --help; as BENCH_PATH='--rounds 20 --json /tmp/path.json', BENCH_PATH=--quick.
+bench-path: build ## How fast pods talk to each other, beside their hosts, a plain VXLAN and flannel's set-up.
+	CGO_ENABLED=0 go build -trimpath -o $(BIN)/bench-path ./test/bench-path
+	$(BIN)/bench-path --dir $(BIN) $(BENCH_PATH)
+
 .PHONY: bench-scale
 # SCALE: flags, see bin/bench-scale --help; as SCALE='--kube 5000 --file 0 --starts 3'.
 bench-scale: build e2e-bin ## What a network of 10 to 20,000 nodes costs a host's overlayd. Builds Kubernetes.

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -11,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/overlay-cni/overlay-cni/pkg/cnifiles"
+	"github.com/overlay-cni/overlay-cni/test/internal/figures"
 )
 
 // results holds all measurements.
@@ -134,13 +134,4 @@ func (c *chain) peakMemory(p *pod) (int64, error) {
 	return peak, c.Del(p)
 }
 
-func (r *results) save(file string) error {
-	if file == "" {
-		return nil
-	}
-	data, err := json.MarshalIndent(r, "", " ")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(file, append(data, '\n'), 0o644)
-}
+func (r *results) save(file string) error { return figures.Save(file, r) }

@@ -1,10 +1,8 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"github.com/overlay-cni/overlay-cni/test/internal/figures"
@@ -58,16 +56,7 @@ func (r *results) add(registry, program string, peers int) *result {
 }
 
 // save writes all to a file, if there is to be one.
-func (r *results) save(path string) error {
-	if path == "" {
-		return nil
-	}
-	text, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(path, append(text, '\n'), 0o644)
-}
+func (r *results) save(path string) error { return figures.Save(path, r) }
 
 // print writes all as text that is Markdown too.
 func (r *results) print(w io.Writer) {
