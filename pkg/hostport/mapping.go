@@ -108,10 +108,21 @@ func Parse(data []byte) ([]Mapping, error) {
 func unreadable(err error) error {
 	var wrong *json.UnmarshalTypeError
 	if errors.As(err, &wrong) && wrong.Field != "" {
-		return fmt.Errorf("runtimeConfig.portMappings: %s holds a %s: write "+
-			`[{"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": "192.0.2.1"}]`, wrong.Field, wrong.Value)
+		return fmt.Errorf("runtimeConfig.portMappings: %s holds %s: write "+
+			`[{"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": "192.0.2.1"}]`, wrong.Field, jsonKind(wrong.Value))
 	}
 	return fmt.Errorf("runtimeConfig.portMappings can't be read: %w", err)
+}
+
+// jsonKind names a kind of JSON value with its article.
+func jsonKind(kind string) string {
+	switch kind {
+	case "array":
+		return "a list"
+	case "object":
+		return "an object"
+	}
+	return "a " + kind
 }
 
 func (e entryJSON) parse() (Mapping, error) {

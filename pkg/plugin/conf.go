@@ -35,8 +35,7 @@ const (
 	maxWait = time.Minute
 )
 
-// conf is the CNI configuration. Other keys are ignored: the specification lets a
-// runtime add any.
+// conf is the CNI configuration. Keys that are not here go through checkKeys.
 type conf struct {
 	CNIVersion string   `json:"cniVersion"`
 	Name       string   `json:"name"`
@@ -46,6 +45,14 @@ type conf struct {
 	MTU        int      `json:"mtu"`
 	Wait       *int     `json:"waitSeconds"`
 	IPAM       ipamConf `json:"ipam"`
+	// Capabilities are here so that others are noticed: a capability that is listed and
+	// not served would be a request without an effect.
+	Capabilities struct {
+		PortMappings bool `json:"portMappings"`
+		Bandwidth    bool `json:"bandwidth"`
+		IPs          bool `json:"ips"`
+		MAC          bool `json:"mac"`
+	} `json:"capabilities"`
 	// The keys below are decoded by the commands that need them.
 	DNS        json.RawMessage `json:"dns"`
 	PrevResult json.RawMessage `json:"prevResult"`
@@ -86,7 +93,7 @@ type routeConf struct {
 // as much as could be read: it is never nil.
 func parseConf(data []byte) (*conf, error) {
 	c := &conf{}
-	if err := decode("", data, c); err != nil {
+	if err := decodeConf(data, c); err != nil {
 		return c, err
 	}
 	return c, c.complete()
@@ -185,7 +192,7 @@ func (c *conf) check() error {
 		return invalid("unknown type %q: this plugin is %q", c.Type, Type)
 	case c.IPAM.Type != "" && c.IPAM.Type != Type:
 		return invalid("unknown ipam.type %q: this plugin gives the addresses itself, leave it out or write %q", c.IPAM.Type, Type)
-	case c.IPAM.Subnet != "" && len(c.IPAM.Ranges) == 0:
+	case c.IPAM.Subnet != "":
 		return invalid("ipam.subnet is not supported: write \"ranges\": [[{\"subnet\": %q}]]", c.IPAM.Subnet)
 	case c.MTU != 0 && (c.MTU < 576 || c.MTU > 65535):
 		return invalid("mtu %d is out of range: use 576 to 65535, or 0 for the default", c.MTU)

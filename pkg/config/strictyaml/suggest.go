@@ -2,8 +2,9 @@ package strictyaml
 
 import (
 	"fmt"
-	"slices"
 	"strings"
+
+	"github.com/overlay-cni/overlay-cni/internal/typo"
 )
 
 // suggest returns advice about an unknown key, such as a similar key that is known.
@@ -33,11 +34,11 @@ func (m Mapping) suggest(name string) string {
 // compares both full names and last words. A name with more than one typo in three
 // letters is not similar.
 func nearest(name, path string, known []string) (string, bool) {
-	limit := max(1, len(name)/3)
+	limit := typo.Limit(name)
 	best, found := "", false
 	for _, full := range known {
 		_, last, _ := cutLast(full)
-		d := min(typos(name, last), typos(join(path, name), full), typos(name, full))
+		d := min(typo.Count(name, last), typo.Count(join(path, name), full), typo.Count(name, full))
 		if d <= limit {
 			best, limit, found = full, d-1, true
 		}
@@ -52,46 +53,4 @@ func cutLast(full string) (section, last string, nested bool) {
 		return "", full, false
 	}
 	return full[:i], full[i+1:], true
-}
-
-// maxTyped, in bytes, bounds the work for a key that is much longer than a word.
-const maxTyped = 64
-
-// typos returns how many letters were added, left out, replaced or swapped between a
-// and b. Case does not count. The measure is the restricted Damerau-Levenshtein
-// distance (optimal string alignment), which edits no substring twice.
-func typos(a, b string) int {
-	a, b = strings.ToLower(a), strings.ToLower(b)
-	if max(len(a), len(b)) > maxTyped {
-		return max(len(a), len(b))
-	}
-	// rows[i][j] is the distance of a[:i] and b[:j].
-	rows := make([][]int, len(a)+1)
-	for i := range rows {
-		rows[i] = make([]int, len(b)+1)
-		rows[i][0] = i
-	}
-	for j := range rows[0] {
-		rows[0][j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		for j := 1; j <= len(b); j++ {
-			rows[i][j] = step(rows, a[:i], b[:j])
-		}
-	}
-	return rows[len(a)][len(b)]
-}
-
-// step returns the distance of a and b from the distances of their prefixes in rows.
-func step(rows [][]int, a, b string) int {
-	i, j := len(a), len(b)
-	replaced := rows[i-1][j-1]
-	if a[i-1] != b[j-1] {
-		replaced++
-	}
-	best := slices.Min([]int{rows[i-1][j] + 1, rows[i][j-1] + 1, replaced})
-	if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
-		best = min(best, rows[i-2][j-2]+1)
-	}
-	return best
 }
