@@ -107,11 +107,11 @@ func Parse(data []byte) ([]Mapping, error) {
 
 func unreadable(err error) error {
 	var wrong *json.UnmarshalTypeError
-	if errors.As(err, &wrong) && wrong.Field != "" {
-		return fmt.Errorf("runtimeConfig.portMappings: %s holds %s: write "+
-			`[{"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": "192.0.2.1"}]`, wrong.Field, jsonKind(wrong.Value))
+	if !errors.As(err, &wrong) {
+		return fmt.Errorf("runtimeConfig.portMappings can't be read: %w", err)
 	}
-	return fmt.Errorf("runtimeConfig.portMappings can't be read: %w", err)
+	what := strings.TrimSuffix("runtimeConfig.portMappings: "+wrong.Field, ": ")
+	return fmt.Errorf(`%s holds %s: write [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": "192.0.2.1"}]`, what, jsonKind(wrong.Value))
 }
 
 // jsonKind names a kind of JSON value with its article.

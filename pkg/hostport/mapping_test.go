@@ -40,7 +40,8 @@ func TestParse(t *testing.T) {
 		{"two targets", `[{"hostPort":80,"containerPort":80},{"hostPort":80,"containerPort":81}]`, "", "runtimeConfig.portMappings: host port 80/tcp leads to container port 80 and to 81: remove one"},
 		{"two targets, one family", `[{"hostPort":80,"containerPort":80,"hostIP":"::"},{"hostPort":80,"containerPort":81}]`, "", "runtimeConfig.portMappings: host port 80/tcp leads to container port 80 and to 81: remove one"},
 		{"text for a number", `[{"hostPort":"8080"}]`, "", `runtimeConfig.portMappings: hostPort holds a string: write [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": "192.0.2.1"}]`},
-		{"no list", `{}`, "", "runtimeConfig.portMappings can't be read: json: cannot unmarshal object into Go value of type []hostport.entryJSON"},
+		{"no list", `{}`, "", `runtimeConfig.portMappings holds an object: write [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": "192.0.2.1"}]`},
+		{"a list for a text", `[{"hostPort":8080,"containerPort":80,"protocol":["tcp"]}]`, "", `runtimeConfig.portMappings: protocol holds a list: write [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": "192.0.2.1"}]`},
 		{"no JSON", `[`, "", "runtimeConfig.portMappings can't be read: unexpected end of JSON input"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

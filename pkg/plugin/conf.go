@@ -1,11 +1,13 @@
 package plugin
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -18,6 +20,7 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
 	"github.com/overlay-cni/overlay-cni/pkg/ipam"
 	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
+	"github.com/overlay-cni/overlay-cni/pkg/subnet"
 	"github.com/overlay-cni/overlay-cni/pkg/veth"
 )
 
@@ -174,6 +177,16 @@ type settings struct {
 	routes []veth.Route
 }
 
+// gateways returns one gateway of each range set: the pod gets an address of the
+// family of each.
+func (n settings) gateways() []netip.Addr {
+	var gateways []netip.Addr
+	for _, set := range n.sets {
+		gateways = append(gateways, set[0].Gateway)
+	}
+	return gateways
+}
+
 // settings resolves the configuration. If the settings come from the daemon,
 // settings waits up to limit for the daemon to publish them.
 func (c *conf) settings(limit time.Duration) (settings, error) {
@@ -240,10 +253,33 @@ func (c *conf) fromRanges() (settings, error) {
 		return settings{}, err
 	}
 	n := settings{sets: sets, bridge: bridge.Spec{Name: c.bridgeName(), MTU: c.MTU}}
+	state, err := nodestate.Last(c.stateDir())
+	withDaemon := err == nil && state.Bridge == n.bridge.Name
+	if withDaemon {
+		if n.bridge.MTU, err = c.mtuBelow(state); err != nil {
+			return settings{}, err
+		}
+	}
 	if n.bridge.MTU == 0 {
 		n.bridge.MTU = defaultMTU
 	}
-	return c.finish(n)
+	if n, err = c.finish(n); err == nil && withDaemon {
+		err = c.fitDaemon(n.bridge, state)
+	}
+	return n, err
+}
+
+// fitDaemon refuses a network with other gateways than the daemon's on the daemon's
+// bridge: the daemon keeps the bridge's addresses exactly, so it would delete them,
+// and cut this network's pods off.
+func (c *conf) fitDaemon(b bridge.Spec, state nodestate.State) error {
+	for _, g := range b.Gateways {
+		if !slices.ContainsFunc(state.Subnets, func(p netip.Prefix) bool { return p == g.Masked() && subnet.Gateway(p) == g.Addr() }) {
+			return invalid("network %q has the gateway %s on bridge %s, which belongs to overlayd and has the gateways of %v alone: set bridge to another name for this network, or leave ipam.ranges out to have pods in overlayd's",
+				c.Name, g, b.Name, state.Subnets)
+		}
+	}
+	return nil
 }
 
 func (c *conf) fromDaemon(limit time.Duration) (settings, error) {
@@ -258,17 +294,23 @@ func (c *conf) fromDaemon(limit time.Duration) (settings, error) {
 	if c.Bridge != "" && c.Bridge != state.Bridge {
 		return settings{}, invalid("bridge is %q here and %q for overlayd: leave it out here", c.Bridge, state.Bridge)
 	}
-	n := settings{bridge: bridge.Spec{Name: state.Bridge, MTU: state.MTU}}
-	if c.MTU > state.MTU {
-		return settings{}, invalid("mtu %d is more than the %d that fit through the tunnel: leave it out", c.MTU, state.MTU)
-	}
-	if c.MTU != 0 {
-		n.bridge.MTU = c.MTU
+	n := settings{bridge: bridge.Spec{Name: state.Bridge}}
+	if n.bridge.MTU, err = c.mtuBelow(state); err != nil {
+		return settings{}, err
 	}
 	if n.sets, err = ipam.Complete(ipam.FromSubnets(state.Subnets)); err != nil {
 		return settings{}, fmt.Errorf("subnets that overlayd published: %w", err)
 	}
 	return c.finish(n)
+}
+
+// mtuBelow returns the MTU on the daemon's bridge: the configured one, else the
+// daemon's.
+func (c *conf) mtuBelow(state nodestate.State) (int, error) {
+	if c.MTU > state.MTU {
+		return 0, invalid("mtu %d is more than the %d that fit through the tunnel: leave it out", c.MTU, state.MTU)
+	}
+	return cmp.Or(c.MTU, state.MTU), nil
 }
 
 // finish adds what follows from the range sets: the bridge's addresses, and the
@@ -282,7 +324,7 @@ func (c *conf) finish(n settings) (settings, error) {
 		}
 		families[f] = set[0].Gateway
 		if f == family.IPv6 && n.bridge.MTU < minIPv6MTU {
-			return n, invalid("mtu %d is less than the %d that IPv6 needs, and pods get IPv6 addresses of %s: raise mtu, or leave these addresses out", n.bridge.MTU, minIPv6MTU, set)
+			return n, invalid("mtu %d is less than the %d that IPv6 needs, and pods get IPv6 addresses of %s: set mtu to %[2]d or more, or leave it out", n.bridge.MTU, minIPv6MTU, set)
 		}
 		for _, r := range set {
 			n.bridge.Gateways = append(n.bridge.Gateways, netip.PrefixFrom(r.Gateway, r.Subnet.Bits()))

@@ -2,10 +2,14 @@ package plugin
 
 import (
 	"errors"
+	"net/netip"
 	"strings"
 	"testing"
 
 	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/overlay-cni/overlay-cni/pkg/hostport"
+	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
 )
 
 func TestNetworkFromRanges(t *testing.T) {
@@ -67,6 +71,80 @@ func TestRoutesThatCannotBeMade(t *testing.T) {
 			_, err = c.settings(0)
 			if (err == nil) != (tc.want == "") || (err != nil && !strings.Contains(err.Error(), tc.want)) {
 				t.Errorf("got %v, want %q", err, tc.want)
+			}
+		})
+	}
+}
+
+// A network with ranges of its own may share a bridge with others, but not with a
+// daemon that keeps other gateways there.
+func TestNetworkOnTheDaemonsBridge(t *testing.T) {
+	state := nodestate.State{
+		Node: "host-a", MTU: 1450, Bridge: "cni0", Device: "overlay0",
+		Subnets: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("fd44:1::/64")},
+	}
+	publish := func(dir string) error { _, err := nodestate.Sync(dir, state); return err }
+	withdraw := func(dir string) error { return errors.Join(publish(dir), nodestate.Withdraw(dir)) }
+	for _, tc := range []struct {
+		name   string
+		daemon func(dir string) error
+		keys   string
+		mtu    int
+		want   string // of the error
+	}{
+		{name: "IPv4 without a daemon", keys: `"ipam":{"ranges":[[{"subnet":"10.9.0.0/24"}]]}`, mtu: 1500},
+		{name: "IPv4", daemon: publish, keys: `"ipam":{"ranges":[[{"subnet":"10.9.0.0/24"}]]}`,
+			want: `network "second" has the gateway 10.9.0.1/24 on bridge cni0, which belongs to overlayd and has the gateways of [10.244.1.0/24 fd44:1::/64] alone: set bridge to another name`},
+		{name: "IPv6", daemon: publish, keys: `"ipam":{"ranges":[[{"subnet":"fd09::/64"}]]}`, want: "has the gateway fd09::1/64 on bridge cni0"},
+		{name: "a daemon that withdrew", daemon: withdraw, keys: `"ipam":{"ranges":[[{"subnet":"10.9.0.0/24"}]]}`, want: "has the gateway 10.9.0.1/24 on bridge cni0"},
+		{name: "another bridge", daemon: publish, keys: `"bridge":"cni1","ipam":{"ranges":[[{"subnet":"10.9.0.0/24"}]]}`, mtu: 1500},
+		{name: "a part of the daemon's subnets", daemon: publish, keys: `"ipam":{"ranges":[[{"subnet":"10.244.1.0/24","rangeStart":"10.244.1.9"}],[{"subnet":"fd44:1::/64"}]]}`, mtu: 1450},
+		{name: "another gateway of the daemon's subnet", daemon: publish, keys: `"ipam":{"ranges":[[{"subnet":"10.244.1.0/24","gateway":"10.244.1.9"}]]}`, want: "has the gateway 10.244.1.9/24 on bridge cni0"},
+		{name: "more than the daemon's MTU", daemon: publish, keys: `"mtu":1451,"ipam":{"ranges":[[{"subnet":"10.244.1.0/24"}]]}`, want: "mtu 1451 is more than the 1450 that fit through the tunnel"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			dir := t.TempDir()
+			if tc.daemon != nil {
+				if err := tc.daemon(dir); err != nil {
+					t.Fatal(err)
+				}
+			}
+			c, err := parseConf([]byte(`{"type":"overlay-cni","name":"second","runDir":"` + dir + `",` + tc.keys + `}`))
+			if err != nil {
+				t.Fatal(err)
+			}
+			n, err := c.settings(0)
+			if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("got  %v\nwant %s", err, tc.want)
+			}
+			if err == nil && n.bridge.MTU != tc.mtu {
+				t.Errorf("MTU %d, want %d", n.bridge.MTU, tc.mtu)
+			}
+		})
+	}
+}
+
+func TestHostPortsOfAFamilyThatThePodLacks(t *testing.T) {
+	const v4, v6 = "10.244.1.1", "fd44:1::1"
+	for _, tc := range []struct{ hostIP, gateways, want string }{
+		{"", v4, ""}, {"", v6, ""}, {"0.0.0.0", v4, ""}, {"::", v6, ""}, {"::", v4 + " " + v6, ""}, {"192.0.2.1", v6 + " " + v4, ""}, {"fd00::5", v6, ""},
+		{"::", v4, "host port [::]:8080/tcp is for IPv6 alone, and the pod gets no such address: leave hostIP out"},
+		{"fd00::5", v4, "host port [fd00::5]:8080/tcp is for IPv6 alone"},
+		{"0.0.0.0", v6, "host port 0.0.0.0:8080/tcp is for IPv4 alone"},
+		{"192.0.2.1", v6, "host port 192.0.2.1:8080/tcp is for IPv4 alone"},
+	} {
+		t.Run(tc.hostIP+" "+tc.gateways, func(t *testing.T) {
+			mappings, err := hostport.Parse([]byte(`[{"hostPort":8081,"containerPort":81},{"hostPort":8080,"containerPort":80,"hostIP":"` + tc.hostIP + `"}]`))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var addrs []netip.Addr
+			for a := range strings.FieldsSeq(tc.gateways) {
+				addrs = append(addrs, netip.MustParseAddr(a))
+			}
+			err = checkFamilies(mappings, addrs)
+			if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("got  %v\nwant %s", err, tc.want)
 			}
 		})
 	}

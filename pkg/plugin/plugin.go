@@ -101,6 +101,9 @@ func (c *call) attach(a *attachment.Attachment, netns *os.File, net settings, ou
 	if _, err := c.conf.resultBefore(); err != nil {
 		return err
 	}
+	if err := checkFamilies(req.ports, net.gateways()); err != nil {
+		return err
+	}
 	addrs, err := a.Reserve(net.sets, req.addresses)
 	if err != nil {
 		return err

@@ -5,12 +5,26 @@ import (
 	"fmt"
 	"net/netip"
 
+	"github.com/overlay-cni/overlay-cni/internal/family"
 	"github.com/overlay-cni/overlay-cni/pkg/attachment"
 	"github.com/overlay-cni/overlay-cni/pkg/hostport"
 )
 
 // errLeftover is for a host port that this attachment has without a record of it.
 var errLeftover = errors.New("left by an earlier ADD of the same attachment, whose record is lost")
+
+// checkFamilies refuses a host port for addresses of a family that the pod doesn't
+// have: nothing would answer there. Like portmap and Docker, 0.0.0.0 stands for the
+// host's IPv4 addresses and :: for its IPv6 addresses.
+func checkFamilies(mappings []hostport.Mapping, addrs []netip.Addr) error {
+	for _, m := range mappings {
+		if len(hostport.Elements([]hostport.Mapping{m}, addrs)) == 0 {
+			return invalid("runtimeConfig.portMappings: host port %s is for %s alone, and the pod gets no such address: leave hostIP out, or give the network addresses of that family",
+				m.Port(), family.Of(m.HostIP))
+		}
+	}
+	return nil
+}
 
 // openPorts forwards ports of the host to the pod.
 func (c *call) openPorts(n settings, addrs []netip.Addr, mappings []hostport.Mapping) error {

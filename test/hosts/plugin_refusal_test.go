@@ -21,6 +21,11 @@ func ranges(keyValues ...string) map[string]any {
 	return map[string]any{"ipam": map[string]any{"ranges": [][]map[string]any{{r}}}}
 }
 
+// hostPort is a runtimeConfig that asks for a port of an address of the host.
+func hostPort(hostIP string) map[string]any {
+	return map[string]any{"runtimeConfig": map[string]any{"portMappings": []map[string]any{{"hostPort": 8080, "containerPort": 80, "hostIP": hostIP}}}}
+}
+
 // TestBadInputIsRefused runs ADD with wrong input. Each ADD returns an error that
 // names the input and what would be right, and leaves nothing behind.
 func TestBadInputIsRefused(t *testing.T) {
@@ -61,6 +66,11 @@ func TestBadInputIsRefused(t *testing.T) {
 		{"a bridge name the kernel can't have", invocation{stdin: p.with(map[string]any{"bridge": "a/b"})}, types.ErrInvalidNetworkConfig, []string{`bridge "a/b"`, "1 to 15 characters"}},
 		{"an MTU that is no MTU", invocation{stdin: p.with(map[string]any{"mtu": 70000})}, types.ErrInvalidNetworkConfig, []string{"mtu 70000", "576 to 65535"}},
 		{"a relative run directory", invocation{stdin: p.with(map[string]any{"runDir": "run"})}, types.ErrInvalidNetworkConfig, []string{`runDir "run"`, "absolute"}},
+		{"a typing error", invocation{stdin: p.with(map[string]any{"brigde": "cni1"})}, types.ErrInvalidNetworkConfig, []string{`unknown key "brigde": did you mean "bridge"?`}},
+		{"a typing error of a range", invocation{stdin: p.with(ranges("subnet", "10.0.0.0/24", "rangeSart", "10.0.0.9"))}, types.ErrInvalidNetworkConfig, []string{`unknown key "ipam.ranges.rangeSart": did you mean "rangeStart"?`}},
+		{"another plugin's key", invocation{stdin: p.with(map[string]any{"ipMasq": true})}, types.ErrInvalidNetworkConfig, []string{`unknown key "ipMasq": overlayd masquerades`}},
+		{"a host port of the other family", invocation{stdin: p.with(hostPort("::"))}, types.ErrInvalidNetworkConfig, []string{"host port [::]:8080/tcp is for IPv6 alone, and the pod gets no such address"}},
+		{"a host port at an address of the other family", invocation{stdin: p.with(hostPort("fd00::5"))}, types.ErrInvalidNetworkConfig, []string{"host port [fd00::5]:8080/tcp is for IPv6 alone"}},
 		{"a netns that does not exist", invocation{netns: "/run/netns/gone"}, types.ErrInvalidNetNS, []string{"/run/netns/gone", "does not exist"}},
 		{"a netns that is a file", invocation{netns: "/proc/self/exe"}, types.ErrInvalidNetNS, []string{"/proc/self/exe", "is not a network namespace"}},
 		{"a namespace of another kind", invocation{netns: "/proc/self/ns/mnt"}, types.ErrInvalidNetNS, []string{"is not a network namespace"}},
