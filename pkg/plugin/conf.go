@@ -48,14 +48,6 @@ type conf struct {
 	MTU        int      `json:"mtu"`
 	Wait       *int     `json:"waitSeconds"`
 	IPAM       ipamConf `json:"ipam"`
-	// Capabilities are here so that others are noticed: a capability that is listed and
-	// not served would be a request without an effect.
-	Capabilities struct {
-		PortMappings bool `json:"portMappings"`
-		Bandwidth    bool `json:"bandwidth"`
-		IPs          bool `json:"ips"`
-		MAC          bool `json:"mac"`
-	} `json:"capabilities"`
 	// The keys below are decoded by the commands that need them.
 	DNS        json.RawMessage `json:"dns"`
 	PrevResult json.RawMessage `json:"prevResult"`

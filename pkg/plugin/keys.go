@@ -1,10 +1,7 @@
 package plugin
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -13,16 +10,8 @@ import (
 
 // decodeConf reads the configuration and refuses keys that nobody knows: a key with
 // a typing error would have no effect, and the pod would get another network than
-// its operator asked for. The decoder only reports that there is such a key. Finding
-// out which key, and whether a runtime put it there, takes a second pass, which a
-// configuration like those in conf/ never needs.
+// its operator asked for.
 func decodeConf(data []byte, c *conf) error {
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.DisallowUnknownFields()
-	if err := d.Decode(c); err == nil && len(bytes.TrimSpace(data[d.InputOffset():])) == 0 {
-		return nil
-	}
-	*c = conf{}
 	if err := decode("", data, c); err != nil {
 		return err
 	}
@@ -33,14 +22,17 @@ func decodeConf(data []byte, c *conf) error {
 type keySet struct {
 	path  string // of the object, for messages
 	known []string
-	// advice says what to write instead of keys of other plugins.
-	advice map[string]string
+	// advice says what to write instead of a key of another plugin, or "".
+	advice func(key string) string
 	// open lets keys through that belong to somebody else, see isForeign.
 	open bool
 }
 
-var (
-	topKeys = keySet{
+// The key sets are functions, because tables would be filled at every start of the
+// plugin.
+
+func topKeys() keySet {
+	return keySet{
 		known: []string{
 			"cniVersion", "name", "type", "runDir", "bridge", "mtu", "waitSeconds", "ipam", "dns", "capabilities",
 			// What libcni and runtimes add, and the keys of a whole list.
@@ -49,95 +41,117 @@ var (
 		},
 		advice: topAdvice, open: true,
 	}
-	capabilityKeys = keySet{path: "capabilities", known: []string{"portMappings", "bandwidth", "ips", "mac"}}
-	ipamKeys       = keySet{path: "ipam", known: []string{"type", "ranges", "routes", "subnet"}, advice: ipamAdvice}
-	rangeKeys      = keySet{path: "ipam.ranges", known: []string{"subnet", "rangeStart", "rangeEnd", "gateway", "exclude"}}
-	routeKeys      = keySet{path: "ipam.routes", known: []string{"dst", "gw", "mtu", "advmss", "priority", "table", "scope"}}
-)
+}
 
-const (
-	gatewayAdvice  = "the bridge is always the pods' gateway, leave it out"
-	portAdvice     = "pods' ports are isolated and routed anyway, leave it out"
-	chainAdvice    = "no such setting here: chain the plugin that has it after this one"
-	underlayAdvice = "which interface carries the tunnel is overlayd's setting underlay, leave it out"
-	limitAdvice    = `a pod's limits come from the runtime: list the capability "bandwidth" instead`
-	rangeAdvice    = `write it inside a range: "ranges": [[{"subnet": "10.244.1.0/24", ...}]]`
-)
+func capabilityKeys() keySet {
+	return keySet{path: "capabilities", known: []string{"portMappings", "bandwidth", "ips", "mac"}}
+}
+
+func ipamKeys() keySet {
+	return keySet{path: "ipam", known: []string{"type", "ranges", "routes", "subnet"}, advice: ipamAdvice}
+}
+
+func rangeKeys() keySet {
+	return keySet{path: "ipam.ranges", known: []string{"subnet", "rangeStart", "rangeEnd", "gateway", "exclude"}}
+}
+
+func routeKeys() keySet {
+	return keySet{path: "ipam.routes", known: []string{"dst", "gw", "mtu", "advmss", "priority", "table", "scope"}}
+}
+
+const rangeAdvice = `write it inside a range: "ranges": [[{"subnet": "10.244.1.0/24", ...}]]`
 
 // topAdvice is about keys of the plugins that people come from: bridge, flannel,
 // macvlan, portmap, bandwidth, tuning and firewall.
-var topAdvice = map[string]string{
-	"isGateway": gatewayAdvice, "isDefaultGateway": gatewayAdvice, "forceAddress": gatewayAdvice,
-	"ipMasq":        "overlayd masquerades (its setting masquerade), and without overlayd nothing does: leave it out",
-	"ipMasqBackend": "overlayd masquerades with nftables, leave it out",
-	"hairpinMode":   "pods reach themselves through Services and host ports anyway, leave it out",
-	"promiscMode":   portAdvice, "macspoofchk": portAdvice, "portIsolation": portAdvice,
-	"vlan": portAdvice, "vlanTrunk": portAdvice, "preserveDefaultVlan": portAdvice,
-	"delegate":   "there is nothing to delegate to: write bridge, mtu and ipam here",
-	"subnetFile": "overlayd publishes the node's subnets in runDir, leave it out",
-	"dataDir":    "addresses are reserved in runDir, leave it out",
-	"master":     underlayAdvice, "subnet": rangeAdvice, "ranges": "write it inside of ipam", "routes": "write it inside of ipam",
-	"snat": chainAdvice, "masqAll": chainAdvice, "markMasqBit": chainAdvice, "sysctl": chainAdvice, "backend": chainAdvice,
-	"ingressPolicy": chainAdvice,
-	"ingressRate":   limitAdvice, "ingressBurst": limitAdvice, "egressRate": limitAdvice, "egressBurst": limitAdvice,
-	"mac": `a pod's MAC address comes from the runtime: list the capability "mac" instead`,
+func topAdvice(key string) string {
+	switch key {
+	case "isGateway", "isDefaultGateway", "forceAddress":
+		return "the bridge is always the pods' gateway, leave it out"
+	case "ipMasq":
+		return "overlayd masquerades (its setting masquerade), and without overlayd nothing does: leave it out"
+	case "ipMasqBackend":
+		return "overlayd masquerades with nftables, leave it out"
+	case "hairpinMode":
+		return "pods reach themselves through Services and host ports anyway, leave it out"
+	case "promiscMode", "macspoofchk", "portIsolation", "vlan", "vlanTrunk", "preserveDefaultVlan":
+		return "pods' ports are isolated and routed anyway, leave it out"
+	case "delegate":
+		return "there is nothing to delegate to: write bridge, mtu and ipam here"
+	case "subnetFile":
+		return "overlayd publishes the node's subnets in runDir, leave it out"
+	case "dataDir":
+		return "addresses are reserved in runDir, leave it out"
+	case "master":
+		return "which interface carries the tunnel is overlayd's setting underlay, leave it out"
+	case "subnet", "ranges", "routes":
+		return "write it inside of ipam"
+	case "snat", "masqAll", "markMasqBit", "sysctl", "backend", "ingressPolicy":
+		return "no such setting here: chain the plugin that has it after this one"
+	case "ingressRate", "ingressBurst", "egressRate", "egressBurst":
+		return `a pod's limits come from the runtime: list the capability "bandwidth" instead`
+	case "mac":
+		return `a pod's MAC address comes from the runtime: list the capability "mac" instead`
+	}
+	return ""
 }
 
 // ipamAdvice is about keys of the IPAM plugins host-local and static.
-var ipamAdvice = map[string]string{
-	"rangeStart": rangeAdvice, "rangeEnd": rangeAdvice, "gateway": rangeAdvice, "exclude": rangeAdvice,
-	"dataDir":    "addresses are reserved in runDir, leave it out",
-	"resolvConf": "write dns beside ipam instead",
-	"dns":        "write it beside ipam instead",
-	"addresses":  `a pod's fixed addresses come from the runtime: list the capability "ips" instead`,
+func ipamAdvice(key string) string {
+	switch key {
+	case "rangeStart", "rangeEnd", "gateway", "exclude":
+		return rangeAdvice
+	case "dataDir":
+		return "addresses are reserved in runDir, leave it out"
+	case "resolvConf", "dns":
+		return "write dns beside ipam instead"
+	case "addresses":
+		return `a pod's fixed addresses come from the runtime: list the capability "ips" instead`
+	}
+	return ""
 }
 
 // checkKeys refuses the first unknown key of a configuration that can be decoded.
+// It walks over the text, because a second decoding would cost every ADD 0.03 ms.
 func checkKeys(data []byte) error {
-	var c struct {
-		Capabilities json.RawMessage `json:"capabilities"`
-		IPAM         json.RawMessage `json:"ipam"`
-	}
-	var ipam struct {
-		Ranges [][]json.RawMessage `json:"ranges"`
-		Routes []json.RawMessage   `json:"routes"`
-	}
-	// Errors are impossible: conf, which has the same form, was decoded.
-	_ = json.Unmarshal(data, &c)
-	_ = json.Unmarshal(c.IPAM, &ipam)
-	type object struct {
-		keySet
-		data json.RawMessage
-	}
-	objects := []object{{topKeys, data}, {capabilityKeys, c.Capabilities}, {ipamKeys, c.IPAM}}
-	for _, r := range slices.Concat(ipam.Ranges...) {
-		objects = append(objects, object{rangeKeys, r})
-	}
-	for _, r := range ipam.Routes {
-		objects = append(objects, object{routeKeys, r})
-	}
-	for _, o := range objects {
-		if err := o.check(o.data); err != nil {
-			return err
+	return topKeys().check(data, func(key string, value []byte) error {
+		switch {
+		case strings.EqualFold(key, "capabilities"):
+			return capabilityKeys().check(value, nil)
+		case strings.EqualFold(key, "ipam"):
+			return ipamKeys().check(value, checkIPAM)
 		}
+		return nil
+	})
+}
+
+func checkIPAM(key string, value []byte) error {
+	check := func(keys keySet) func([]byte) error {
+		return func(item []byte) error { return keys.check(item, nil) }
+	}
+	switch {
+	case strings.EqualFold(key, "ranges"):
+		return eachItem(value, func(set []byte) error { return eachItem(set, check(rangeKeys())) })
+	case strings.EqualFold(key, "routes"):
+		return eachItem(value, check(routeKeys()))
 	}
 	return nil
 }
 
-func (s keySet) check(object json.RawMessage) error {
-	var values map[string]json.RawMessage
-	_ = json.Unmarshal(object, &values) // see checkKeys
-	for _, key := range slices.Sorted(maps.Keys(values)) {
+// check refuses the first unknown key of an object, and calls inside for each value
+// of a known key.
+func (s keySet) check(object []byte, inside func(key string, value []byte) error) error {
+	return eachKey(object, func(key string, value []byte) error {
+		switch {
 		// null and an absent capability ask for nothing.
-		if value := string(values[key]); value == "null" || s.path == capabilityKeys.path && value == "false" {
-			continue
+		case string(value) == "null", s.path == "capabilities" && string(value) == "false", s.open && isForeign(key):
+			return nil
+		case !s.knows(key):
+			return invalid("unknown key %q: %s", strings.TrimPrefix(s.path+"."+key, "."), s.suggest(key))
+		case inside != nil:
+			return inside(key, value)
 		}
-		if s.knows(key) || s.open && isForeign(key) {
-			continue
-		}
-		return invalid("unknown key %q: %s", strings.TrimPrefix(s.path+"."+key, "."), s.suggest(key))
-	}
-	return nil
+		return nil
+	})
 }
 
 // knows ignores case, as the decoder does.
@@ -152,8 +166,10 @@ func isForeign(key string) bool {
 }
 
 func (s keySet) suggest(key string) string {
-	if advice, ok := s.advice[key]; ok {
-		return advice
+	if s.advice != nil {
+		if advice := s.advice(key); advice != "" {
+			return advice
+		}
 	}
 	best, fewest := "", typo.Limit(key)+1
 	for _, k := range s.known {

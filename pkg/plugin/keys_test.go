@@ -1,6 +1,7 @@
 package plugin
 
 import (
+	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
@@ -74,6 +75,46 @@ func TestKeysOfMalformedConfigurations(t *testing.T) {
 			t.Errorf("%s: got %v, want %s", data, err, want)
 		}
 	}
+}
+
+// FuzzWalk compares the walk over well-formed JSON with the decoder.
+func FuzzWalk(f *testing.F) {
+	f.Add([]byte(whole))
+	f.Add([]byte(`{"a\\"b":[1,"]",{"x":{}}], "\\u0061" : -1.5e3 ,"":null,"t":true}`))
+	f.Add([]byte(`[[{"a":1},[]],[],"]",{}]`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var object map[string]json.RawMessage
+		var array []json.RawMessage
+		if json.Unmarshal(data, &object) != nil {
+			object = nil
+		}
+		if json.Unmarshal(data, &array) != nil {
+			array = nil
+		}
+		if !json.Valid(data) {
+			return
+		}
+		found := map[string]string{}
+		_ = eachKey(data, func(key string, value []byte) error { found[key] = string(value); return nil })
+		if len(found) != len(object) {
+			t.Errorf("%s: found %q, want %q", data, found, object)
+		}
+		for key, value := range object {
+			if found[key] != string(value) {
+				t.Errorf("%s: %q is %q, want %q", data, key, found[key], value)
+			}
+		}
+		var items []string
+		_ = eachItem(data, func(item []byte) error { items = append(items, string(item)); return nil })
+		if len(items) != len(array) {
+			t.Fatalf("%s: %q, want %q", data, items, array)
+		}
+		for i := range items {
+			if items[i] != string(array[i]) {
+				t.Errorf("%s: item %d is %q, want %q", data, i, items[i], array[i])
+			}
+		}
+	})
 }
 
 func BenchmarkParseConf(b *testing.B) {
