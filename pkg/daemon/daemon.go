@@ -55,7 +55,9 @@ type daemon struct {
 	// resynced is when the parts of the network last read everything.
 	resynced time.Time
 	computed computed
-	logged   logged
+	// published is what the last round for pods followed.
+	published nodestate.State
+	logged    logged
 }
 
 // finder is an underlay.Finder.
@@ -67,6 +69,9 @@ type finder interface {
 const (
 	// pause is the shortest time between two rounds for the network.
 	pause = 50 * time.Millisecond
+	// contestPause is the time between two rounds for notifications while another
+	// program undoes what a round sets.
+	contestPause = time.Second
 	// Pods come and go all the time, and nearly all notifications about them are
 	// the plugin's own doing, which a round would only disturb. So rounds for pods
 	// are rare, but damage is repaired within two seconds.
@@ -106,8 +111,8 @@ func Run(ctx context.Context, settings Settings, nodes registry.Registry, log *s
 
 func newDaemon(c config.Config, parts []part.Part[host.Desired], log *slog.Logger) *daemon {
 	return &daemon{
-		network: part.NewList(log, part.InRound(host.RoundNetwork, parts)...),
-		pods:    part.NewList(log, part.InRound(host.RoundPods, parts)...),
+		network: part.NewList(log, c.Resync, part.InRound(host.RoundNetwork, parts)...),
+		pods:    part.NewList(log, c.Resync, part.InRound(host.RoundPods, parts)...),
 		// Without pods there is no round for pods, and nothing to wait for.
 		status: health.NewTracker(host.RoundNetwork),
 		runDir: c.RunDir, node: c.NodeName, resync: c.Resync, log: log, logged: logged{},
@@ -127,10 +132,11 @@ func (d *daemon) run(ctx context.Context, c config.Config) error {
 	}
 	d.log.Info("overlayd runs", "node", c.NodeName, "runDir", c.RunDir)
 	network := reconcile.New(reconcile.Config{
-		Name: host.RoundNetwork, Sync: d.syncNetwork, Resync: d.resync, Pause: pause, Log: d.log,
+		Name: host.RoundNetwork, Sync: d.syncNetwork, Resync: d.resync, Pause: pause, Due: d.network.Due, Log: d.log,
 	})
 	pods := reconcile.New(reconcile.Config{
-		Name: host.RoundPods, Sync: d.syncPods, Resync: d.resync, Pause: podsPause, Settle: podsSettle, Log: d.log,
+		Name: host.RoundPods, Sync: d.syncPods, Resync: d.resync, Pause: podsPause, Settle: podsSettle,
+		Due: d.pods.Due, Log: d.log,
 	})
 	for _, task := range d.triggers(network, pods) {
 		wg.Go(func() { task(ctx) })

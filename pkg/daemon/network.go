@@ -132,9 +132,13 @@ func underlaySpec(c config.Config) underlay.Spec {
 func (d *daemon) syncParts(c config.Config, nodes []registry.Node) health.Status {
 	in, err := d.input(c, nodes)
 	if err != nil {
+		d.network.Renew() // what is missing next time, nobody may have undone
 		return health.Status{Down: err}
 	}
-	want, peers := d.computed.desired(in)
+	want, renewed, peers := d.computed.desired(in)
+	if renewed {
+		d.network.Renew()
+	}
 	if refusal := (*host.Refusal)(nil); errors.As(peers, &refusal) {
 		return health.Status{Down: peers}
 	}
@@ -203,12 +207,15 @@ type computed struct {
 	err   error
 }
 
-func (c *computed) desired(in host.Input) (host.Desired, error) {
-	if !c.valid || !c.in.Equal(in) {
+// desired computes the desired state. It reports whether the input is another one
+// than the last time.
+func (c *computed) desired(in host.Input) (want host.Desired, renewed bool, err error) {
+	renewed = !c.valid || !c.in.Equal(in)
+	if renewed {
 		c.want, c.err = host.Compute(in)
 	}
 	c.in, c.valid = in, true // even an equal input, so that the older slices can be freed
-	return c.want, c.err
+	return c.want, renewed, c.err
 }
 
 func wrap(what string, err error) error {

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"reflect"
 
 	"github.com/overlay-cni/overlay-cni/pkg/health"
 	"github.com/overlay-cni/overlay-cni/pkg/host"
@@ -19,6 +20,10 @@ func (d *daemon) syncPods(context.Context) error {
 	if err != nil {
 		d.status.Set(host.RoundPods, health.Status{Degraded: err})
 		return err
+	}
+	if !reflect.DeepEqual(published, d.published) {
+		d.published = published
+		d.pods.Renew()
 	}
 	down, degraded := d.pods.Sync(host.Desired{Bridge: host.BridgeOf(published.Bridge, published.Subnets, published.MTU)})
 	d.status.Set(host.RoundPods, health.Status{Down: down, Degraded: degraded, Parts: d.pods.Numbers()})

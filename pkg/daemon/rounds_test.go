@@ -294,6 +294,44 @@ func TestForceResyncOnceInAnInterval(t *testing.T) {
 	}
 }
 
+// A part that another program contests is left alone by rounds that follow from
+// notifications. It makes the host degraded, but the round did not fail. Another
+// desired state is applied at once, and so is the one after a time without any.
+func TestAContestedPart(t *testing.T) {
+	for name, change := range map[string]func(*world){
+		"another peer":      func(w *world) { w.nodes = append(slices.Clone(w.nodes), node(3, "10.244.3.0/24")) },
+		"another setting":   func(w *world) { w.config.Masquerade = false },
+		"another underlay":  func(w *world) { w.carrier.MTU = 1400 },
+		"no underlay first": func(w *world) { w.noUnderlay = underlay.ErrNotFound; w.round(); w.noUnderlay = nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			fight := func() {
+				w.changes["device"] = []string{"delete address 10.9.9.9/32"}
+				if s := w.round(); s.Down != nil || s.Degraded != nil {
+					t.Errorf("the status is %+v", s)
+				}
+			}
+			for range 6 {
+				fight()
+			}
+			fight()
+			if got := strings.Join(w.synced, " "); got != "rules published" {
+				t.Errorf("synced %q", got)
+			}
+			if _, text := w.status.Ready(); !strings.Contains(text, "network: degraded since") || !strings.Contains(text, ": device: another program undoes") ||
+				!strings.Contains(text, "delete address 10.9.9.9/32 (4 times since") {
+				t.Errorf("the status is:\n%s", text)
+			}
+			if due := w.network.Due(); due <= 0 || due > time.Second {
+				t.Errorf("the next round is due after %s", due)
+			}
+			change(w)
+			w.expect(all, "", "")
+		})
+	}
+}
+
 func TestNumbersAreInTheStatus(t *testing.T) {
 	w := newWorld(t)
 	w.fail["rules"] = errors.New("broken")
@@ -334,7 +372,7 @@ func TestComputedFollowsTheInput(t *testing.T) {
 		func() { w.nodes = w.nodes[:1] },
 	} {
 		change()
-		got, err := c.desired(in())
+		got, _, err := c.desired(in())
 		want, wantErr := host.Compute(in())
 		if !reflect.DeepEqual(got, want) || fmt.Sprint(err) != fmt.Sprint(wantErr) {
 			t.Errorf("got  %+v, %v\nwant %+v, %v", got, err, want, wantErr)

@@ -17,9 +17,10 @@ import (
 // triggers returns functions that wait for changes and trigger rounds. Each runs
 // until ctx ends.
 func (d *daemon) triggers(network, pods *reconcile.Loop) []func(ctx context.Context) {
+	noticed := func() { d.noticed(network) }
 	changed := func(c monitor.Change) {
 		if c&monitor.Network != 0 {
-			network.Trigger()
+			noticed()
 		}
 		if c&monitor.Pods != 0 {
 			pods.Trigger()
@@ -39,9 +40,19 @@ func (d *daemon) triggers(network, pods *reconcile.Loop) []func(ctx context.Cont
 		d.keepWatching(func(ctx context.Context) error { return monitor.WatchRules(ctx, watchedTables(), changed) }),
 	}
 	for _, watch := range d.network.Watches() {
-		tasks = append(tasks, d.keepWatching(func(ctx context.Context) error { return watch(ctx, network.Trigger) }))
+		tasks = append(tasks, d.keepWatching(func(ctx context.Context) error { return watch(ctx, noticed) }))
 	}
 	return tasks
+}
+
+// noticed triggers a round because the kernel reported a change. In a contest most
+// notifications come from the other program, so rounds for them are rare.
+func (d *daemon) noticed(network *reconcile.Loop) {
+	if d.network.Contested() {
+		network.TriggerLater(contestPause)
+	} else {
+		network.Trigger()
+	}
 }
 
 // forward calls trigger for each value in changed.

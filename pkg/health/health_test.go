@@ -7,12 +7,15 @@ import (
 	"net/http"
 	"testing"
 	"time"
+
+	"github.com/overlay-cni/overlay-cni/pkg/part"
 )
 
 func TestReady(t *testing.T) {
 	failure := errors.New("no underlay")
 	peer := errors.New("peer \"b\" is left out")
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	contest := part.Contest{What: "delete address 10.9.9.9/32", Times: 7, Since: time.Date(2026, 1, 2, 3, 0, 0, 0, time.UTC), Pause: 8 * time.Second}
 	b := NewTracker("network", "pods")
 	b.now = func() time.Time { return now }
 	for _, step := range []struct {
@@ -27,6 +30,8 @@ func TestReady(t *testing.T) {
 		{"both", Status{Down: failure, Degraded: peer}, false,
 			"network: down since 2026-01-02T03:04:09Z: no underlay\nnetwork: degraded since 2026-01-02T03:04:09Z: peer \"b\" is left out\npods: ok\n"},
 		{"well", Status{}, true, "network: ok\npods: ok\n"},
+		{"another program undoes a part", Status{Parts: []part.Numbers{{Part: "bridge"}, {Part: "tunnel", Contest: contest}}}, true,
+			"network: degraded since 2026-01-02T03:00:00Z: tunnel: " + contest.Text() + "\npods: ok\n"},
 		{"well, with a note", Status{Note: "b has IPv4 alone"}, true, "network: ok\nnetwork: note: b has IPv4 alone\npods: ok\n"},
 	} {
 		now = now.Add(time.Second)

@@ -26,7 +26,8 @@ type Status struct {
 	Degraded error
 	// Note is information for the operator; nothing is wrong.
 	Note string
-	// Parts are the numbers of the parts that the round syncs.
+	// Parts are the numbers of the parts that the round syncs. A part over which there
+	// is a contest counts as degraded.
 	Parts []part.Numbers
 }
 
@@ -67,6 +68,11 @@ func (t *Tracker) Set(round string, s Status) {
 
 func (s Status) text() string { return fmt.Sprint(s.Down, s.Degraded) }
 
+// contests returns the parts that another program changes again and again.
+func (s Status) contests() []part.Numbers {
+	return slices.DeleteFunc(slices.Clone(s.Parts), func(n part.Numbers) bool { return n.Contest == part.Contest{} })
+}
+
 // Statuses returns the status of each round, by the round's name.
 func (t *Tracker) Statuses() map[string]Status {
 	t.mu.Lock()
@@ -99,7 +105,11 @@ func (r tracked) write(text *strings.Builder, round string) {
 	if r.Degraded != nil {
 		fmt.Fprintf(text, "%s: degraded since %s: %v\n", round, since, r.Degraded)
 	}
-	if r.Down == nil && r.Degraded == nil {
+	contests := r.contests()
+	for _, c := range contests {
+		fmt.Fprintf(text, "%s: degraded since %s: %s: %s\n", round, c.Contest.Since.UTC().Format(time.RFC3339), c.Part, c.Contest.Text())
+	}
+	if r.Down == nil && r.Degraded == nil && len(contests) == 0 {
 		fmt.Fprintf(text, "%s: ok\n", round)
 	}
 	if r.Note != "" {

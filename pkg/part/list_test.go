@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // fake is a part that says what happens to it.
@@ -42,7 +43,7 @@ func listOf(change func(a, b, c *fake)) (list *List[string], calls *[]string, lo
 	a, b := &fake{name: "a", calls: calls}, &fake{name: "b", needs: []string{"a"}, calls: calls}
 	c, d := &fake{name: "c", calls: calls}, &fake{name: "d", needs: []string{"b"}, calls: calls}
 	change(a, b, c)
-	return NewList(slog.New(slog.NewTextHandler(log, nil)), a.part(), b.part(), c.part(), d.part()), calls, log
+	return NewList(slog.New(slog.NewTextHandler(log, nil)), time.Minute, a.part(), b.part(), c.part(), d.part()), calls, log
 }
 
 func TestAPartThatFailsStopsThoseThatNeedIt(t *testing.T) {
@@ -107,7 +108,7 @@ func TestNumbers(t *testing.T) {
 	for range 3 {
 		_, _ = list.Sync("x")
 	}
-	want := []Numbers{{Part: "a", Failures: 3, Err: broken}, {Part: "b"}, {Part: "c", Changes: 6}, {Part: "d"}}
+	want := []Numbers{{Part: "a", Failures: 3, Err: broken}, {Part: "b"}, {Part: "c", Changes: 6, Undone: 2}, {Part: "d"}}
 	got := list.Numbers()
 	for i := range got {
 		if got[i].LastRun.IsZero() || got[i].Took < 0 {
@@ -145,7 +146,7 @@ func TestForceResync(t *testing.T) {
 
 // A part may have nothing to keep, to remove or to read again.
 func TestAPartWithNothingButAName(t *testing.T) {
-	list := NewList(slog.New(slog.DiscardHandler), Part[string]{Name: "a"})
+	list := NewList(slog.New(slog.DiscardHandler), time.Minute, Part[string]{Name: "a"})
 	list.ForceResync()
 	down, degraded := list.Sync("x")
 	if err := errors.Join(down, degraded, list.Remove("x", func(string) { t.Error("removed something") })); err != nil {

@@ -3,6 +3,7 @@ package reconcile
 import (
 	"context"
 	"log/slog"
+	"sync/atomic"
 	"time"
 )
 
@@ -31,13 +32,17 @@ type Config struct {
 	Pause time.Duration
 	// Settle is how long a run waits for further triggers after its first one.
 	Settle time.Duration
-	Log    *slog.Logger
+	// Due returns after what time another run is due without a trigger, earlier than
+	// Resync. 0 means never, as does a nil Due.
+	Due func() time.Duration
+	Log *slog.Logger
 }
 
 // Loop is a reconcile loop. Make it with New.
 type Loop struct {
 	Config
-	wake chan struct{}
+	wake  chan struct{}
+	later atomic.Bool // a Trigger is on its way
 }
 
 // New returns a loop that is not running yet.
@@ -49,6 +54,18 @@ func (l *Loop) Trigger() {
 	case l.wake <- struct{}{}:
 	default: // another run is due already
 	}
+}
+
+// TriggerLater is Trigger after a time. What it is called for meanwhile waits for the
+// same run.
+func (l *Loop) TriggerLater(d time.Duration) {
+	if l.later.Swap(true) {
+		return
+	}
+	time.AfterFunc(d, func() {
+		l.later.Store(false) // first, so that no later call is lost
+		l.Trigger()
+	})
 }
 
 // Run calls Sync at once, then after each trigger, failure and Resync, until ctx
@@ -64,11 +81,22 @@ func (l *Loop) Run(ctx context.Context) {
 		failures.note(err, started, l.Log)
 		if err == nil {
 			l.Log.Debug("reconciled", "round", l.Name, "took", time.Since(started))
-			l.wait(ctx, l.Resync, l.Pause)
+			l.wait(ctx, l.sooner(l.Resync), l.Pause)
 		} else {
-			l.wait(ctx, failures.delay, min(failures.delay, max(eagerRetry, l.Pause)))
+			l.wait(ctx, l.sooner(failures.delay), min(failures.delay, max(eagerRetry, l.Pause)))
 		}
 	}
+}
+
+// sooner returns the limit, or when a run is due before it.
+func (l *Loop) sooner(limit time.Duration) time.Duration {
+	if l.Due == nil {
+		return limit
+	}
+	if due := l.Due(); due > 0 {
+		return min(due, limit)
+	}
+	return limit
 }
 
 // wait returns after limit, or after a trigger, but not before least.

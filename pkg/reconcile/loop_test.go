@@ -156,6 +156,44 @@ func TestRunsAtOnceAndEveryResync(t *testing.T) {
 	})
 }
 
+// A run that is due comes by itself, after a success and after a failure. Due counts
+// from the end of a run; 0 leaves it to the resync.
+func TestRunsWhenDue(t *testing.T) {
+	for name, tt := range map[string]struct {
+		due   time.Duration
+		fails string
+		want  []time.Duration
+	}{
+		"never":               {0, "", []time.Duration{resync}},
+		"before the resync":   {20 * time.Second, "", []time.Duration{20 * time.Second, 40 * time.Second}},
+		"after the resync":    {time.Hour, "", []time.Duration{resync}},
+		"before the retry":    {firstRetry / 2, "no such luck", []time.Duration{firstRetry}}, // a failure's pause holds
+		"later than a retry":  {time.Hour, "no such luck", []time.Duration{firstRetry}},
+		"soon after a pause":  {gap / 2, "", []time.Duration{gap}},
+		"overdue: not at all": {-time.Second, "", []time.Duration{resync}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			on(t, func(b *bench) {
+				if tt.fails != "" {
+					b.from(behaviour{fails: tt.fails})
+					b.trigger(1)
+					b.pass(gap)
+				}
+				first := b.began()
+				from := first[len(first)-1]
+				b.pass(45*time.Second - from)
+				got := b.began()
+				for i, want := range tt.want {
+					if i >= len(got) || got[i]-from != want {
+						t.Errorf("runs after %v, want %v", got, tt.want)
+						break
+					}
+				}
+			}, func(c *Config) { c.Due = func() time.Duration { return tt.due } })
+		})
+	}
+}
+
 func TestTriggerRunsSoon(t *testing.T) {
 	on(t, func(b *bench) {
 		b.pass(time.Second)
@@ -164,6 +202,24 @@ func TestTriggerRunsSoon(t *testing.T) {
 		b.wantRuns(time.Second)
 		b.pass(resync + time.Second)
 		b.wantRuns(time.Second + resync) // the resync counts from the last run
+	})
+}
+
+func TestTriggersThatMayComeLaterAreOneRun(t *testing.T) {
+	on(t, func(b *bench) {
+		b.pass(time.Second)
+		b.began()
+		for range 9 {
+			b.loop.TriggerLater(time.Second)
+			b.pass(100 * time.Millisecond)
+		}
+		b.wantRuns()
+		b.pass(time.Second)
+		b.wantRuns(2 * time.Second)
+		b.loop.TriggerLater(time.Second)
+		b.trigger(1) // which does not wait for the other
+		b.pass(2 * time.Second)
+		b.wantRuns(2900*time.Millisecond, 3900*time.Millisecond)
 	})
 }
 

@@ -74,7 +74,7 @@ func (o Options) Clean(removed func(name string)) error {
 		return err
 	}
 	parts := append([]part.Part[host.Desired]{o.programPart()}, h.Parts()...)
-	return part.NewList(slog.Default(), parts...).Remove(was, removed)
+	return part.NewList(slog.Default(), 0, parts...).Remove(was, removed)
 }
 
 // was returns the desired state of the daemon, with only the names and paths set that

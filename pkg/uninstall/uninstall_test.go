@@ -106,7 +106,7 @@ func (i *installation) install(bridge, device string) {
 	h, err := host.Open(i.options.RunDir)
 	i.must(err)
 	defer h.Close()
-	down, degraded := part.NewList(slog.New(slog.DiscardHandler), h.Parts()...).Sync(want)
+	down, degraded := part.NewList(slog.New(slog.DiscardHandler), 0, h.Parts()...).Sync(want)
 	i.must(errors.Join(down, degraded))
 	i.must(os.MkdirAll(filepath.Dir(i.options.Program.Path), 0o755))
 	i.must(os.WriteFile(i.options.Program.Path, []byte("program"), 0o755))
