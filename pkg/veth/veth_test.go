@@ -101,6 +101,46 @@ func TestAddAndInspect(t *testing.T) {
 	})
 }
 
+// When Add returns, the port forwards and the bridge sends: the kernel leaves both
+// to a worker, which comes late on a busy machine.
+func TestPortForwardsAfterAdd(t *testing.T) {
+	inNetns(t, func(k *Kernel, h *netlink.Handle) error {
+		other := sandboxtest.NewNetns(t)
+		pod, err := os.Open(other.Path())
+		if err != nil {
+			return err
+		}
+		defer pod.Close()
+		for range 50 {
+			gateway := netip.MustParsePrefix("10.244.1.1/24")
+			spec := bridge.Spec{Name: "cni0", MTU: 1450, Gateways: []netip.Prefix{gateway}}
+			index, err := k.bridge.Add(spec)
+			if err != nil {
+				return err
+			}
+			p := Port{
+				HostName: "veth0", IfName: "eth0", MTU: 1450, MAC: []byte{2, 0, 0, 0, 0, 1}, HostMAC: []byte{2, 0, 0, 0, 0, 2},
+				Addresses: []Address{{Addr: netip.MustParseAddr("10.244.1.2"), Gateway: gateway.Addr()}},
+			}
+			if _, err := k.Add(pod, index, spec, p); err != nil {
+				return err
+			}
+			bridge, err := h.LinkByName("cni0")
+			if err != nil {
+				return err
+			}
+			// The bridge has a carrier while a port forwards.
+			if state := bridge.Attrs().OperState; state != netlink.OperUp {
+				return fmt.Errorf("cni0 is %s", state)
+			}
+			if err := k.bridge.Remove("veth0", "cni0"); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 func TestFullBridge(t *testing.T) {
 	inNetns(t, func(k *Kernel, _ *netlink.Handle) error {
 		spec := bridge.Spec{Name: "cni0", MTU: 1500, Gateways: []netip.Prefix{netip.MustParsePrefix("10.244.0.1/16")}}
