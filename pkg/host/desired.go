@@ -17,6 +17,7 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/iptables"
 	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
 	"github.com/overlay-cni/overlay-cni/pkg/registry"
+	"github.com/overlay-cni/overlay-cni/pkg/routes"
 	"github.com/overlay-cni/overlay-cni/pkg/subnet"
 	"github.com/overlay-cni/overlay-cni/pkg/underlay"
 	"github.com/overlay-cni/overlay-cni/pkg/vxlan"
@@ -42,6 +43,7 @@ func (in Input) Equal(o Input) bool {
 // Desired is what a host should have.
 type Desired struct {
 	Bridge    bridge.Spec
+	Routes    routes.State
 	Tunnel    vxlan.State
 	Sysctls   Sysctls
 	Firewall  *nft.Table
@@ -81,8 +83,10 @@ func Compute(in Input) (Desired, error) {
 	if err != nil {
 		return Desired{}, &Refusal{err}
 	}
+	cni0 := BridgeOf(in.Config.Bridge, in.Own.Subnets, tunnel.Device.MTU)
 	return Desired{
-		Bridge:   BridgeOf(in.Config.Bridge, in.Own.Subnets, tunnel.Device.MTU),
+		Bridge:   cni0,
+		Routes:   routesOf(cni0, tunnel),
 		Tunnel:   tunnel,
 		Sysctls:  sysctlsOf(in),
 		Firewall: table,
@@ -97,6 +101,15 @@ func Compute(in Input) (Desired, error) {
 		Text: in.Config.Text,
 		Note: singleStack(in.Nodes),
 	}, errors.Join(peers, apart(in.Own, in.Nodes), leftOut(in.Own, in.Underlay))
+}
+
+// routesOf returns the routes that other programs must leave alone.
+func routesOf(b bridge.Spec, tunnel vxlan.State) routes.State {
+	s := routes.State{Bridge: b.Name, Addresses: b.Want().Addresses, Peers: make(map[netip.Prefix]bool, len(tunnel.Routes))}
+	for p := range tunnel.Routes {
+		s.Peers[p] = true
+	}
+	return s
 }
 
 // Refusal says why an input allows no network on this host.

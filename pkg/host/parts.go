@@ -20,6 +20,7 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
 	"github.com/overlay-cni/overlay-cni/pkg/part"
 	"github.com/overlay-cni/overlay-cni/pkg/pods"
+	"github.com/overlay-cni/overlay-cni/pkg/routes"
 	"github.com/overlay-cni/overlay-cni/pkg/vxlan"
 )
 
@@ -27,6 +28,7 @@ import (
 const (
 	partBridge    = "bridge"
 	partTunnel    = "tunnel"
+	partRoutes    = "routes"
 	partSysctls   = "sysctls"
 	partFirewall  = "firewall"
 	partIPTables  = "iptables"
@@ -47,6 +49,7 @@ type Host struct {
 	runDir   string
 	bridge   *bridge.Kernel
 	vxlan    *vxlan.Kernel
+	routes   *routes.Kernel
 	firewall *firewall.Kernel
 	iptables *iptables.Kernel
 	pods     *pods.Host
@@ -73,6 +76,9 @@ func (h *Host) open() (err error) {
 	if h.vxlan, err = vxlan.Open(); err != nil {
 		return err
 	}
+	if h.routes, err = routes.Open(vxlan.OwnProtocol); err != nil {
+		return err
+	}
 	h.pods, err = pods.Open(h.runDir)
 	return err
 }
@@ -83,6 +89,9 @@ func (h *Host) Close() {
 	h.iptables.Close()
 	if h.pods != nil {
 		h.pods.Close()
+	}
+	if h.routes != nil {
+		_ = h.routes.Close()
 	}
 	if h.vxlan != nil {
 		_ = h.vxlan.Close()
@@ -119,6 +128,14 @@ func (h *Host) networkParts() []part.Part[Desired] {
 		ForceResync: h.vxlan.ForceResync,
 		Watch:       h.vxlan.Watch,
 	}, {
+		Name: partRoutes, Round: RoundNetwork,
+		// The routes are the bridge's, and are compared with the tunnel's.
+		Needs:       []string{partBridge},
+		Minor:       func(err error) bool { return errors.Is(err, routes.ErrPart) },
+		Sync:        func(want Desired) ([]string, error) { return h.routes.Sync(want.Routes) },
+		ForceResync: h.routes.ForceResync,
+		Watch:       h.routes.Watch,
+	}, {
 		Name: partSysctls, Round: RoundNetwork,
 		// A device that could not be synced may be somebody else's.
 		Needs: []string{partBridge, partTunnel},
@@ -135,7 +152,7 @@ func (h *Host) networkParts() []part.Part[Desired] {
 		Watch:       h.iptables.Watch,
 	}, {
 		Name: partPublished, Round: RoundNetwork,
-		Needs: []string{partBridge, partTunnel, partSysctls, partFirewall, partIPTables},
+		Needs: []string{partBridge, partTunnel, partRoutes, partSysctls, partFirewall, partIPTables},
 		Sync:  func(want Desired) ([]string, error) { return nodestate.Sync(h.runDir, want.Published) },
 		// Withdrawn, and not removed: an uninstall that is run again reads the names
 		// of the devices there.

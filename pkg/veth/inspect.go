@@ -48,6 +48,33 @@ func (k *Kernel) inspectHost(bridgeName string, p Port) ([]string, error) {
 	if !link.Up() {
 		diffs = append(diffs, fmt.Sprintf("the host's end %s is down", p.HostName))
 	}
+	if bridge.Index == 0 {
+		return diffs, nil
+	}
+	ways, err := k.inspectWays(bridge, p)
+	return append(diffs, ways...), err
+}
+
+// inspectWays looks whether the host sends to the pod's addresses by the bridge, and
+// whether the bridge has the pod's gateways.
+func (k *Kernel) inspectWays(bridge rtnl.Link, p Port) ([]string, error) {
+	var has []netip.Prefix
+	if err := k.conn.EachAddr(bridge.Index, func(a rtnl.AddrEntry) { has = append(has, a.Prefix) }); err != nil {
+		return nil, err
+	}
+	var diffs []string
+	for _, a := range p.Addresses {
+		if a.Gateway.IsValid() && !slices.ContainsFunc(has, func(h netip.Prefix) bool { return h.Addr() == a.Gateway }) {
+			diffs = append(diffs, fmt.Sprintf("the pod's gateway %s is not on %s, which has %v: the node's pod subnet has changed, so delete the pod to give it an address of the new one",
+				a.Gateway, bridge.Name, has))
+			continue
+		}
+		route, err := k.conn.RouteTo(a.Addr)
+		if err == nil && route.Type == unix.RTN_UNICAST && route.Index == bridge.Index && !route.Via.IsValid() {
+			continue
+		}
+		diffs = append(diffs, fmt.Sprintf("the host does not send to %s by %s: see \"ip route get %s\", and /readyz of overlayd", a.Addr, bridge.Name, a.Addr))
+	}
 	return diffs, nil
 }
 
