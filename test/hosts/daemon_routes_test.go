@@ -175,3 +175,44 @@ func TestDaemonReportsALeftOverBridge(t *testing.T) {
 		})
 	})
 }
+
+// Nobody mends the host's routes while the daemon is away, but CHECK tells.
+func TestCheckSeesTheHostsRoutes(t *testing.T) {
+	t.Parallel()
+	eachMode(t, func(t *testing.T, m mode) {
+		f, ctx := newFleet(t, 1, m.set), withPatience(t)
+		a, pod := f.hosts[0], f.pods[0]
+		f.must(pod.Check(ctx))
+		f.stop(ctx, a)
+		for i, own := range a.Subnets() {
+			option, route := familyOf(own.Addr()), []string{own.String(), "dev", "cni0", "proto", "kernel", "metric", metricOf(own.Addr())}
+			f.command(a, "ip", append([]string{option, "route", "del"}, route...)...)
+			if err := pod.Check(ctx); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("the host does not send to %s by cni0", pod.Addresses[i])) {
+				t.Errorf("without the route to %s: %v", own, err)
+			}
+			f.command(a, "ip", append([]string{option, "route", "add"}, route...)...)
+			f.must(pod.Check(ctx))
+		}
+	})
+}
+
+// A pod keeps its address when its node gets another subnet. Nothing reaches it.
+func TestCheckSeesThatTheGatewayIsGone(t *testing.T) {
+	t.Parallel()
+	eachMode(t, func(t *testing.T, m mode) {
+		f, ctx := newFleet(t, 1, m.set), withPatience(t)
+		a, pod := f.hosts[0], f.pods[0]
+		moved := entries(a)
+		moved[0].subnets = m.prefixes("10.244.9.0/24", "fd44:0:0:9::/64")
+		f.register(moved)
+		for _, own := range a.Subnets() {
+			f.eventually(ctx, func(ctx context.Context) error {
+				want := fmt.Sprintf("the pod's gateway %s is not on cni0", own.Addr().Next())
+				if err := pod.Check(ctx); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "delete the pod") {
+					return fmt.Errorf("CHECK says %w, not %s", err, want)
+				}
+				return nil
+			})
+		}
+	})
+}
