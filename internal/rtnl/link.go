@@ -1,7 +1,6 @@
 package rtnl
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -154,18 +153,31 @@ type Link struct {
 // Up reports whether the interface is set up (IFF_UP).
 func (l Link) Up() bool { return l.Flags&unix.IFF_UP != 0 }
 
+// Carrier reports whether the interface has a carrier: the other end of a veth pair is
+// up, or one of a bridge's ports.
+func (l Link) Carrier() bool { return l.Flags&unix.IFF_LOWER_UP != 0 }
+
+// ResolvesNeighbors reports whether the interface asks for the MAC addresses of
+// neighbours, and has multicast groups. Interfaces of the kinds here do, unless
+// somebody turned it off ("ip link set DEVICE arp off", "multicast off").
+func (l Link) ResolvesNeighbors() bool {
+	return l.Flags&unix.IFF_NOARP == 0 && l.Flags&unix.IFF_MULTICAST != 0
+}
+
+// SetResolvesNeighbors makes ResolvesNeighbors true.
+func (b *Batch) SetResolvesNeighbors(name string) *nl.Request {
+	header := make([]byte, 8, 64)
+	header = native.AppendUint32(header, unix.IFF_MULTICAST)
+	header = native.AppendUint32(header, unix.IFF_NOARP|unix.IFF_MULTICAST)
+	return b.add("turn ARP and multicast of "+name+" on", unix.RTM_NEWLINK, 0, nl.Attrs(header).Text(unix.IFLA_IFNAME, name))
+}
+
 // Link returns the interface of that name. The error is unix.ENODEV if there is
 // none.
 func (c *Conn) Link(name string) (Link, error) {
-	op := "look up link " + name
-	m, err := c.nl.Get(nl.Request{
-		Type: unix.RTM_GETLINK, Op: op, Body: named(name, 0).Uint32(unix.IFLA_EXT_MASK, extFilterSkipStats),
-	})
+	m, err := c.getLink(name)
 	if err != nil {
 		return Link{}, err
-	}
-	if m.Type != unix.RTM_NEWLINK || len(m.Body) < unix.SizeofIfInfomsg {
-		return Link{}, errors.New(op + ": the kernel answered without a link")
 	}
 	return parseLink(m.Body), nil
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -56,7 +55,7 @@ func (h *Host) Sync(s bridge.Spec) ([]string, error) {
 		return nil, err
 	}
 	ports := portsOf(entries, s.Name)
-	plugged, missing, err := veth.On(h.bridge).Sync(s, slices.Collect(maps.Keys(ports)), func(name string) bool { return h.busy(ports[name]) })
+	plugged, missing, err := veth.On(h.bridge).Sync(s, mtusOf(entries, s.Name), func(name string) bool { return h.busy(ports[name]) })
 	swept, sweepErr := h.sweep(entries, missing, s.Name)
 	return slices.Concat(plugged, swept), errors.Join(err, sweepErr, cutOff(entries, s))
 }
@@ -108,6 +107,17 @@ func portsOf(entries []attachment.Entry, bridge string) map[string]attachment.Ke
 		}
 	}
 	return ports
+}
+
+// mtusOf returns the MTUs of the pods on a bridge, by the names of their ports.
+func mtusOf(entries []attachment.Entry, bridge string) map[string]int {
+	mtus := map[string]int{}
+	for _, e := range entries {
+		if e.Err == nil && e.Record.Bridge == bridge {
+			mtus[e.Key.HostName()] = e.Record.MTU
+		}
+	}
+	return mtus
 }
 
 // sweep removes the attachments of pods that are gone: the veth pair went with the

@@ -11,6 +11,7 @@ import (
 
 	"github.com/overlay-cni/overlay-cni/internal/family"
 	"github.com/overlay-cni/overlay-cni/internal/rtnl"
+	"github.com/overlay-cni/overlay-cni/internal/sysctl"
 )
 
 // Inspect compares a port of a bridge with the kernel, for CHECK. It returns what
@@ -20,7 +21,10 @@ func (k *Kernel) Inspect(netns *os.File, bridge string, p Port) ([]string, error
 	if err != nil {
 		return nil, err
 	}
-	conn, err := k.conn.OpenIn(netns, func() error { return nil })
+	conn, err := k.conn.OpenIn(netns, func() error {
+		diffs = append(diffs, p.sysctlDiffs()...)
+		return nil
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -29,8 +33,20 @@ func (k *Kernel) Inspect(netns *os.File, bridge string, p Port) ([]string, error
 	return append(diffs, pod...), err
 }
 
+// sysctlDiffs tells of the sysctl without which the pod has no IPv6. Plugins behind
+// this one may set the others that ADD sets. It runs in the pod's namespace.
+func (p Port) sysctlDiffs() []string {
+	ipv6 := slices.ContainsFunc(p.Addresses, func(a Address) bool { return a.Addr.Is6() })
+	off := sysctl.IPv6(p.IfName, sysctl.DisableIPv6, "1")
+	if v, err := sysctl.Get(off.Path); ipv6 && err == nil && v == off.Value {
+		return []string{fmt.Sprintf("the pod has the sysctl %s", off)}
+	}
+	return nil
+}
+
 func (k *Kernel) inspectHost(bridgeName string, p Port) ([]string, error) {
-	link, err := k.conn.Link(p.HostName)
+	port, err := k.conn.Port(p.HostName)
+	link := port.Link
 	if errors.Is(err, unix.ENODEV) {
 		return []string{fmt.Sprintf("the host's end %s is gone", p.HostName)}, nil
 	}
@@ -50,6 +66,14 @@ func (k *Kernel) inspectHost(bridgeName string, p Port) ([]string, error) {
 	}
 	if bridge.Index == 0 {
 		return diffs, nil
+	}
+	if link.Master == bridge.Index {
+		for _, a := range altered(port) {
+			diffs = append(diffs, fmt.Sprintf("the host's end %s has %s altered (bridge -d link show dev %s)", p.HostName, a.Name, p.HostName))
+		}
+	}
+	if p.MTU != 0 && link.MTU < p.MTU {
+		diffs = append(diffs, fmt.Sprintf("the host's end %s has MTU %d, less than the pod's %d", p.HostName, link.MTU, p.MTU))
 	}
 	ways, err := k.inspectWays(bridge, p)
 	return append(diffs, ways...), err
@@ -103,6 +127,9 @@ func (p Port) linkDiffs(link rtnl.Link) []string {
 	var diffs []string
 	if !link.Up() {
 		diffs = append(diffs, fmt.Sprintf("%s is down", p.IfName))
+	}
+	if !link.ResolvesNeighbors() {
+		diffs = append(diffs, fmt.Sprintf("%s has ARP or multicast turned off", p.IfName))
 	}
 	if link.MAC.String() != p.MAC.String() {
 		diffs = append(diffs, fmt.Sprintf("%s has MAC address %s, not %s", p.IfName, link.MAC, p.MAC))

@@ -79,7 +79,7 @@ func TestAddAndInspect(t *testing.T) {
 			{func() error { return nil }, "[]"},
 			{func() error { return h.LinkSetNoMaster(host) }, "[the host's end veth0 is not a port of cni0]"},
 			{func() error { return h.LinkSetDown(host) }, "[the host's end veth0 is not a port of cni0 the host's end veth0 is down]"},
-			{func() error { _, _, err := k.Sync(spec, []string{"veth0"}, idle); return err }, "[]"},
+			{func() error { _, _, err := k.Sync(spec, map[string]int{"veth0": 1500}, idle); return err }, "[]"},
 			{func() error { return inPod.LinkSetMTU(eth0, 1400) }, "[eth0 has MTU 1400, not 1450]"},
 			{func() error {
 				addrs, err := inPod.AddrList(eth0, unix.AF_INET)

@@ -216,3 +216,71 @@ func TestCheckSeesThatTheGatewayIsGone(t *testing.T) {
 		}
 	})
 }
+
+// What carries a pod's traffic is mended, and CHECK tells while nobody mends it.
+func TestCheckSeesWhatCarriesTraffic(t *testing.T) {
+	t.Parallel()
+	dual(t, func(t *testing.T, m mode) {
+		f, ctx := newFleet(t, 2, m.set, withHealth), withPatience(t)
+		a, pod := f.hosts[0], f.pods[0]
+		port := onlyPort(t, a)
+		f.stop(ctx, a)
+		for _, tt := range []struct {
+			name  string
+			do    []string
+			inPod bool
+			words string
+			undo  []string // of what the daemon doesn't mend: it is the pod's
+		}{
+			{"the port is disabled", []string{"bridge", "link", "set", "dev", port, "state", "0"}, false, "has state altered", nil},
+			{"the port is locked", []string{"bridge", "link", "set", "dev", port, "locked", "on"}, false, "has locked altered", nil},
+			{"the port suppresses neighbours", []string{"bridge", "link", "set", "dev", port, "neigh_suppress", "on"}, false, "has neigh_suppress altered", nil},
+			{"the port neither learns nor floods", []string{"bridge", "link", "set", "dev", port, "learning", "off", "flood", "off"}, false, "has learning altered", nil},
+			{"the port has a smaller MTU", []string{"ip", "link", "set", port, "mtu", "700"}, false, "has MTU 700, less than", nil},
+			{"the port is unplugged", []string{"ip", "link", "set", port, "nomaster"}, false, "is not a port of cni0", nil},
+			{"the bridge asks for no MAC address", []string{"ip", "link", "set", "cni0", "arp", "off"}, false, "needs: turn ARP and multicast on", nil},
+			{"the bridge is down", []string{"ip", "link", "set", "cni0", "down"}, false, "needs: set up", nil},
+			{"the pod asks for no MAC address", []string{"ip", "link", "set", "eth0", "arp", "off"}, true, "eth0 has ARP or multicast turned off",
+				[]string{"ip", "link", "set", "eth0", "arp", "on"}},
+			{"the pod has a smaller MTU", []string{"ip", "link", "set", "eth0", "mtu", "1300"}, true, "eth0 has MTU 1300",
+				[]string{"ip", "link", "set", "eth0", "mtu", "1450"}},
+		} {
+			t.Run(tt.name, func(t *testing.T) {
+				f, ctx := f.sub(t), withPatience(t)
+				ns := a.Netns()
+				if tt.inPod {
+					ns = pod.Netns()
+				}
+				f.must(pod.Check(ctx))
+				f.runIn(ns, tt.do)
+				if err := pod.Check(ctx); err == nil || !strings.Contains(err.Error(), tt.words) {
+					t.Errorf("CHECK says %v, not %s", err, tt.words)
+				}
+				if tt.undo != nil {
+					f.runIn(ns, tt.undo)
+				}
+				f.start(ctx, a)
+				f.eventually(ctx, func(ctx context.Context) error {
+					return errors.Join(pod.Check(ctx), ping(ctx, f.pods[0], f.pods[1]), ping(ctx, f.pods[1], f.pods[0]))
+				})
+				f.stop(ctx, a)
+			})
+		}
+	})
+}
+
+// onlyPort returns the name of the port of a host's only pod.
+func onlyPort(t *testing.T, h *lab.Host) string {
+	t.Helper()
+	links, err := h.Handle().LinkList()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range links {
+		if strings.HasPrefix(l.Attrs().Name, "veth") {
+			return l.Attrs().Name
+		}
+	}
+	t.Fatal("there is no pod's port")
+	return ""
+}
