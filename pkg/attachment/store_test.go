@@ -153,7 +153,7 @@ func TestFreeLost(t *testing.T) {
 		{true, nil, all[1:]},
 	} {
 		var asked []netip.Addr
-		freed, err := s.FreeLost(keep, func(k Key, a netip.Addr) (bool, error) {
+		freed, err := s.FreeLost(func(k Key) bool { return keep[k] }, func(k Key, a netip.Addr) (bool, error) {
 			asked = append(asked, a)
 			return tc.unused && k == Owner{"c", "eth0"}.Key(), tc.err
 		})

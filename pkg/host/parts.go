@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -114,6 +115,9 @@ func (h *Host) Parts() []part.Part[Desired] {
 func (h *Host) networkParts() []part.Part[Desired] {
 	return []part.Part[Desired]{{
 		Name: "run directory", Round: RoundNetwork,
+		// What can't be written is the error of whoever writes it.
+		Minor:  func(err error) bool { return !errors.Is(err, ErrRunDirGone) },
+		Sync:   func(Desired) ([]string, error) { return nil, checkRunDir(h.runDir) },
 		Remove: func(was Desired) ([]string, error) { return h.removeRunDir(was.Bridge.Name) },
 	}, {
 		Name: partBridge, Round: RoundNetwork,
@@ -151,6 +155,11 @@ func (h *Host) networkParts() []part.Part[Desired] {
 		ForceResync: h.iptables.ForceResync,
 		Watch:       h.iptables.Watch,
 	}, {
+		Name: "addresses in use", Round: RoundNetwork,
+		// Two pods with one address are no reason to keep others out.
+		Minor: func(error) bool { return true },
+		Sync:  h.syncInUse,
+	}, {
 		Name: partPublished, Round: RoundNetwork,
 		Needs: []string{partBridge, partTunnel, partRoutes, partSysctls, partFirewall, partIPTables},
 		Sync:  func(want Desired) ([]string, error) { return nodestate.Sync(h.runDir, want.Published) },
@@ -166,6 +175,16 @@ func (h *Host) networkParts() []part.Part[Desired] {
 		Sync:   func(want Desired) ([]string, error) { return config.Keep(h.runDir, want.Text) },
 		Remove: func(Desired) ([]string, error) { return nil, config.Forget(h.runDir) },
 	}}
+}
+
+// syncInUse reserves the addresses that are in use before the plugin may give any of
+// these subnets. Afterwards the round for pods does so.
+func (h *Host) syncInUse(want Desired) ([]string, error) {
+	published, err := nodestate.Read(h.runDir)
+	if err == nil && slices.Equal(published.Subnets, want.Published.Subnets) && h.store.Addresses().Exist() {
+		return nil, nil
+	}
+	return h.pods.SyncInUse(want.Bridge)
 }
 
 // hostPortsPart comes before the pods' part, so that it is removed after it: each
@@ -269,7 +288,7 @@ func (h *Host) removeRunDir(bridge string) ([]string, error) {
 	errs := []error{h.store.RemoveAll(), nodestate.Remove(h.runDir)}
 	halves, _ := filepath.Glob(filepath.Join(h.runDir, ".*.next")) // what a crash left
 	for _, half := range halves {
-		errs = append(errs, os.Remove(half))
+		errs = append(errs, os.RemoveAll(half))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err

@@ -179,6 +179,11 @@ func (n settings) gateways() []netip.Addr {
 	return gateways
 }
 
+// contains tells whether pods get addresses of the subnet that an address is in.
+func (n settings) contains(a netip.Addr) bool {
+	return slices.ContainsFunc(n.bridge.Gateways, func(g netip.Prefix) bool { return g.Contains(a) })
+}
+
 // settings resolves the configuration. If the settings come from the daemon,
 // settings waits up to limit for the daemon to publish them.
 func (c *conf) settings(limit time.Duration) (settings, error) {
@@ -276,7 +281,7 @@ func (c *conf) fitDaemon(b bridge.Spec, state nodestate.State) error {
 
 func (c *conf) fromDaemon(limit time.Duration) (settings, error) {
 	state, err := nodestate.Wait(c.stateDir(), limit)
-	if errors.Is(err, nodestate.ErrNotPublished) {
+	if nodestate.Passes(err) {
 		return settings{}, types.NewError(types.ErrTryAgainLater, err.Error(),
 			"is overlayd running on this node, with the same run directory? Its log says what it waits for")
 	}

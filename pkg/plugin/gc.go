@@ -67,8 +67,8 @@ func (s sweep) run() error {
 			errs = append(errs, s.kernel.Remove(devices...))
 		}
 	}
-	_, err = s.store.FreeLost(s.keep, func(k attachment.Key, a netip.Addr) (bool, error) { return pods.EndUse(s.kernel, k, a) })
-	return errors.Join(append(errs, err)...)
+	_, err = s.store.FreeLost(func(k attachment.Key) bool { return s.keep[k] }, func(k attachment.Key, a netip.Addr) (bool, error) { return pods.EndUse(s.kernel, k, a) })
+	return errors.Join(append(errs, err, pods.EndHolds(s.kernel, s.store))...)
 }
 
 // remove removes an attachment of this network. An attachment without a usable

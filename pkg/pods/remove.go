@@ -148,11 +148,17 @@ func EndUse(b *bridge.Kernel, key attachment.Key, addr netip.Addr) (bool, error)
 	if there, err := b.Exists(key.HostName()); there || err != nil {
 		return false, err
 	}
+	err := closePortsTo(addr)
+	return err == nil, err
+}
+
+// closePortsTo closes all host ports that lead to an address.
+func closePortsTo(addr netip.Addr) error {
 	k, err := withPorts(func(k *hostport.Kernel) error { return k.DeleteAddresses([]netip.Addr{addr}) })
 	if k != nil {
 		k.Close()
 	}
-	return err == nil, err
+	return err
 }
 
 // withPorts does nothing on a kernel without nf_tables, which has no host ports.
