@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -81,7 +82,9 @@ type AddrEntry struct {
 	Peer  netip.Addr
 	Scope uint8  // RT_SCOPE_UNIVERSE, ...
 	Flags uint32 // IFA_F_*
-	Raw   []byte // the message's body, for DelDumped
+	// Created is when the address was added, on the clock CLOCK_MONOTONIC.
+	Created time.Duration
+	Raw     []byte // the message's body, for DelDumped
 }
 
 // EachAddr lists addresses: IPv4 before IPv6.
@@ -109,6 +112,8 @@ func parseAddr(payload []byte) AddrEntry {
 			local = value.Addr()
 		case unix.IFA_ADDRESS:
 			address = value.Addr()
+		case unix.IFA_CACHEINFO:
+			a.Created = created(value)
 		case unix.IFA_FLAGS: // all flags; the header has only the lower 8 bits
 			a.Flags = value.Uint32()
 		}
@@ -123,6 +128,14 @@ func parseAddr(payload []byte) AddrEntry {
 	return a
 }
 
+// created reads the third number of struct ifa_cacheinfo.
+func created(cacheInfo []byte) time.Duration {
+	if len(cacheInfo) < unix.SizeofIfaCacheinfo {
+		return 0
+	}
+	return time.Duration(native.Uint32(cacheInfo[8:])) * 10 * time.Millisecond
+}
+
 // RouteEntry is a route in a list of the kernel. MTU is unset.
 type RouteEntry struct {
 	Route
@@ -130,6 +143,10 @@ type RouteEntry struct {
 	Metric   uint32
 	Type     uint8 // RTN_UNICAST, ...
 	Protocol uint8 // RTPROT_STATIC, ...
+	// Src is the source address that the kernel prefers. It is usually unset.
+	Src netip.Addr
+	// Dead says that the kernel skips the route, because its interface is down.
+	Dead bool
 	// More lists the names of attributes that have no field here, such as "
 	// metrics". It is empty for a plain route.
 	More string
@@ -182,7 +199,8 @@ func (r *RouteEntry) Uses(index int) bool {
 
 func parseRoute(payload []byte) RouteEntry {
 	r := RouteEntry{Table: uint32(payload[4]), Protocol: payload[5], Type: payload[7], Raw: payload}
-	r.Onlink = native.Uint32(payload[8:])&unix.RTNH_F_ONLINK != 0
+	flags := native.Uint32(payload[8:])
+	r.Onlink, r.Dead = flags&unix.RTNH_F_ONLINK != 0, flags&unix.RTNH_F_DEAD != 0
 	dst := unspecified(payload[0])
 	for typ, value := range nl.Attrs(payload[unix.SizeofRtMsg:]).All() {
 		switch typ {
@@ -196,6 +214,9 @@ func parseRoute(payload []byte) RouteEntry {
 			r.Table = value.Uint32()
 		case unix.RTA_PRIORITY:
 			r.Metric = value.Uint32()
+		case unix.RTA_PREFSRC:
+			r.Src = value.Addr()
+			r.more(typ)
 		case unix.RTA_MULTIPATH:
 			r.Indexes, r.Apart = nextHops(value), true
 			r.more(typ)

@@ -42,6 +42,18 @@ func (c *Conn) SetTxChecksum(name string, on bool) error {
 	return nil
 }
 
+// SettleCarrier returns when the kernel has acted on the interface's carrier. When
+// a carrier comes or goes, a worker of the kernel does the rest some time later:
+// only then does the interface send what it is given, and only then does a bridge
+// forward for a port. Asking for the carrier does the worker's job for this interface
+// (ethtool_op_get_link in net/ethtool/ioctl.c).
+func (c *Conn) SettleCarrier(name string) error {
+	if _, err := c.ethtool(name, unix.ETHTOOL_GLINK, 0); err != nil {
+		return fmt.Errorf("settle the carrier of %s: %w", name, err)
+	}
+	return nil
+}
+
 // ethtoolValue is struct ethtool_value (linux/ethtool.h).
 type ethtoolValue struct{ cmd, data uint32 }
 

@@ -1,7 +1,6 @@
 package rtnl
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -37,13 +36,6 @@ type Port struct {
 	Hairpin  bool   // the bridge may send a frame back to this port
 }
 
-// hooked are the reserved destinations (01:80:c2:00:00:00 to 0f, IEEE 802.1Q table
-// 8-1), a bit each, that the bridge treats like all others. Otherwise it learns the
-// sender of such a frame and hands the frame to the host's own protocols, in the name
-// of the port, and no table of nftables for bridges sees the frame (br_handle_frame in
-// net/bridge/br_input.c). Number 1 is for pause frames, which the bridge drops.
-const hooked = 0xfffd
-
 const (
 	infoSlaveData      = 5 // IFLA_INFO_SLAVE_DATA, linux/if_link.h
 	extFilterSkipStats = 8 // RTEXT_FILTER_SKIP_STATS, linux/rtnetlink.h
@@ -51,7 +43,6 @@ const (
 	inet6AddrGenMode = 8
 	noAddress        = 1
 	portHairpin      = 4  // IFLA_BRPORT_MODE, linux/if_link.h
-	portForwardMask  = 31 // IFLA_BRPORT_GROUP_FWD_MASK, linux/if_link.h
 	portMulticast    = 27 // IFLA_BRPORT_MCAST_FLOOD, linux/if_link.h
 	portBroadcast    = 30 // IFLA_BRPORT_BCAST_FLOOD, linux/if_link.h
 	portIsolated     = 33 // IFLA_BRPORT_ISOLATED, linux/if_link.h
@@ -90,8 +81,7 @@ func linkBasics(name string, mac net.HardwareAddr, mtu int) nl.Attrs {
 // port. It stops the bridge from flooding broadcasts and multicasts of other
 // ports to this port; those of the bridge itself still arrive (br_flood in
 // net/bridge/br_forward.c). Otherwise all pods of the host would get a copy of
-// the packets that every new interface sends unasked. No frame from the port gets past
-// the bridge's hooks, see hooked.
+// the packets that every new interface sends unasked.
 func (b *Batch) SetPort(p Port) *nl.Request {
 	body := named(p.Name, 0)
 	if p.Alias != "" {
@@ -101,8 +91,7 @@ func (b *Batch) SetPort(p Port) *nl.Request {
 		Uint8(portIsolated, boolByte(p.Isolated)).
 		Uint8(portHairpin, boolByte(p.Hairpin)).
 		Uint8(portMulticast, 0).
-		Uint8(portBroadcast, 0).
-		Uint16(portForwardMask, hooked)
+		Uint8(portBroadcast, 0)
 	body = body.Nest(unix.IFLA_LINKINFO,
 		nl.Attrs(nil).Text(unix.IFLA_INFO_SLAVE_KIND, "bridge").Nest(infoSlaveData, flags))
 	return b.add("set bridge port "+p.Name, unix.RTM_NEWLINK, 0, body)
@@ -164,18 +153,31 @@ type Link struct {
 // Up reports whether the interface is set up (IFF_UP).
 func (l Link) Up() bool { return l.Flags&unix.IFF_UP != 0 }
 
+// Carrier reports whether the interface has a carrier: the other end of a veth pair is
+// up, or one of a bridge's ports.
+func (l Link) Carrier() bool { return l.Flags&unix.IFF_LOWER_UP != 0 }
+
+// ResolvesNeighbors reports whether the interface asks for the MAC addresses of
+// neighbours, and has multicast groups. Interfaces of the kinds here do, unless
+// somebody turned it off ("ip link set DEVICE arp off", "multicast off").
+func (l Link) ResolvesNeighbors() bool {
+	return l.Flags&unix.IFF_NOARP == 0 && l.Flags&unix.IFF_MULTICAST != 0
+}
+
+// SetResolvesNeighbors makes ResolvesNeighbors true.
+func (b *Batch) SetResolvesNeighbors(name string) *nl.Request {
+	header := make([]byte, 8, 64)
+	header = native.AppendUint32(header, unix.IFF_MULTICAST)
+	header = native.AppendUint32(header, unix.IFF_NOARP|unix.IFF_MULTICAST)
+	return b.add("turn ARP and multicast of "+name+" on", unix.RTM_NEWLINK, 0, nl.Attrs(header).Text(unix.IFLA_IFNAME, name))
+}
+
 // Link returns the interface of that name. The error is unix.ENODEV if there is
 // none.
 func (c *Conn) Link(name string) (Link, error) {
-	op := "look up link " + name
-	m, err := c.nl.Get(nl.Request{
-		Type: unix.RTM_GETLINK, Op: op, Body: named(name, 0).Uint32(unix.IFLA_EXT_MASK, extFilterSkipStats),
-	})
+	m, err := c.getLink(name)
 	if err != nil {
 		return Link{}, err
-	}
-	if m.Type != unix.RTM_NEWLINK || len(m.Body) < unix.SizeofIfInfomsg {
-		return Link{}, errors.New(op + ": the kernel answered without a link")
 	}
 	return parseLink(m.Body), nil
 }

@@ -7,17 +7,18 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"time"
 
+	"github.com/overlay-cni/overlay-cni/internal/nofollow"
 	"github.com/overlay-cni/overlay-cni/pkg/ipam"
 )
 
 // Attachment is the file of one attachment, locked by this process.
 type Attachment struct {
-	store *Store
-	key   Key
-	file  *os.File
+	store  *Store
+	key    Key
+	folder nofollow.Folder
+	file   *os.File
 	// fresh says that this process made or emptied the file, so the attachment has
 	// only addresses that this process reserved.
 	fresh     bool
@@ -29,12 +30,13 @@ type Attachment struct {
 // tells whether Lock made the file.
 func (s *Store) Lock(k Key) (*Attachment, error) {
 	for {
-		a, err := s.open(k, os.O_RDWR|os.O_CREATE|os.O_EXCL, s.patience)
+		folder, err := nofollow.Make(s.folder())
+		if err != nil {
+			return nil, err
+		}
+		a, err := s.open(folder, k, os.O_RDWR|os.O_CREATE|os.O_EXCL, s.patience)
 		if errors.Is(err, fs.ErrNotExist) {
-			if err := os.MkdirAll(filepath.Join(s.dir, folder), 0o755); err != nil {
-				return nil, err
-			}
-			continue
+			continue // somebody removed the folder
 		}
 		if !errors.Is(err, fs.ErrExist) && !errors.Is(err, errGone) {
 			return a, err
@@ -50,7 +52,7 @@ func (s *Store) Lock(k Key) (*Attachment, error) {
 // fs.ErrNotExist if there is none.
 func (s *Store) LockExisting(k Key) (*Attachment, error) {
 	for {
-		a, err := s.open(k, os.O_RDWR, s.patience)
+		a, err := s.openExisting(k, s.patience)
 		if !errors.Is(err, errGone) {
 			return a, err
 		}
@@ -60,11 +62,19 @@ func (s *Store) LockExisting(k Key) (*Attachment, error) {
 // TryLock is LockExisting without the wait: if another process works on the
 // attachment, the error is ErrBusy.
 func (s *Store) TryLock(k Key) (*Attachment, error) {
-	a, err := s.open(k, os.O_RDWR, 0)
+	a, err := s.openExisting(k, 0)
 	if errors.Is(err, errGone) {
 		return nil, fs.ErrNotExist
 	}
 	return a, err
+}
+
+func (s *Store) openExisting(k Key, wait time.Duration) (*Attachment, error) {
+	folder, err := nofollow.Open(s.folder())
+	if err != nil {
+		return nil, err
+	}
+	return s.open(folder, k, os.O_RDWR, wait)
 }
 
 // LockForRemoval is LockExisting, but makes the file if reservations are all that
@@ -84,17 +94,20 @@ func (s *Store) LockForRemoval(k Key) (*Attachment, error) {
 	return a, err
 }
 
-// open opens the file and locks it. It waits for the lock up to wait.
-func (s *Store) open(k Key, flags int, wait time.Duration) (*Attachment, error) {
-	f, err := openFile(s.path(k), flags)
+// open opens the file and locks it. It waits for the lock up to wait. The
+// attachment keeps the folder, which open closes if it fails.
+func (s *Store) open(folder nofollow.Folder, k Key, flags int, wait time.Duration) (*Attachment, error) {
+	f, err := folder.OpenFile(k.file(), flags)
 	if err != nil {
+		folder.Close()
 		return nil, err
 	}
 	if err := s.lock(f, wait); err != nil {
+		folder.Close()
 		_ = f.Close()
 		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
 	}
-	return &Attachment{store: s, key: k, file: f, fresh: flags&os.O_EXCL != 0}, nil
+	return &Attachment{store: s, key: k, folder: folder, file: f, fresh: flags&os.O_EXCL != 0}, nil
 }
 
 // Fresh tells whether the attachment is new. If not, an earlier ADD made it, and
@@ -127,7 +140,7 @@ func (a *Attachment) Reserved(addr netip.Addr) error {
 		return fmt.Errorf("the reservation of address %s is gone", addr)
 	case err != nil:
 		return err
-	case owner != a.key.owner():
+	case !a.key.owns(owner):
 		return fmt.Errorf("%w: %s is reserved by %s", ipam.ErrTaken, addr, keyOf(owner))
 	}
 	return nil
@@ -163,7 +176,7 @@ func (a *Attachment) Release() error {
 	if err := a.free(); err != nil {
 		return err // the file stays, so that the next DEL knows what to free
 	}
-	if err := os.Remove(a.file.Name()); !errors.Is(err, fs.ErrNotExist) {
+	if err := a.folder.Remove(a.key.file()); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil
@@ -193,7 +206,7 @@ func (a *Attachment) free() error {
 	}
 	var errs []error
 	for _, addr := range held {
-		errs = append(errs, a.store.addresses.Release(addr, a.key.owner()))
+		errs = append(errs, a.store.addresses.Release(addr, a.key.owners()...))
 	}
 	return errors.Join(errs...)
 }
@@ -212,4 +225,7 @@ func (a *Attachment) Held() ([]netip.Addr, error) {
 }
 
 // Close gives up the lock.
-func (a *Attachment) Close() error { return a.file.Close() }
+func (a *Attachment) Close() error {
+	a.folder.Close()
+	return a.file.Close()
+}

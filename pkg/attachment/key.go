@@ -43,6 +43,9 @@ func (o Owner) Key() Key {
 	return Key(id + separator + name)
 }
 
+// file is the name of the attachment's file.
+func (k Key) file() string { return string(k) + ending }
+
 // HostName returns the name of the host's end of the veth pair.
 func (k Key) HostName() string { return k.device("veth") }
 

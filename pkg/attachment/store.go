@@ -7,12 +7,12 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/overlay-cni/overlay-cni/internal/network"
+	"github.com/overlay-cni/overlay-cni/internal/nofollow"
 	"github.com/overlay-cni/overlay-cni/pkg/ipam"
 )
 
@@ -34,28 +34,15 @@ func Open(runDir string, n network.Name) *Store {
 	return &Store{dir: dir, network: n, addresses: ipam.Open(dir), patience: lockPatience}
 }
 
+// Folders returns the paths of the folders of attachments and of reservations.
+func (s *Store) Folders() []string { return []string{s.folder(), s.addresses.Path()} }
+
 // Addresses returns the network's reservations.
 func (s *Store) Addresses() *ipam.Reservations { return s.addresses }
 
-func (s *Store) path(k Key) string { return filepath.Join(s.dir, folder, string(k)+ending) }
+func (s *Store) folder() string { return filepath.Join(s.dir, folder) }
 
-// owner is the name of the attachment in its reservations.
-func (k Key) owner() ipam.Owner {
-	return ipam.Owner(filepath.Join("..", folder, string(k)+ending))
-}
-
-// keyOf is the attachment that has a reservation: the inverse of owner.
-func keyOf(o ipam.Owner) Key { return Key(strings.TrimSuffix(filepath.Base(string(o)), ending)) }
-
-// openFile is os.OpenFile for a regular file: os.OpenFile would offer the file to
-// the poller first, which takes nine system calls.
-func openFile(path string, flags int) (*os.File, error) {
-	fd, err := unix.Open(path, flags|unix.O_CLOEXEC, 0o644)
-	if err != nil {
-		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
-	}
-	return os.NewFile(uintptr(fd), path), nil
-}
+func (s *Store) path(k Key) string { return filepath.Join(s.folder(), k.file()) }
 
 // Entry is an attachment as List finds it.
 type Entry struct {
@@ -70,50 +57,45 @@ type Entry struct {
 // List reads all attachments. An attachment that goes while List reads is left
 // out.
 func (s *Store) List() ([]Entry, error) {
-	files, err := os.ReadDir(filepath.Join(s.dir, folder))
+	f, err := nofollow.Open(s.folder())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
+	defer f.Close()
+	names, err := f.Names()
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(names)
 	var entries []Entry
-	for _, f := range files {
-		name, ours := strings.CutSuffix(f.Name(), ending)
+	for _, file := range names {
+		name, ours := strings.CutSuffix(file, ending)
 		if !ours {
 			continue
 		}
-		e, err := s.entry(Key(name), f)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
+		if e := s.entry(f, Key(name)); !errors.Is(e.Err, fs.ErrNotExist) {
+			entries = append(entries, e)
 		}
-		if err != nil {
-			return nil, err
-		}
-		entries = append(entries, e)
 	}
 	return entries, nil
 }
 
-func (s *Store) entry(k Key, f fs.DirEntry) (Entry, error) {
+func (s *Store) entry(f nofollow.Folder, k Key) Entry {
 	e := Entry{Key: k}
-	data, err := os.ReadFile(s.path(k))
-	if errors.Is(err, fs.ErrNotExist) {
-		return e, err
-	}
-	if err != nil {
-		e.Err = fmt.Errorf("%w: %w", ErrDamaged, err)
-		return e, nil
-	}
-	info, err := f.Info()
-	if err != nil {
-		return e, err
-	}
-	e.Written = info.ModTime()
-	if e.Record, err = s.parse(k, data); err != nil {
+	data, written, err := f.ReadFileAt(k.file())
+	e.Written = written
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		e.Err = err
+	case err != nil:
+		e.Err = fmt.Errorf("%w: %w", ErrDamaged, err)
+	default:
+		e.Record, e.Err = s.parse(k, data)
 	}
-	return e, nil
+	return e
 }
 
 // parse reads the record of an attachment, which has to be this network's.
@@ -129,7 +111,12 @@ func (s *Store) parse(k Key, data []byte) (Record, error) {
 }
 
 func (s *Store) recordOf(k Key) (Record, error) {
-	data, err := os.ReadFile(s.path(k))
+	f, err := nofollow.Open(s.folder())
+	if err != nil {
+		return Record{}, err
+	}
+	defer f.Close()
+	data, err := f.ReadFile(k.file())
 	if err != nil {
 		return Record{}, err
 	}
@@ -137,11 +124,14 @@ func (s *Store) recordOf(k Key) (Record, error) {
 }
 
 // Holder names who has an address, for messages: the pod, or the attachment if
-// the runtime didn't name the pod.
+// the runtime didn't name the pod, or the interface if there is no record.
 func (s *Store) Holder(addr netip.Addr) string {
 	owner, err := s.addresses.OwnerOf(addr)
 	if err != nil {
 		return "nobody"
+	}
+	if link, held := heldFor(owner); held {
+		return "the pod behind interface " + link
 	}
 	key := keyOf(owner)
 	if r, err := s.recordOf(key); err == nil && r.Pod != "" {
@@ -153,17 +143,18 @@ func (s *Store) Holder(addr netip.Addr) string {
 // Has tells whether an attachment has the reservation of an address.
 func (s *Store) Has(k Key, addr netip.Addr) bool {
 	owner, err := s.addresses.OwnerOf(addr)
-	return err == nil && owner == k.owner()
+	return err == nil && k.owns(owner)
 }
 
-// HeldBy lists the addresses that an attachment has reserved.
-func (s *Store) HeldBy(k Key) ([]netip.Addr, error) { return s.addresses.OwnedBy(k.owner()) }
+// HeldBy lists the addresses that an attachment has reserved, and those that are
+// held for its port.
+func (s *Store) HeldBy(k Key) ([]netip.Addr, error) { return s.addresses.OwnedBy(k.owners()...) }
 
 // BelongsToSibling tells whether an address belongs to another attachment of the same
 // container: another interface of the pod.
 func (s *Store) BelongsToSibling(o Owner, addr netip.Addr) bool {
 	owner, err := s.addresses.OwnerOf(addr)
-	if err != nil || owner == o.Key().owner() {
+	if err != nil || o.Key().owns(owner) {
 		return false
 	}
 	r, err := s.recordOf(keyOf(owner))
@@ -171,19 +162,19 @@ func (s *Store) BelongsToSibling(o Owner, addr netip.Addr) bool {
 }
 
 // FreeLost releases the addresses of attachments whose file somebody removed,
-// except those of attachments in keep. Before FreeLost releases an address it
+// except those of attachments for which keep returns true. Before FreeLost releases an address it
 // calls endUse, which removes everything that leads to the address. endUse
 // returns false if a pod still has the address; then the address stays reserved.
 // FreeLost returns the released addresses.
-func (s *Store) FreeLost(keep map[Key]bool, endUse func(Key, netip.Addr) (bool, error)) ([]netip.Addr, error) {
-	lost, err := s.addresses.Lost()
+func (s *Store) FreeLost(keep func(Key) bool, endUse func(Key, netip.Addr) (bool, error)) ([]netip.Addr, error) {
+	lost, err := s.lost()
 	if err != nil {
 		return nil, err
 	}
 	var freed []netip.Addr
 	var errs []error
-	for addr, owner := range lost {
-		if key := keyOf(owner); !keep[key] {
+	for addr, key := range lost {
+		if !keep(key) {
 			ok, err := s.freeLost(addr, key, endUse)
 			errs = append(errs, err)
 			if ok {
@@ -192,6 +183,30 @@ func (s *Store) FreeLost(keep map[Key]bool, endUse func(Key, netip.Addr) (bool, 
 		}
 	}
 	return freed, errors.Join(errs...)
+}
+
+// lost returns the reservations of attachments that have no file.
+func (s *Store) lost() (map[netip.Addr]Key, error) {
+	all, err := s.addresses.All()
+	if err != nil {
+		return nil, err
+	}
+	f, err := nofollow.Open(s.folder())
+	absent := errors.Is(err, fs.ErrNotExist)
+	if err != nil && !absent {
+		return nil, err
+	}
+	defer f.Close()
+	lost := map[netip.Addr]Key{}
+	for addr, owner := range all {
+		if _, held := heldFor(owner); held {
+			continue
+		}
+		if key := keyOf(owner); absent || !f.Has(key.file()) {
+			lost[addr] = key
+		}
+	}
+	return lost, nil
 }
 
 // freeLost releases an address under its attachment's lock, so that no other
@@ -214,5 +229,5 @@ func (s *Store) freeLost(addr netip.Addr, key Key, endUse func(Key, netip.Addr) 
 // RemoveAll forgets all attachments and reservations. It is for a host that
 // leaves the network, where no plugin runs any more.
 func (s *Store) RemoveAll() error {
-	return errors.Join(s.addresses.RemoveAll(), os.RemoveAll(filepath.Join(s.dir, folder)))
+	return errors.Join(s.addresses.RemoveAll(), os.RemoveAll(s.folder()))
 }

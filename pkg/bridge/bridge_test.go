@@ -10,9 +10,11 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/overlay-cni/overlay-cni/internal/family"
 	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox/sandboxtest"
+	"github.com/overlay-cni/overlay-cni/internal/rtnl"
 	"github.com/overlay-cni/overlay-cni/internal/sysctl"
 )
 
@@ -29,7 +31,7 @@ func prefixes(texts ...string) []netip.Prefix {
 func TestPlan(t *testing.T) {
 	want := Spec{Name: "cni0", MTU: 1450, Gateways: prefixes("10.244.1.1/24", "fd00::1/64")}.Want()
 	forwards := map[family.Family]bool{family.IPv4: true, family.IPv6: true}
-	right := Bridge{Name: "cni0", MTU: 1450, MAC: want.MAC, Up: true, Forwards: forwards, Sysctls: want.Sysctls, Addresses: want.Addresses}
+	right := Bridge{Name: "cni0", MTU: 1450, MAC: want.MAC, Up: true, Resolves: true, Forwards: forwards, Sysctls: want.Sysctls, Addresses: want.Addresses}
 	changed := func(change func(*Bridge)) *Bridge {
 		b := right
 		change(&b)
@@ -49,6 +51,9 @@ func TestPlan(t *testing.T) {
 		{"router advertisements", changed(func(b *Bridge) { b.Sysctls = []sysctl.Parameter{{Path: want.Sysctls[0].Path, Value: "1"}} }),
 			[]string{"set a sysctl of cni0: net.ipv6.conf.cni0.accept_ra=0"}},
 		{"no IPv6 in the kernel", changed(func(b *Bridge) { b.Sysctls = nil }), nil},
+		{"no ARP", changed(func(b *Bridge) { b.Resolves = false }), []string{"turn ARP and multicast on for cni0"}},
+		{"in a VRF", changed(func(b *Bridge) { b.Master = 7 }), []string{"take off its master: cni0"}},
+		{"a spanning tree", changed(func(b *Bridge) { b.Altered = []rtnl.BridgeOption{rtnl.BridgeSTP} }), []string{"set an option of cni0: stp_state 0"}},
 		{"MTU", changed(func(b *Bridge) { b.MTU = 1500 }), []string{"set MTU of cni0: 1450"}},
 		{"MAC", changed(func(b *Bridge) { b.MAC = nil }), []string{"set MAC of cni0: " + want.MAC.String()}},
 		{"forwarding", changed(func(b *Bridge) { b.Forwards = nil }), []string{"turn forwarding on for cni0: net.ipv4.conf.all.forwarding", "turn forwarding on for cni0: net.ipv6.conf.all.forwarding"}},
@@ -121,6 +126,45 @@ func TestSyncMends(t *testing.T) {
 	}
 }
 
+// Each option of the bridge that the kernel has is kept.
+func TestSyncKeepsOptions(t *testing.T) {
+	inNetns(t, func(k *Kernel, _ *netlink.Handle) error {
+		spec := Spec{Name: "cni0", MTU: 1450, Gateways: prefixes("10.244.1.1/24")}
+		if _, err := k.Sync(spec); err != nil {
+			return err
+		}
+		for o, value := range options {
+			link, err := k.conn.Bridge("cni0")
+			if err != nil {
+				return err
+			}
+			if _, known := link.Option(o); !known {
+				t.Logf("this kernel has no %s", o.Name)
+				continue
+			}
+			var b rtnl.Batch
+			b.SetBridgeOption("cni0", o, 1-min(value, 1))
+			if err := k.conn.Run(&b); errors.Is(err, unix.EOPNOTSUPP) {
+				t.Logf("this kernel has no %s", o.Name)
+				continue
+			} else if err != nil {
+				return err
+			}
+			changes, err := k.Sync(spec)
+			if err != nil || len(changes) != 1 || !strings.Contains(changes[0], o.Name) {
+				t.Errorf("%s: changed %q, %v", o.Name, changes, err)
+			}
+			if again, err := k.Sync(spec); err != nil || len(again) > 0 {
+				t.Errorf("%s: the second time it changed %q, %v", o.Name, again, err)
+			}
+			if _, err := k.Add(spec); err != nil {
+				t.Errorf("%s: %v", o.Name, err)
+			}
+		}
+		return nil
+	})
+}
+
 // damages are done to the bridge cni0 with that gateway.
 func damages(gateway netip.Prefix) map[string]func(h *netlink.Handle) error {
 	shorter := netip.PrefixFrom(gateway.Addr(), gateway.Bits()-8)
@@ -137,6 +181,8 @@ func damages(gateway netip.Prefix) map[string]func(h *netlink.Handle) error {
 			_, err := sysctl.Sync([]sysctl.Parameter{sysctl.IPv6("cni0", sysctl.AcceptRA, "2")})
 			return err
 		},
+		"no ARP":          func(h *netlink.Handle, l netlink.Link) error { return h.LinkSetARPOff(l) },
+		"no multicast":    func(h *netlink.Handle, l netlink.Link) error { return h.LinkSetMulticastOff(l) },
 		"address removed": func(h *netlink.Handle, l netlink.Link) error { return h.AddrDel(l, address(gateway.String())) },
 		"other prefix length": func(h *netlink.Handle, l netlink.Link) error {
 			return errors.Join(h.AddrDel(l, address(gateway.String())), h.AddrAdd(l, address(shorter.String())))

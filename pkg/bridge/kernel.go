@@ -3,8 +3,6 @@ package bridge
 import (
 	"errors"
 	"fmt"
-	"net"
-	"net/netip"
 	"slices"
 
 	"github.com/vishvananda/netlink"
@@ -93,28 +91,9 @@ func (k *Kernel) Complete(s Spec) (int, error) {
 // other process that removes a device.
 func (k *Kernel) Remove(links ...string) error {
 	var b rtnl.Batch
-	k.remove(&b, links)
-	return k.conn.Run(&b)
-}
-
-func (k *Kernel) remove(b *rtnl.Batch, links []string) {
 	for _, name := range links {
 		if there, err := k.Exists(name); there || err != nil {
 			b.DelLink(name).Tolerate(unix.ENODEV)
-		}
-	}
-}
-
-// RemovePod is Remove for a pod's devices. Afterwards it deletes the neighbour entries
-// of the pod's addresses from the bridge. Otherwise the host would go on sending to the
-// pod's MAC address, which no port has any more: the bridge would send these packets to
-// all other pods.
-func (k *Kernel) RemovePod(bridge string, addrs []netip.Addr, links ...string) error {
-	var b rtnl.Batch
-	k.remove(&b, links)
-	if index, err := k.conn.Index(bridge); err == nil {
-		for _, a := range addrs {
-			b.DelNeighbor(rtnl.Neighbor{Index: index, IP: a}).Tolerate(unix.ENOENT, unix.ENODEV)
 		}
 	}
 	return k.conn.Run(&b)
@@ -127,15 +106,6 @@ func (k *Kernel) Exists(name string) (bool, error) {
 		return false, nil
 	}
 	return err == nil, err
-}
-
-// MAC returns the MAC address of a bridge, nil if there is no such link.
-func (k *Kernel) MAC(bridge string) net.HardwareAddr {
-	link, err := k.conn.LinkByIoctl(bridge)
-	if err != nil {
-		return nil
-	}
-	return link.MAC
 }
 
 // Ports lists the names of the bridge's ports. A bridge that is missing has none.
@@ -159,7 +129,7 @@ func (k *Kernel) Inspect(s Spec) ([]string, error) {
 		return []string{fmt.Sprintf("bridge %s is gone", s.Name)}, nil
 	}
 	var diffs []string
-	for _, o := range additions(plan(s.Want(), have), *have) {
+	for _, o := range hindrances(plan(s.Want(), have), *have) {
 		diffs = append(diffs, fmt.Sprintf("bridge %s needs: %s", s.Name, o))
 	}
 	return diffs, nil
@@ -182,8 +152,24 @@ func (k *Kernel) Sync(s Spec) ([]string, error) {
 // a setting that somebody may have made.
 func additions(ops []op, have Bridge) []op {
 	return slices.DeleteFunc(ops, func(o op) bool {
-		return o.verb == delAddress || o.verb == setMAC || (o.verb == setMTU && !have.unfinished())
+		return o.verb == release || o.verb == setResolve || !hinders(o, have)
 	})
+}
+
+// hindrances returns the operations without which pods of any network on the bridge
+// lose their packets.
+func hindrances(ops []op, have Bridge) []op {
+	return slices.DeleteFunc(ops, func(o op) bool { return !hinders(o, have) })
+}
+
+func hinders(o op, have Bridge) bool {
+	switch o.verb {
+	case delAddress, setMAC, setOption:
+		return false
+	case setMTU:
+		return have.unfinished()
+	}
+	return true
 }
 
 // policy says what to do with settings that differ from the desired state.
@@ -228,11 +214,13 @@ func (k *Kernel) sync(want Bridge, p policy) (int, []string, error) {
 
 // read returns the bridge, with the sysctls that want has, or nil if there is none.
 func (k *Kernel) read(want Bridge) (int, *Bridge, error) {
-	link, err := k.find(want.Name)
+	bridge, err := k.findBridge(want.Name)
+	link := bridge.Link
 	if err != nil || link.Index == 0 {
 		return 0, nil, err
 	}
 	b := stateOf(link)
+	b.Altered = altered(bridge)
 	b.Sysctls = readSysctls(want.Sysctls)
 	err = k.conn.EachAddr(link.Index, func(a rtnl.AddrEntry) {
 		// The kernel adds a link-local address by itself, which stays.
@@ -251,26 +239,34 @@ func (k *Kernel) read(want Bridge) (int, *Bridge, error) {
 
 // find looks the bridge up. If there is none, the index is 0.
 func (k *Kernel) find(name string) (rtnl.Link, error) {
-	link, err := k.conn.Link(name)
+	bridge, err := k.findBridge(name)
+	return bridge.Link, err
+}
+
+func (k *Kernel) findBridge(name string) (rtnl.BridgeLink, error) {
+	link, err := k.conn.Bridge(name)
 	if errors.Is(err, unix.ENODEV) {
-		return rtnl.Link{}, nil
+		return rtnl.BridgeLink{}, nil
 	}
 	if err != nil {
-		return rtnl.Link{}, err
+		return rtnl.BridgeLink{}, err
 	}
 	switch link.Kind {
 	case "bridge":
 		return link, nil
 	case "": // hardware, or lo: nobody can remove the device
-		return rtnl.Link{}, fmt.Errorf("%w: %s is not a bridge: set the key \"bridge\" to another name", ErrUnmanaged, name)
+		return rtnl.BridgeLink{}, fmt.Errorf("%w: %s is not a bridge: set the key \"bridge\" to another name", ErrUnmanaged, name)
 	default:
-		return rtnl.Link{}, fmt.Errorf("%w: %s is of kind %q, not a bridge: remove it (ip link del %s), or set the key \"bridge\" to another name",
+		return rtnl.BridgeLink{}, fmt.Errorf("%w: %s is of kind %q, not a bridge: remove it (ip link del %s), or set the key \"bridge\" to another name",
 			ErrUnmanaged, name, link.Kind, name)
 	}
 }
 
 func stateOf(link rtnl.Link) Bridge {
-	return Bridge{Name: link.Name, MTU: link.MTU, MAC: link.MAC, Up: link.Up(), Forwards: map[family.Family]bool{}}
+	return Bridge{
+		Name: link.Name, MTU: link.MTU, MAC: link.MAC, Up: link.Up(), Resolves: link.ResolvesNeighbors(), Master: link.Master,
+		Forwards: map[family.Family]bool{},
+	}
 }
 
 // device wraps an index for functions of the library that take a link and use
@@ -318,6 +314,12 @@ func (k *Kernel) apply(o op) error {
 		return err
 	case setSysctl:
 		return sysctl.SyncKnown([]sysctl.Parameter{o.param})
+	case setResolve:
+		b.SetResolvesNeighbors(o.bridge)
+	case setOption:
+		b.SetBridgeOption(o.bridge, o.option, options[o.option])
+	case release:
+		b.SetNoMaster(o.bridge)
 	case addAddress:
 		b.AddAddr(link.Index, o.address)
 	case delAddress:

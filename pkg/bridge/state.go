@@ -1,12 +1,14 @@
 package bridge
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"net/netip"
 	"slices"
 
 	"github.com/overlay-cni/overlay-cni/internal/family"
+	"github.com/overlay-cni/overlay-cni/internal/rtnl"
 	"github.com/overlay-cni/overlay-cni/internal/sysctl"
 	"github.com/overlay-cni/overlay-cni/pkg/subnet"
 )
@@ -17,6 +19,13 @@ type Bridge struct {
 	MTU  int // bytes
 	MAC  net.HardwareAddr
 	Up   bool
+	// Resolves says that the bridge resolves neighbours (rtnl.Link).
+	Resolves bool
+	// Master is the index of the device that the bridge is part of, such as a VRF, 0
+	// for none.
+	Master int
+	// Altered are the options that differ from options.
+	Altered []rtnl.BridgeOption
 	// Forwards says for each address family in use whether the kernel forwards.
 	Forwards map[family.Family]bool
 	Sysctls  []sysctl.Parameter
@@ -40,7 +49,7 @@ var linkLocal = netip.MustParsePrefix("fe80::1/64")
 
 // Want returns the desired state.
 func (s Spec) Want() Bridge {
-	b := Bridge{Name: s.Name, MTU: s.MTU, Up: true, Forwards: map[family.Family]bool{}, Sysctls: s.sysctls()}
+	b := Bridge{Name: s.Name, MTU: s.MTU, Up: true, Resolves: true, Forwards: map[family.Family]bool{}, Sysctls: s.sysctls()}
 	for _, g := range s.Gateways {
 		b.Forwards[family.Of(g.Addr())] = true
 	}
@@ -66,6 +75,9 @@ const (
 	setMTU     verb = "set MTU of"
 	setSysctl  verb = "set a sysctl of"
 	setUp      verb = "set up"
+	setResolve verb = "turn ARP and multicast on for"
+	setOption  verb = "set an option of"
+	release    verb = "take off its master:"
 	setForward verb = "turn forwarding on"
 	addAddress verb = "add address to"
 	delAddress verb = "delete address of"
@@ -78,6 +90,7 @@ type op struct {
 	family  family.Family // of setForward
 	address netip.Prefix  // of addAddress and delAddress
 	param   sysctl.Parameter
+	option  rtnl.BridgeOption
 	mac     net.HardwareAddr
 	mtu     int
 }
@@ -90,6 +103,8 @@ func (o op) String() string {
 		return fmt.Sprintf("%s for %s: net.%s.conf.all.forwarding", o.verb, o.bridge, o.family.Proc())
 	case setSysctl:
 		return fmt.Sprintf("%s %s: %s", o.verb, o.bridge, o.param)
+	case setOption:
+		return fmt.Sprintf("%s %s: %s %d", o.verb, o.bridge, o.option.Name, options[o.option])
 	case setMAC:
 		return fmt.Sprintf("%s %s: %s", o.verb, o.bridge, o.mac)
 	case setMTU:
@@ -97,6 +112,29 @@ func (o op) String() string {
 	default:
 		return fmt.Sprintf("%s %s", o.verb, o.bridge)
 	}
+}
+
+// options are those of a bridge that matter to pods, with their values. A spanning tree
+// keeps new ports closed for 30 seconds. Without ageing, the bridge learns no MAC
+// address, and sends what is for one pod to all. VLANs drop or separate pods' frames.
+// With snooping, the kernel sets timers of all ports for each new port. The settings
+// for netfilter are the host's own (see package veth). The kernel's limit of FDB
+// entries is none.
+var options = map[rtnl.BridgeOption]uint32{
+	rtnl.BridgeSTP: 0, rtnl.BridgeAgeing: 30000, rtnl.BridgeVLANFiltering: 0, rtnl.BridgeMcastSnooping: 0,
+	rtnl.BridgeNFCallIPTables: 0, rtnl.BridgeNFCallIP6Tables: 0, rtnl.BridgeNFCallARPTables: 0, rtnl.BridgeFDBMaxLearned: 0,
+}
+
+// altered lists the options that differ, and that the kernel has.
+func altered(link rtnl.BridgeLink) []rtnl.BridgeOption {
+	var all []rtnl.BridgeOption
+	for o, want := range options {
+		if v, ok := link.Option(o); ok && v != want {
+			all = append(all, o)
+		}
+	}
+	slices.SortFunc(all, func(a, b rtnl.BridgeOption) int { return cmp.Compare(a.Attr, b.Attr) })
+	return all
 }
 
 // initialMTU is the MTU of a new bridge. The MTU has to be set afterwards: only then
@@ -116,16 +154,26 @@ func plan(want Bridge, have *Bridge) []op {
 	var ops []op
 	if have == nil {
 		ops = append(ops, op{verb: create, bridge: want.Name, mac: want.MAC})
-		have = &Bridge{MAC: want.MAC, MTU: initialMTU}
+		have = &Bridge{MAC: want.MAC, MTU: initialMTU, Resolves: true}
 		for _, p := range want.Sysctls {
 			have.Sysctls = append(have.Sysctls, sysctl.Parameter{Path: p.Path}) // value unknown: the host's default for new interfaces
 		}
+	}
+	// In a VRF, the bridge's routes are in a table of their own.
+	if have.Master != 0 {
+		ops = append(ops, op{verb: release, bridge: want.Name})
 	}
 	if want.MAC.String() != have.MAC.String() {
 		ops = append(ops, op{verb: setMAC, bridge: want.Name, mac: want.MAC})
 	}
 	if want.MTU != have.MTU {
 		ops = append(ops, op{verb: setMTU, bridge: want.Name, mtu: want.MTU})
+	}
+	if want.Resolves && !have.Resolves {
+		ops = append(ops, op{verb: setResolve, bridge: want.Name})
+	}
+	for _, o := range have.Altered {
+		ops = append(ops, op{verb: setOption, bridge: want.Name, option: o})
 	}
 	// Sysctls come before the bridge can receive a router advertisement.
 	ops = append(ops, planSysctls(want, *have)...)

@@ -389,3 +389,57 @@ func TestRemove(t *testing.T) {
 		t.Errorf("of no directory: removed %q, %v", removed, err)
 	}
 }
+
+// Whatever is in the place of a file, nothing outside is read or changed, and the
+// daemon doesn't wait for a pipe.
+func TestWhatIsInTheWayIsReplaced(t *testing.T) {
+	t.Parallel()
+	for what, plant := range map[string]func(outside, path string) error{
+		"a symbolic link": os.Symlink,
+		"a dangling link": func(outside, path string) error { return os.Symlink(outside+"-none", path) },
+		"a hard link":     os.Link,
+		"a pipe":          func(_, path string) error { return unix.Mkfifo(path, 0o644) },
+	} {
+		for _, place := range []string{DefaultConfName, "." + DefaultConfName + ".next"} {
+			t.Run(what+" at "+place, func(t *testing.T) {
+				t.Parallel()
+				dir := t.TempDir()
+				c := Config{Dir: filepath.Join(dir, "net.d"), Name: DefaultConfName, Content: Conflist("/run/x")}
+				outside := filepath.Join(dir, "outside")
+				// The right content, so that only the link itself is wrong.
+				err := errors.Join(os.Mkdir(c.Dir, 0o755), os.WriteFile(outside, c.Content, 0o644), plant(outside, filepath.Join(c.Dir, place)))
+				if err != nil {
+					t.Fatal(err)
+				}
+				before, _ := os.Stat(outside)
+				for _, want := range []int{1, 0} {
+					if changes, err := c.Sync(); len(changes) != want || err != nil {
+						t.Errorf("changes are %v, %v", changes, err)
+					}
+				}
+				if info, err := os.Lstat(c.path()); err != nil || info.Mode() != confMode {
+					t.Errorf("it has mode %v, %v", info, err)
+				}
+				after, err := os.Stat(outside)
+				if err != nil || after.Mode() != before.Mode() || !after.ModTime().Equal(before.ModTime()) {
+					t.Errorf("the file outside was changed, %v", err)
+				}
+				if _, err := os.Lstat(outside + "-none"); !errors.Is(err, fs.ErrNotExist) {
+					t.Errorf("a file was made outside: %v", err)
+				}
+			})
+		}
+	}
+}
+
+// A pipe among the other network configurations blocks nobody.
+func TestPipesAmongConfigurations(t *testing.T) {
+	t.Parallel()
+	c := Config{Dir: t.TempDir(), Name: DefaultConfName, Content: Conflist("/run/x")}
+	if err := unix.Mkfifo(filepath.Join(c.Dir, "00-pipe.conf"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Sync(); !errors.Is(err, ErrShadowed) {
+		t.Errorf("got %v", err)
+	}
+}

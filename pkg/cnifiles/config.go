@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/overlay-cni/overlay-cni/internal/nofollow"
 )
 
 const (
@@ -126,10 +128,12 @@ func (c Config) file() file { return file{c.path(), c.Content, confMode} }
 
 // difference says what is wrong with the file, or "".
 func (c Config) difference() (string, error) {
-	have, err := os.ReadFile(c.path())
+	have, err := nofollow.ReadFile(c.path())
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return "there was none", nil
+	case errors.Is(err, nofollow.ErrUnsafe):
+		return "it was no file of its own", nil
 	case err != nil:
 		return "", fmt.Errorf("read the network configuration: %w", err)
 	case bytes.Equal(have, c.Content), chained(have, c.Content):

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/overlay-cni/overlay-cni/internal/nofollow"
 )
 
 // file is a whole file.
@@ -17,40 +19,31 @@ type file struct {
 	mode    fs.FileMode
 }
 
-// next is the file's path before the rename. There is one writer at a time, so the
-// name can be fixed, and the next write replaces what a crash left.
+// next is the file's path before the rename (nofollow.Folder.WriteFile).
 func (f file) next() string {
 	return filepath.Join(filepath.Dir(f.path), "."+filepath.Base(f.path)+".next")
 }
 
 // put replaces the file in one step. Processes that have the older file open, or
-// run it, keep it. Nothing is synced to the disk: after a power failure the caller
-// looks again.
+// run it, keep it. If a link is in its place, the link is replaced. Nothing is synced
+// to the disk: after a power failure the caller looks again.
 func (f file) put() error {
-	err := os.MkdirAll(filepath.Dir(f.path), 0o755)
-	if err == nil {
-		err = f.write()
+	if err := f.write(); err != nil {
+		return fmt.Errorf("write %s: %w%s", f.path, err, advice(err))
 	}
-	if err == nil {
-		err = os.Rename(f.next(), f.path)
-	}
-	if err == nil {
-		return nil
-	}
-	_ = os.Remove(f.next()) // else the next write replaces it
-	return fmt.Errorf("write %s: %w%s", f.path, err, advice(err))
+	return nil
 }
 
-// write makes a new file at the path next. Chmod sets the mode whatever the umask
-// is.
 func (f file) write() error {
-	if err := absent(os.Remove(f.next())); err != nil {
+	if err := os.MkdirAll(filepath.Dir(f.path), 0o755); err != nil {
 		return err
 	}
-	if err := os.WriteFile(f.next(), f.content, f.mode); err != nil {
+	folder, err := nofollow.OpenBase(filepath.Dir(f.path))
+	if err != nil {
 		return err
 	}
-	return os.Chmod(f.next(), f.mode)
+	defer folder.Close()
+	return folder.WriteFile(filepath.Base(f.path), f.content, f.mode)
 }
 
 // advice says how to repair the cause of a write error, or nothing.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+
+	"github.com/overlay-cni/overlay-cni/internal/nofollow"
 )
 
 // programMode lets everyone run the program: rootless runtimes run plugins too.
@@ -45,6 +47,6 @@ func (p Program) is(content []byte) bool {
 	if err != nil || info.Mode() != fs.FileMode(programMode) { // a symbolic link has another mode
 		return false
 	}
-	have, err := os.ReadFile(p.Path)
+	have, err := nofollow.ReadFile(p.Path)
 	return err == nil && bytes.Equal(have, content)
 }

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/overlay-cni/overlay-cni/internal/nofollow"
 )
 
 // endings returns the endings of the files that runtimes read (libcni.ConfFiles).
@@ -53,7 +55,7 @@ func (c Config) Callers() ([]string, error) {
 		if !slices.Contains(endings(), filepath.Ext(path)) || !f.Type().IsRegular() {
 			continue
 		}
-		if text, err := os.ReadFile(path); err == nil && callsUs(text) {
+		if text, err := nofollow.ReadAnyFile(path); err == nil && callsUs(text) {
 			paths = append(paths, path)
 		}
 	}
@@ -65,6 +67,6 @@ func callsUs(text []byte) bool { return bytes.Contains(text, []byte(`"`+plugin+`
 // leadsToUs reports whether a configuration calls our plugin or names our file.
 // Multus's configuration does, and is first on purpose.
 func (c Config) leadsToUs(name string) bool {
-	text, err := os.ReadFile(filepath.Join(c.Dir, name))
+	text, err := nofollow.ReadAnyFile(filepath.Join(c.Dir, name))
 	return err == nil && (callsUs(text) || bytes.Contains(text, []byte(c.Name)))
 }

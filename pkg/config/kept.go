@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/overlay-cni/overlay-cni/internal/nofollow"
 )
 
 const (
@@ -24,15 +26,14 @@ const (
 // Keep writes the text of a configuration that set up this host's network into the
 // run directory. It returns what it changed.
 func Keep(runDir, text string) ([]string, error) {
-	path, want := filepath.Join(runDir, keptName), keptHeader+text
-	if have, err := os.ReadFile(path); err == nil && string(have) == want {
+	want := keptHeader + text
+	if have, err := nofollow.ReadFile(filepath.Join(runDir, keptName)); err == nil && string(have) == want {
 		return nil, nil
 	}
-	// There is one writer at a time, so the temporary name can be fixed.
-	next := filepath.Join(runDir, "."+keptName+".next")
-	err := os.WriteFile(next, []byte(want), keptMode)
+	folder, err := nofollow.OpenBase(runDir)
 	if err == nil {
-		err = os.Rename(next, path)
+		defer folder.Close()
+		err = folder.WriteFile(keptName, []byte(want), keptMode)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("keep the configuration for a restart: %w", err)
@@ -57,7 +58,7 @@ func (l *Loader) kept() (Config, bool) {
 		return Config{}, false
 	}
 	dir := l.runDir()
-	text, err := os.ReadFile(filepath.Join(dir, keptName))
+	text, err := nofollow.ReadFile(filepath.Join(dir, keptName))
 	if err != nil {
 		return Config{}, false
 	}

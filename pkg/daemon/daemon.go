@@ -47,6 +47,8 @@ type daemon struct {
 	pods     *part.List[host.Desired]
 	status   *health.Tracker
 	log      *slog.Logger
+	// end ends the daemon with an error that only a new process can mend.
+	end context.CancelCauseFunc
 	// These don't change while the daemon runs.
 	runDir string
 	node   string
@@ -119,8 +121,12 @@ func newDaemon(c config.Config, parts []part.Part[host.Desired], log *slog.Logge
 	}
 }
 
-// run runs the loops and their triggers, and returns when all have ended.
-func (d *daemon) run(ctx context.Context, c config.Config) error {
+// run runs the loops and their triggers, and returns when all have ended. It returns
+// an error if it can't begin, or if only another process can go on.
+func (d *daemon) run(parent context.Context, c config.Config) error {
+	ctx, end := context.WithCancelCause(parent)
+	defer end(nil)
+	d.end = end
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	if c.Health != "" {
@@ -144,6 +150,9 @@ func (d *daemon) run(ctx context.Context, c config.Config) error {
 	wg.Go(func() { pods.Run(ctx) })
 	network.Run(ctx)
 	d.log.Info("overlayd ends, pods stay connected")
+	if parent.Err() == nil {
+		return context.Cause(ctx)
+	}
 	return nil
 }
 

@@ -37,6 +37,9 @@ func (d *daemon) syncNetwork(context.Context) error {
 	s.Degraded = errors.Join(s.Degraded, wrap("the registry", refused), refusedConfig(stale))
 	s.Parts = d.network.Numbers()
 	d.status.Set(host.RoundNetwork, s)
+	if errors.Is(s.Down, host.ErrRunDirGone) {
+		d.end(s.Down)
+	}
 	if r, ok := registry.As[registry.Reporter](d.registry); ok {
 		r.ReportNetwork(s.Down)
 	}

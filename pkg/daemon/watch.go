@@ -2,15 +2,18 @@ package daemon
 
 import (
 	"context"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/overlay-cni/overlay-cni/internal/filewatch"
 	"github.com/overlay-cni/overlay-cni/internal/network"
+	"github.com/overlay-cni/overlay-cni/pkg/attachment"
 	"github.com/overlay-cni/overlay-cni/pkg/firewall"
-	"github.com/overlay-cni/overlay-cni/pkg/guard"
 	"github.com/overlay-cni/overlay-cni/pkg/hostport"
 	"github.com/overlay-cni/overlay-cni/pkg/monitor"
+	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
 	"github.com/overlay-cni/overlay-cni/pkg/reconcile"
 	"github.com/overlay-cni/overlay-cni/pkg/vxlan"
 )
@@ -39,6 +42,7 @@ func (d *daemon) triggers(network, pods *reconcile.Loop) []func(ctx context.Cont
 			})
 		}),
 		d.keepWatching(func(ctx context.Context) error { return monitor.WatchRules(ctx, watchedTables(), changed) }),
+		d.keepWatching(func(ctx context.Context) error { return d.watchRunDir(ctx, network.Trigger, pods.Trigger) }),
 	}
 	for _, watch := range d.network.Watches() {
 		tasks = append(tasks, d.keepWatching(func(ctx context.Context) error { return watch(ctx, noticed) }))
@@ -54,6 +58,19 @@ func (d *daemon) noticed(network *reconcile.Loop) {
 	} else {
 		network.Trigger()
 	}
+}
+
+// watchRunDir notices that somebody else changed the run directory. The plugin's own
+// changes trigger rounds for pods, as its changes of the kernel do.
+func (d *daemon) watchRunDir(ctx context.Context, published, pods func()) error {
+	dir := filepath.Clean(d.runDir)
+	folders := append(attachment.Open(dir, network.Default).Folders(), dir)
+	return filewatch.Folders(ctx, folders, func(path string) {
+		if path == dir || path == nodestate.Path(dir) {
+			published()
+		}
+		pods()
+	})
 }
 
 // forward calls trigger for each value in changed.
@@ -73,7 +90,6 @@ func watchedTables() map[monitor.Table]monitor.Change {
 	return map[monitor.Table]monitor.Change{
 		{Family: unix.NFPROTO_INET, Name: firewall.TableName(network.Default)}: monitor.Network,
 		{Family: unix.NFPROTO_INET, Name: hostport.TableName}:                  monitor.Pods,
-		{Family: unix.NFPROTO_BRIDGE, Name: guard.TableName}:                   monitor.Pods,
 		// iptables-nft keeps its table "filter" here.
 		{Family: unix.NFPROTO_IPV4, Name: "filter"}: monitor.Network,
 		{Family: unix.NFPROTO_IPV6, Name: "filter"}: monitor.Network,

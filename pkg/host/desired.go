@@ -17,6 +17,7 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/iptables"
 	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
 	"github.com/overlay-cni/overlay-cni/pkg/registry"
+	"github.com/overlay-cni/overlay-cni/pkg/routes"
 	"github.com/overlay-cni/overlay-cni/pkg/subnet"
 	"github.com/overlay-cni/overlay-cni/pkg/underlay"
 	"github.com/overlay-cni/overlay-cni/pkg/vxlan"
@@ -42,13 +43,12 @@ func (in Input) Equal(o Input) bool {
 // Desired is what a host should have.
 type Desired struct {
 	Bridge    bridge.Spec
+	Routes    routes.State
 	Tunnel    vxlan.State
 	Sysctls   Sysctls
 	Firewall  *nft.Table
 	IPTables  iptables.State
 	Published nodestate.State
-	// Unguarded says that pods may send with the addresses of others.
-	Unguarded bool
 	Conflist  cnifiles.Config // without a directory: the daemon keeps none
 	// Text is the text of the configuration.
 	Text string
@@ -83,23 +83,33 @@ func Compute(in Input) (Desired, error) {
 	if err != nil {
 		return Desired{}, &Refusal{err}
 	}
+	cni0 := BridgeOf(in.Config.Bridge, in.Own.Subnets, tunnel.Device.MTU)
 	return Desired{
-		Bridge:   BridgeOf(in.Config.Bridge, in.Own.Subnets, tunnel.Device.MTU),
+		Bridge:   cni0,
+		Routes:   routesOf(cni0, tunnel),
 		Tunnel:   tunnel,
 		Sysctls:  sysctlsOf(in),
 		Firewall: table,
 		IPTables: chains,
 		Published: nodestate.State{
 			Node: in.Own.Name, Subnets: in.Own.Subnets, MTU: tunnel.Device.MTU,
-			Bridge: in.Config.Bridge, Device: in.Config.VXLAN.Device, Unguarded: !in.Config.AntiSpoofing,
+			Bridge: in.Config.Bridge, Device: in.Config.VXLAN.Device,
 		},
-		Unguarded: !in.Config.AntiSpoofing,
 		Conflist: cnifiles.Config{
 			Dir: in.Config.CNI.ConfDir, Name: in.Config.CNI.ConfName, Content: cnifiles.Conflist(in.Config.RunDir),
 		},
 		Text: in.Config.Text,
 		Note: singleStack(in.Nodes),
 	}, errors.Join(peers, apart(in.Own, in.Nodes), leftOut(in.Own, in.Underlay))
+}
+
+// routesOf returns the routes that other programs must leave alone.
+func routesOf(b bridge.Spec, tunnel vxlan.State) routes.State {
+	s := routes.State{Bridge: b.Name, Addresses: b.Want().Addresses, Peers: make(map[netip.Prefix]bool, len(tunnel.Routes))}
+	for p := range tunnel.Routes {
+		s.Peers[p] = true
+	}
+	return s
 }
 
 // Refusal says why an input allows no network on this host.

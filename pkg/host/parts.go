@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -20,6 +21,7 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
 	"github.com/overlay-cni/overlay-cni/pkg/part"
 	"github.com/overlay-cni/overlay-cni/pkg/pods"
+	"github.com/overlay-cni/overlay-cni/pkg/routes"
 	"github.com/overlay-cni/overlay-cni/pkg/vxlan"
 )
 
@@ -27,6 +29,7 @@ import (
 const (
 	partBridge    = "bridge"
 	partTunnel    = "tunnel"
+	partRoutes    = "routes"
 	partSysctls   = "sysctls"
 	partFirewall  = "firewall"
 	partIPTables  = "iptables"
@@ -47,6 +50,7 @@ type Host struct {
 	runDir   string
 	bridge   *bridge.Kernel
 	vxlan    *vxlan.Kernel
+	routes   *routes.Kernel
 	firewall *firewall.Kernel
 	iptables *iptables.Kernel
 	pods     *pods.Host
@@ -73,6 +77,9 @@ func (h *Host) open() (err error) {
 	if h.vxlan, err = vxlan.Open(); err != nil {
 		return err
 	}
+	if h.routes, err = routes.Open(vxlan.OwnProtocol); err != nil {
+		return err
+	}
 	h.pods, err = pods.Open(h.runDir)
 	return err
 }
@@ -83,6 +90,9 @@ func (h *Host) Close() {
 	h.iptables.Close()
 	if h.pods != nil {
 		h.pods.Close()
+	}
+	if h.routes != nil {
+		_ = h.routes.Close()
 	}
 	if h.vxlan != nil {
 		_ = h.vxlan.Close()
@@ -99,12 +109,15 @@ func (h *Host) Close() {
 // address of the subnet. The network configuration comes last, because the runtime
 // creates pods as soon as it exists.
 func (h *Host) Parts() []part.Part[Desired] {
-	return append(h.networkParts(), h.guardPart(), h.hostPortsPart(), h.podsPart(), conflistPart())
+	return append(h.networkParts(), h.hostPortsPart(), h.podsPart(), conflistPart())
 }
 
 func (h *Host) networkParts() []part.Part[Desired] {
 	return []part.Part[Desired]{{
 		Name: "run directory", Round: RoundNetwork,
+		// What can't be written is the error of whoever writes it.
+		Minor:  func(err error) bool { return !errors.Is(err, ErrRunDirGone) },
+		Sync:   func(Desired) ([]string, error) { return nil, checkRunDir(h.runDir) },
 		Remove: func(was Desired) ([]string, error) { return h.removeRunDir(was.Bridge.Name) },
 	}, {
 		Name: partBridge, Round: RoundNetwork,
@@ -118,6 +131,14 @@ func (h *Host) networkParts() []part.Part[Desired] {
 		Remove:      func(was Desired) ([]string, error) { return h.removeTunnel(was.Tunnel.Device.Name) },
 		ForceResync: h.vxlan.ForceResync,
 		Watch:       h.vxlan.Watch,
+	}, {
+		Name: partRoutes, Round: RoundNetwork,
+		// The routes are the bridge's, and are compared with the tunnel's.
+		Needs:       []string{partBridge},
+		Minor:       func(err error) bool { return errors.Is(err, routes.ErrPart) },
+		Sync:        func(want Desired) ([]string, error) { return h.routes.Sync(want.Routes) },
+		ForceResync: h.routes.ForceResync,
+		Watch:       h.routes.Watch,
 	}, {
 		Name: partSysctls, Round: RoundNetwork,
 		// A device that could not be synced may be somebody else's.
@@ -134,8 +155,13 @@ func (h *Host) networkParts() []part.Part[Desired] {
 		ForceResync: h.iptables.ForceResync,
 		Watch:       h.iptables.Watch,
 	}, {
+		Name: "addresses in use", Round: RoundNetwork,
+		// Two pods with one address are no reason to keep others out.
+		Minor: func(error) bool { return true },
+		Sync:  h.syncInUse,
+	}, {
 		Name: partPublished, Round: RoundNetwork,
-		Needs: []string{partBridge, partTunnel, partSysctls, partFirewall, partIPTables},
+		Needs: []string{partBridge, partTunnel, partRoutes, partSysctls, partFirewall, partIPTables},
 		Sync:  func(want Desired) ([]string, error) { return nodestate.Sync(h.runDir, want.Published) },
 		// Withdrawn, and not removed: an uninstall that is run again reads the names
 		// of the devices there.
@@ -151,15 +177,14 @@ func (h *Host) networkParts() []part.Part[Desired] {
 	}}
 }
 
-// guardPart comes before the pods' part, like the host ports.
-func (h *Host) guardPart() part.Part[Desired] {
-	return part.Part[Desired]{
-		Name: "guard", Round: RoundPods,
-		// Pods that can send with the addresses of others keep no pod out.
-		Minor:  func(error) bool { return true },
-		Sync:   func(want Desired) ([]string, error) { return h.pods.SyncGuard(want.Unguarded) },
-		Remove: func(Desired) ([]string, error) { return h.pods.RemoveGuard() },
+// syncInUse reserves the addresses that are in use before the plugin may give any of
+// these subnets. Afterwards the round for pods does so.
+func (h *Host) syncInUse(want Desired) ([]string, error) {
+	published, err := nodestate.Read(h.runDir)
+	if err == nil && slices.Equal(published.Subnets, want.Published.Subnets) && h.store.Addresses().Exist() {
+		return nil, nil
 	}
+	return h.pods.SyncInUse(want.Bridge)
 }
 
 // hostPortsPart comes before the pods' part, so that it is removed after it: each
@@ -263,7 +288,7 @@ func (h *Host) removeRunDir(bridge string) ([]string, error) {
 	errs := []error{h.store.RemoveAll(), nodestate.Remove(h.runDir)}
 	halves, _ := filepath.Glob(filepath.Join(h.runDir, ".*.next")) // what a crash left
 	for _, half := range halves {
-		errs = append(errs, os.Remove(half))
+		errs = append(errs, os.RemoveAll(half))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err

@@ -1,11 +1,15 @@
 package ipam
 
 import (
+	"errors"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/overlay-cni/overlay-cni/internal/nofollow"
 )
 
 // cursorSize is the length of the longest address in text form, and a newline.
@@ -15,29 +19,38 @@ const cursorSize = 39 + 1
 
 // cursor remembers which address of a range set was given last, so that a freed
 // address isn't given again soon. A cursor is a hint: the reservations decide.
-// So nothing here fails: a cursor that can't be read or written (a full disk,
-// garbage in the file) counts as unknown. ADDs that run at the same time may set
+// So a cursor that can't be read or written (a full disk, garbage in the file)
+// counts as unknown. The only error is for a cursor that is no file (package
+// nofollow). ADDs that run at the same time may set
 // a cursor back by as many addresses as there are ADDs.
 type cursor struct {
-	fd int // -1 if the file can't be opened
+	file *os.File // nil if the file can't be opened; then every call fails
 }
 
-func (r *Reservations) openCursor(set RangeSet) cursor {
-	path := filepath.Join(r.dir, cursorsDir, strings.ReplaceAll(set[0].Subnet.String(), "/", "-"))
-	c := cursor{fd: -1}
-	_ = r.withDirs(func() (err error) {
-		// os.OpenFile would offer the file to the poller first, which takes nine
-		// system calls.
-		c.fd, err = unix.Open(path, unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC, 0o644)
-		return err
-	})
-	return c
+func (r *Reservations) openCursor(set RangeSet) (cursor, error) {
+	folder, err := nofollow.Make(filepath.Join(r.dir, cursorsDir))
+	if err != nil {
+		return unknown(err)
+	}
+	defer folder.Close()
+	f, err := folder.OpenFile(strings.ReplaceAll(set[0].Subnet.String(), "/", "-"), unix.O_RDWR|unix.O_CREAT)
+	if err != nil {
+		return unknown(err)
+	}
+	return cursor{f}, nil
+}
+
+func unknown(err error) (cursor, error) {
+	if errors.Is(err, nofollow.ErrUnsafe) {
+		return cursor{}, err
+	}
+	return cursor{}, nil
 }
 
 // read returns the address given last, or the zero Addr if it is unknown.
 func (c cursor) read() netip.Addr {
 	var buf [cursorSize]byte
-	n, _ := unix.Pread(c.fd, buf[:], 0)
+	n, _ := c.file.ReadAt(buf[:], 0)
 	a, err := netip.ParseAddr(strings.TrimSpace(string(buf[:max(n, 0)])))
 	if err != nil {
 		return netip.Addr{}
@@ -50,7 +63,7 @@ func (c cursor) write(a netip.Addr) {
 	for len(line) < cursorSize-1 {
 		line = append(line, ' ')
 	}
-	_, _ = unix.Pwrite(c.fd, append(line, '\n'), 0)
+	_, _ = c.file.WriteAt(append(line, '\n'), 0)
 }
 
-func (c cursor) close() { _ = unix.Close(c.fd) }
+func (c cursor) close() { _ = c.file.Close() }

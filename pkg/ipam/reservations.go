@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/overlay-cni/overlay-cni/internal/nofollow"
 )
 
 const (
@@ -37,30 +39,45 @@ type Owner string
 
 // Reservations are those of one network. The methods may be called by any number
 // of processes at once.
-type Reservations struct{ dir string }
+type Reservations struct {
+	dir  string
+	used func() (map[netip.Addr]Owner, error)
+}
 
 // Open returns the reservations in a network's state directory, which need not
 // exist yet.
-func Open(stateDir string) *Reservations { return &Reservations{dir: stateDir} }
-
-func (r *Reservations) path(a netip.Addr) string {
-	return filepath.Join(r.dir, addressesDir, a.String())
+func Open(stateDir string) *Reservations {
+	return &Reservations{dir: stateDir, used: func() (map[netip.Addr]Owner, error) { return nil, nil }}
 }
 
-// withDirs runs op. If op fails because the directories are missing, withDirs
-// makes them and runs op again. The directories nearly always exist, so checking
-// for them first would only slow ADD down.
-func (r *Reservations) withDirs(op func() error) error {
-	err := op()
-	if !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	for _, d := range []string{addressesDir, cursorsDir} {
-		if err := os.MkdirAll(filepath.Join(r.dir, d), 0o755); err != nil {
-			return err
+// WhenLost sets where reservations come from if their folder is missing: used
+// returns the addresses that are in use all the same. The folder appears with
+// their reservations in it.
+func (r *Reservations) WhenLost(used func() (map[netip.Addr]Owner, error)) { r.used = used }
+
+// table is the open folder of the reservations.
+type table struct{ nofollow.Folder }
+
+// Path returns the path of the folder of the reservations.
+func (r *Reservations) Path() string { return filepath.Join(r.dir, addressesDir) }
+
+// open opens the folder. It nearly always exists.
+func (r *Reservations) open() (table, error) {
+	f, err := nofollow.Open(r.Path())
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := r.restore(); err != nil {
+			return table{}, err
 		}
+		f, err = nofollow.Open(r.Path())
 	}
-	return op()
+	return table{f}, err
+}
+
+// openExisting is open, but makes nothing. The error is fs.ErrNotExist if there
+// are no reservations.
+func (r *Reservations) openExisting() (table, error) {
+	f, err := nofollow.Open(r.Path())
+	return table{f}, err
 }
 
 // Reserve takes one address of each range set, in the order of the sets. If
@@ -73,13 +90,18 @@ func (r *Reservations) Reserve(owner Owner, sets []RangeSet, asked []netip.Addr)
 	if err != nil {
 		return nil, err
 	}
+	t, err := r.open()
+	if err != nil {
+		return nil, err
+	}
+	defer t.Close()
 	var reserved []netip.Addr
 	for i, set := range sets {
 		addr := fixed[i]
 		if addr.IsValid() {
-			err = r.withDirs(func() error { return r.take(addr, owner) })
+			err = t.take(addr, owner)
 		} else {
-			addr, err = r.next(set, owner)
+			addr, err = r.next(t, set, owner)
 		}
 		if err != nil {
 			return reserved, err
@@ -118,8 +140,8 @@ func join(sets []RangeSet) string {
 }
 
 // take reserves one address.
-func (r *Reservations) take(a netip.Addr, owner Owner) error {
-	err := os.Symlink(string(owner), r.path(a))
+func (t table) take(a netip.Addr, owner Owner) error {
+	err := t.Symlink(string(owner), a.String())
 	if errors.Is(err, fs.ErrExist) {
 		return &TakenError{a}
 	}
@@ -127,10 +149,13 @@ func (r *Reservations) take(a netip.Addr, owner Owner) error {
 }
 
 // next reserves the free address that follows the one given last.
-func (r *Reservations) next(set RangeSet, owner Owner) (netip.Addr, error) {
-	c := r.openCursor(set)
+func (r *Reservations) next(t table, set RangeSet, owner Owner) (netip.Addr, error) {
+	c, err := r.openCursor(set)
+	if err != nil {
+		return netip.Addr{}, err
+	}
 	defer c.close()
-	addr, err := r.search(set, set.next(c.read()), owner)
+	addr, err := t.search(set, set.next(c.read()), owner)
 	if err == nil {
 		c.write(addr)
 	}
@@ -139,14 +164,14 @@ func (r *Reservations) next(set RangeSet, owner Owner) (netip.Addr, error) {
 
 // search reserves the first free address from first on. After the last address
 // of the set comes the first.
-func (r *Reservations) search(set RangeSet, first netip.Addr, owner Owner) (netip.Addr, error) {
-	err := r.withDirs(func() error { return r.take(first, owner) })
+func (t table) search(set RangeSet, first netip.Addr, owner Owner) (netip.Addr, error) {
+	err := t.take(first, owner)
 	if !errors.Is(err, ErrTaken) {
 		return first, err
 	}
 	// Trying each address would cost a system call for every pod; one listing shows
 	// all that are taken.
-	taken, err := r.list()
+	taken, err := t.list()
 	if err != nil {
 		return netip.Addr{}, err
 	}
@@ -155,83 +180,138 @@ func (r *Reservations) search(set RangeSet, first netip.Addr, owner Owner) (neti
 		if taken[a] {
 			continue
 		}
-		if err := r.take(a, owner); !errors.Is(err, ErrTaken) {
+		if err := t.take(a, owner); !errors.Is(err, ErrTaken) {
 			return a, err
 		}
 		taken[a] = true // another process was faster
 	}
-	return netip.Addr{}, r.exhausted(set, taken)
+	return netip.Addr{}, t.exhausted(set, taken)
 }
 
-// Release gives an address back if the owner has it. The caller holds the
+// Release gives an address back if one of the owners has it. The caller holds the
 // owner's lock, so nobody else removes and takes the address between the look
 // and the removal.
-func (r *Reservations) Release(a netip.Addr, owner Owner) error {
-	has, err := r.OwnerOf(a)
-	if errors.Is(err, fs.ErrNotExist) || (err == nil && has != owner) {
-		return nil
+func (r *Reservations) Release(a netip.Addr, owners ...Owner) error {
+	t, err := r.openExisting()
+	if err != nil {
+		return unlessAbsent(err)
 	}
+	defer t.Close()
+	has, err := t.ownerOf(a)
+	if err != nil || !slices.Contains(owners, has) {
+		return unlessAbsent(err)
+	}
+	return unlessAbsent(t.Remove(a.String()))
+}
+
+// Give makes an owner the owner of an address, whoever had it.
+func (r *Reservations) Give(a netip.Addr, to Owner) error {
+	t, err := r.open()
 	if err != nil {
 		return err
 	}
-	if err := os.Remove(r.path(a)); !errors.Is(err, fs.ErrNotExist) {
+	defer t.Close()
+	// A rename replaces the reservation in one step: the address is never free.
+	next := "." + a.String() + ".next"
+	if err := unlessAbsent(t.Remove(next)); err != nil {
 		return err
 	}
-	return nil
+	if err := t.Symlink(string(to), next); err != nil {
+		return err
+	}
+	return t.Rename(next, a.String())
+}
+
+// Take reserves an address that is in use already. The error is ErrTaken if it has
+// an owner.
+func (r *Reservations) Take(a netip.Addr, owner Owner) error {
+	t, err := r.open()
+	if err != nil {
+		return err
+	}
+	defer t.Close()
+	return t.take(a, owner)
 }
 
 // OwnerOf returns the owner of an address. The error is fs.ErrNotExist if the
 // address is free.
 func (r *Reservations) OwnerOf(a netip.Addr) (Owner, error) {
-	target, err := os.Readlink(r.path(a))
+	t, err := r.openExisting()
+	if err != nil {
+		return "", err
+	}
+	defer t.Close()
+	return t.ownerOf(a)
+}
+
+// ownerOf reads the link. Nobody follows it.
+func (t table) ownerOf(a netip.Addr) (Owner, error) {
+	target, err := t.Readlink(a.String())
 	return Owner(target), err
 }
 
-// OwnedBy lists the addresses of an owner. It reads all reservations, so it is
-// for the rare owner that has no record of its addresses.
-func (r *Reservations) OwnedBy(owner Owner) ([]netip.Addr, error) {
-	taken, err := r.list()
+// All returns the owner of each address that is reserved.
+func (r *Reservations) All() (map[netip.Addr]Owner, error) {
+	all := map[netip.Addr]Owner{}
+	t, err := r.openExisting()
 	if err != nil {
-		return nil, err
+		return all, unlessAbsent(err)
 	}
-	var owned []netip.Addr
+	defer t.Close()
+	taken, err := t.list()
 	for a := range taken {
-		if has, err := r.OwnerOf(a); err == nil && has == owner {
+		if owner, err := t.ownerOf(a); err == nil { // else it was released by now
+			all[a] = owner
+		}
+	}
+	return all, err
+}
+
+// OwnedBy lists the addresses of the owners. It reads all reservations, so it is
+// for the rare owner that has no record of its addresses.
+func (r *Reservations) OwnedBy(owners ...Owner) ([]netip.Addr, error) {
+	all, err := r.All()
+	var owned []netip.Addr
+	for a, owner := range all {
+		if slices.Contains(owners, owner) {
 			owned = append(owned, a)
 		}
 	}
-	return owned, nil
+	return owned, err
 }
 
-// Lost returns the reservations that belong to nobody, because somebody removed
-// the owner's file.
-func (r *Reservations) Lost() (map[netip.Addr]Owner, error) {
-	taken, err := r.list()
+func unlessAbsent(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// Exist reports whether there is a folder with reservations, even an empty one.
+func (r *Reservations) Exist() bool {
+	t, err := r.openExisting()
 	if err != nil {
-		return nil, err
+		return false
 	}
-	lost := map[netip.Addr]Owner{}
-	for a := range taken {
-		if _, err := os.Stat(r.path(a)); !errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if owner, err := r.OwnerOf(a); err == nil { // else it was released by now
-			lost[a] = owner
-		}
-	}
-	return lost, nil
+	t.Close()
+	return true
 }
 
 // CheckFree returns nil if every set has an address that can be given, else an
 // error that is ErrExhausted.
 func (r *Reservations) CheckFree(sets []RangeSet) error {
-	taken, err := r.list()
+	t, err := r.openExisting()
+	if err != nil {
+		return unlessAbsent(err)
+	}
+	defer t.Close()
+	taken, err := t.list()
 	if err != nil {
 		return err
 	}
 	for _, set := range sets {
 		if uint64(inUse(set, taken)) >= set.size() {
-			return r.exhausted(set, taken)
+			return t.exhausted(set, taken)
 		}
 	}
 	return nil
@@ -240,20 +320,12 @@ func (r *Reservations) CheckFree(sets []RangeSet) error {
 // RemoveAll forgets all reservations. It is for a host that leaves the network,
 // where no plugin runs any more.
 func (r *Reservations) RemoveAll() error {
-	return errors.Join(os.RemoveAll(filepath.Join(r.dir, addressesDir)), os.RemoveAll(filepath.Join(r.dir, cursorsDir)))
+	return errors.Join(os.RemoveAll(r.Path()), os.RemoveAll(filepath.Join(r.dir, cursorsDir)))
 }
 
 // list returns the addresses that are reserved.
-func (r *Reservations) list() (map[netip.Addr]bool, error) {
-	d, err := os.Open(filepath.Join(r.dir, addressesDir))
-	if errors.Is(err, fs.ErrNotExist) {
-		return map[netip.Addr]bool{}, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer d.Close()
-	names, err := d.Readdirnames(-1)
+func (t table) list() (map[netip.Addr]bool, error) {
+	names, err := t.Names()
 	if err != nil {
 		return nil, err
 	}
@@ -276,7 +348,7 @@ func inUse(set RangeSet, taken map[netip.Addr]bool) int {
 	return n
 }
 
-func (r *Reservations) exhausted(set RangeSet, taken map[netip.Addr]bool) error {
+func (t table) exhausted(set RangeSet, taken map[netip.Addr]bool) error {
 	return fmt.Errorf("%w in %s: %d of %d are in use (\"ls -l %s\" shows by whom): delete pods, or give the node a larger subnet",
-		ErrExhausted, set, inUse(set, taken), set.size(), filepath.Join(r.dir, addressesDir))
+		ErrExhausted, set, inUse(set, taken), set.size(), t.Path(""))
 }

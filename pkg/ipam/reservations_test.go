@@ -57,9 +57,13 @@ func del(t *testing.T, r *Reservations, id string) {
 
 func reserved(t *testing.T, r *Reservations) map[netip.Addr]bool {
 	t.Helper()
-	list, err := r.list()
+	all, err := r.All()
 	if err != nil {
 		t.Fatal(err)
+	}
+	list := map[netip.Addr]bool{}
+	for a := range all {
+		list[a] = true
 	}
 	return list
 }
@@ -160,7 +164,10 @@ func TestNoneIsLeftForManyAtOnce(t *testing.T) {
 	set := setOf(t, "10.244.1.0/28")[0]
 	const want = "no address left in 10.244.1.0/28: 13 of 13 are in use ("
 	for range 100 {
-		s := Open(t.TempDir())
+		s, err := Open(t.TempDir()).open()
+		if err != nil {
+			t.Fatal(err)
+		}
 		var wg sync.WaitGroup
 		for worker := range 64 {
 			wg.Go(func() {
@@ -171,5 +178,6 @@ func TestNoneIsLeftForManyAtOnce(t *testing.T) {
 			})
 		}
 		wg.Wait()
+		s.Close()
 	}
 }

@@ -9,6 +9,11 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/overlay-cni/overlay-cni/internal/nofollow"
 )
 
 const (
@@ -24,8 +29,13 @@ const (
 	version = 1
 )
 
-// ErrNotPublished says that the daemon has published nothing yet.
-var ErrNotPublished = errors.New("overlayd has not published this node's subnets yet")
+var (
+	// ErrNotPublished says that the daemon has published nothing yet.
+	ErrNotPublished = errors.New("overlayd has not published this node's subnets yet")
+	// ErrDamaged says that somebody else put something in the file's place. The
+	// daemon replaces it.
+	ErrDamaged = errors.New("is damaged, and overlayd has not written it anew yet")
+)
 
 // State is what a plugin needs to know about its node.
 type State struct {
@@ -37,12 +47,14 @@ type State struct {
 	MTU     int            `json:"mtu"`    // of pods and bridge, in bytes
 	Bridge  string         `json:"bridge"` // interface name
 	Device  string         `json:"device"` // interface name of the VXLAN device
-	// Unguarded says that pods may send with the addresses of others.
-	Unguarded bool `json:"unguarded,omitempty"`
 }
 
-// Read returns the published state, or an error that is ErrNotPublished.
-func Read(dir string) (State, error) { return read(filepath.Join(dir, FileName)) }
+// Path returns the path of the file.
+func Path(dir string) string { return filepath.Join(dir, FileName) }
+
+// Read returns the published state, or an error that is ErrNotPublished or
+// ErrDamaged, see Passes.
+func Read(dir string) (State, error) { return read(Path(dir)) }
 
 // Last returns the state that was published last, even if it was withdrawn
 // since. Its names tell which devices belong to the network. The error is
@@ -56,57 +68,82 @@ func Last(dir string) (State, error) {
 }
 
 func read(path string) (State, error) {
-	data, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
+	data, err := nofollow.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return State{}, fmt.Errorf("%w (there is no %s)", ErrNotPublished, path)
-	}
-	if err != nil {
+	case errors.Is(err, nofollow.ErrUnsafe):
+		return State{}, fmt.Errorf("%s %w: %w", path, ErrDamaged, err)
+	case err != nil:
 		return State{}, err
 	}
-	state, err := parse(data)
+	f, err := parse(data)
 	if err != nil {
-		return State{}, fmt.Errorf("%s: %w: restart overlayd, which writes this file anew", path, err)
+		return State{}, fmt.Errorf("%s %w", path, err)
 	}
-	return state, nil
+	if f.Boot != "" && outlivesBoot(filepath.Dir(path)) && f.Boot != bootID() {
+		return State{}, fmt.Errorf("%w since the host was booted (%s is older)", ErrNotPublished, path)
+	}
+	return f.State, nil
 }
 
-func parse(data []byte) (State, error) {
-	var s State
-	if err := json.Unmarshal(data, &s); err != nil {
-		return State{}, err
+// file is the content of the file.
+type file struct {
+	State
+	// Boot is the kernel's random name for the time since the host was booted.
+	// Earlier releases didn't write it.
+	Boot string `json:"boot,omitempty"`
+}
+
+func parse(data []byte) (file, error) {
+	var f file
+	if err := json.Unmarshal(data, &f); err != nil {
+		return f, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	switch {
-	case s.Version > version:
-		return State{}, fmt.Errorf("format %d is newer than the %d that this plugin knows, update overlay-cni", s.Version, version)
-	case s.Version < 1 || len(s.Subnets) == 0 || s.MTU <= 0 || s.Bridge == "":
-		return State{}, errors.New("version, subnets, mtu or bridge is missing")
+	case f.Version > version:
+		return f, fmt.Errorf("has format %d, which is newer than the %d that this plugin knows: update overlay-cni", f.Version, version)
+	case f.Version < 1 || len(f.Subnets) == 0 || f.MTU <= 0 || f.Bridge == "":
+		return f, fmt.Errorf("%w: version, subnets, mtu or bridge is missing", ErrDamaged)
 	}
-	return s, nil
+	return f, nil
+}
+
+// outlivesBoot reports whether files of the directory are still there after the host
+// was booted.
+func outlivesBoot(dir string) bool {
+	var st unix.Statfs_t
+	err := unix.Statfs(dir, &st)
+	return err == nil && st.Type != unix.TMPFS_MAGIC && st.Type != unix.RAMFS_MAGIC
+}
+
+// bootID returns "" where the kernel's /proc is hidden.
+func bootID() string {
+	id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(id))
 }
 
 // Sync publishes a state. It makes dir if needed, and returns what it changed.
 // It leaves the file alone if the content is the same.
 func Sync(dir string, s State) (changes []string, err error) {
 	s.Version = version
-	data, err := json.MarshalIndent(s, "", "  ")
+	data, err := json.MarshalIndent(file{s, bootID()}, "", "  ")
 	if err != nil {
 		return nil, err
 	}
 	data = append(data, '\n')
-	path := filepath.Join(dir, FileName)
-	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, data) {
+	if old, err := nofollow.ReadFile(filepath.Join(dir, FileName)); err == nil && bytes.Equal(old, data) {
 		return nil, nil
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	// There is one writer at a time, so the temporary name can be fixed. The next
-	// Sync overwrites what a crash left.
-	next := filepath.Join(dir, "."+FileName+".next")
-	if err := os.WriteFile(next, data, 0o644); err != nil {
+	f, err := nofollow.OpenBase(dir)
+	if err != nil {
 		return nil, err
 	}
-	if err := os.Rename(next, path); err != nil {
+	defer f.Close()
+	if err := f.WriteFile(FileName, data, 0o644); err != nil {
 		return nil, err
 	}
 	return []string{fmt.Sprintf("published this node for the plugin: subnets %v, MTU %d", s.Subnets, s.MTU)}, nil

@@ -85,10 +85,11 @@ func TestFormat(t *testing.T) {
   ],
   "mtu": 1450,
   "bridge": "cni0",
-  "device": "overlay0"
+  "device": "overlay0",
+  "boot": "BOOT"
 }
 `
-	if diff := cmp.Diff(want, string(got)); diff != "" {
+	if diff := cmp.Diff(strings.Replace(want, "BOOT", bootID(), 1), string(got)); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -118,7 +119,7 @@ func TestSyncTellsWhetherItChangedAnything(t *testing.T) {
 
 func TestReadRefuses(t *testing.T) {
 	for name, tt := range map[string]struct{ text, want string }{
-		"nothing":      {"", "unexpected end of JSON input: restart overlayd, which writes this file anew"},
+		"nothing":      {"", "is damaged, and overlayd has not written it anew yet: unexpected end of JSON input"},
 		"garbage":      {"\x00\x01", "invalid character"},
 		"half a file":  {`{"version": 1, "node": "a", "subnets": ["10.244`, "unexpected end of JSON input"},
 		"another list": {`["a"]`, "cannot unmarshal array"},
@@ -126,7 +127,7 @@ func TestReadRefuses(t *testing.T) {
 		"no MTU":       {`{"version": 1, "subnets": ["10.244.1.0/24"], "bridge": "cni0"}`, "version, subnets, mtu or bridge is missing"},
 		"no version":   {`{"subnets": ["10.244.1.0/24"], "mtu": 1450, "bridge": "cni0"}`, "version, subnets, mtu or bridge is missing"},
 		"no network":   {`{"version": 1, "subnets": ["here"], "mtu": 1450, "bridge": "cni0"}`, "here"},
-		"newer":        {`{"version": 2, "nets": "in a form to come"}`, "format 2 is newer than the 1 that this plugin knows, update overlay-cni"},
+		"newer":        {`{"version": 2, "nets": "in a form to come"}`, "has format 2, which is newer than the 1 that this plugin knows: update overlay-cni"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -135,8 +136,8 @@ func TestReadRefuses(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), filepath.Join(dir, FileName)) {
 				t.Errorf("got %v", err)
 			}
-			if errors.Is(err, ErrNotPublished) {
-				t.Error("the plugin would wait for what is there")
+			if damaged := name != "newer"; errors.Is(err, ErrNotPublished) || errors.Is(err, ErrDamaged) != damaged {
+				t.Errorf("the error is of another kind: %v", err)
 			}
 			// The daemon takes it for what it is and writes it anew.
 			if changed, err := Sync(dir, states()[0]); len(changed) == 0 || err != nil {
@@ -260,5 +261,61 @@ func TestReaderNeverSeesAPart(t *testing.T) {
 	close(stop)
 	if err := <-failed; err != nil {
 		t.Error(err)
+	}
+}
+
+// Where files outlive a boot, what was published before it counts as missing.
+func TestReadKnowsAnOlderBoot(t *testing.T) {
+	dir := t.TempDir()
+	mustWrite(t, dir, states()[0])
+	path := filepath.Join(dir, FileName)
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, dir, strings.Replace(string(text), bootID(), "9c0e8f5e-0000-0000-0000-000000000000", 1))
+	_, err = Read(dir)
+	if want := outlivesBoot(dir); errors.Is(err, ErrNotPublished) != want {
+		t.Errorf("the error is %v; files outlive a boot here: %t", err, want)
+	}
+	// Earlier releases didn't write it.
+	put(t, dir, strings.Replace(string(text), bootID(), "", 1))
+	if _, err := Read(dir); err != nil {
+		t.Error(err)
+	}
+	mustWrite(t, dir, states()[0])
+	if _, err := Read(dir); err != nil {
+		t.Errorf("published anew: %v", err)
+	}
+}
+
+// The daemon replaces a link, and the plugin doesn't follow it.
+func TestLinksAreReplaced(t *testing.T) {
+	dir := t.TempDir()
+	outside := filepath.Join(t.TempDir(), "outside")
+	mustWrite(t, filepath.Dir(outside), states()[0])
+	if err := os.Rename(filepath.Join(filepath.Dir(outside), FileName), outside); err != nil {
+		t.Fatal(err)
+	}
+	before, _ := os.ReadFile(outside)
+	for _, name := range []string{FileName, "." + FileName + ".next"} {
+		path := filepath.Join(dir, name)
+		_ = os.Remove(filepath.Join(dir, FileName))
+		if err := os.Symlink(outside, path); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Read(dir); err == nil || (name == FileName && !strings.Contains(err.Error(), path)) {
+			t.Errorf("%s: Read returns %v", name, err)
+		}
+		mustWrite(t, dir, states()[1])
+		if s, err := Read(dir); err != nil || s.Node != states()[1].Node {
+			t.Errorf("%s: got %v, %v", name, s, err)
+		}
+		if info, err := os.Lstat(filepath.Join(dir, FileName)); err != nil || !info.Mode().IsRegular() {
+			t.Errorf("%s: the file is %v, %v", name, info, err)
+		}
+	}
+	if after, err := os.ReadFile(outside); err != nil || string(after) != string(before) {
+		t.Errorf("the file outside was changed to %q, %v", after, err)
 	}
 }

@@ -11,12 +11,11 @@ import (
 // few microseconds.
 const pollInterval = 50 * time.Millisecond
 
-// Wait is Read, but waits up to limit for the daemon to publish. After that the
-// error is ErrNotPublished. If the file can't be used, Wait fails at once,
-// because only a restart of the daemon would repair the file.
+// Wait is Read, but waits up to limit for the daemon to publish, or to replace a
+// damaged file. After that the error is ErrNotPublished or ErrDamaged.
 func Wait(dir string, limit time.Duration) (State, error) {
 	state, err := Read(dir)
-	if !errors.Is(err, ErrNotPublished) || limit <= 0 {
+	if !Passes(err) || limit <= 0 {
 		return state, err
 	}
 	late, look := time.After(limit), time.NewTicker(pollInterval)
@@ -24,7 +23,7 @@ func Wait(dir string, limit time.Duration) (State, error) {
 	for {
 		select {
 		case <-look.C:
-			if state, err = Read(dir); !errors.Is(err, ErrNotPublished) {
+			if state, err = Read(dir); !Passes(err) {
 				return state, err
 			}
 		case <-late:
@@ -32,3 +31,7 @@ func Wait(dir string, limit time.Duration) (State, error) {
 		}
 	}
 }
+
+// Passes reports whether an error of Read or Wait goes away as soon as the daemon has
+// done its work.
+func Passes(err error) bool { return errors.Is(err, ErrNotPublished) || errors.Is(err, ErrDamaged) }

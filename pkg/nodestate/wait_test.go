@@ -67,6 +67,21 @@ func TestWaitEndsWithThePublication(t *testing.T) {
 	})
 }
 
+func TestWaitEndsWithTheRepair(t *testing.T) {
+	dir := t.TempDir()
+	put(t, dir, "{")
+	synctest.Test(t, func(t *testing.T) {
+		time.AfterFunc(time.Second, func() { mustWrite(t, dir, states()[0]) })
+		if s, err := Wait(dir, limit); err != nil || s.Node != "host-a" {
+			t.Errorf("%v, node %q", err, s.Node)
+		}
+		put(t, dir, "{")
+		if _, err := Wait(dir, limit); !errors.Is(err, ErrDamaged) || !strings.HasPrefix(err.Error(), "waited 10s: ") {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
 func TestWaitEndsWithItsLimit(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {

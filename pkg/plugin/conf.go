@@ -40,16 +40,14 @@ const (
 
 // conf is the CNI configuration. Keys that are not here go through checkKeys.
 type conf struct {
-	CNIVersion string `json:"cniVersion"`
-	Name       string `json:"name"`
-	Type       string `json:"type"`
-	RunDir     string `json:"runDir"`
-	Bridge     string `json:"bridge"`
-	MTU        int    `json:"mtu"`
-	Wait       *int   `json:"waitSeconds"`
-	// AntiSpoofing is true unless the configuration says otherwise.
-	AntiSpoofing *bool    `json:"antiSpoofing"`
-	IPAM         ipamConf `json:"ipam"`
+	CNIVersion string   `json:"cniVersion"`
+	Name       string   `json:"name"`
+	Type       string   `json:"type"`
+	RunDir     string   `json:"runDir"`
+	Bridge     string   `json:"bridge"`
+	MTU        int      `json:"mtu"`
+	Wait       *int     `json:"waitSeconds"`
+	IPAM       ipamConf `json:"ipam"`
 	// The keys below are decoded by the commands that need them.
 	DNS        json.RawMessage `json:"dns"`
 	PrevResult json.RawMessage `json:"prevResult"`
@@ -118,10 +116,6 @@ func (c *conf) complete() error {
 	return nil
 }
 
-// guards reports whether the network's pods are kept from sending with the addresses
-// of others.
-func (c *conf) guards() bool { return c.AntiSpoofing == nil || *c.AntiSpoofing }
-
 // stateDir is the directory of the network's state.
 func (c *conf) stateDir() string { return network.Default.StateDir(c.RunDir) }
 
@@ -171,10 +165,8 @@ func invalid(format string, args ...any) error {
 // settings are what pods get, from the CNI configuration or from the daemon.
 type settings struct {
 	bridge bridge.Spec
-	// unguarded says that the daemon is told to guard no pod.
-	unguarded bool
-	sets      []ipam.RangeSet
-	routes    []veth.Route
+	sets   []ipam.RangeSet
+	routes []veth.Route
 }
 
 // gateways returns one gateway of each range set: the pod gets an address of the
@@ -185,6 +177,11 @@ func (n settings) gateways() []netip.Addr {
 		gateways = append(gateways, set[0].Gateway)
 	}
 	return gateways
+}
+
+// contains tells whether pods get addresses of the subnet that an address is in.
+func (n settings) contains(a netip.Addr) bool {
+	return slices.ContainsFunc(n.bridge.Gateways, func(g netip.Prefix) bool { return g.Contains(a) })
 }
 
 // settings resolves the configuration. If the settings come from the daemon,
@@ -284,7 +281,7 @@ func (c *conf) fitDaemon(b bridge.Spec, state nodestate.State) error {
 
 func (c *conf) fromDaemon(limit time.Duration) (settings, error) {
 	state, err := nodestate.Wait(c.stateDir(), limit)
-	if errors.Is(err, nodestate.ErrNotPublished) {
+	if nodestate.Passes(err) {
 		return settings{}, types.NewError(types.ErrTryAgainLater, err.Error(),
 			"is overlayd running on this node, with the same run directory? Its log says what it waits for")
 	}
@@ -294,7 +291,7 @@ func (c *conf) fromDaemon(limit time.Duration) (settings, error) {
 	if c.Bridge != "" && c.Bridge != state.Bridge {
 		return settings{}, invalid("bridge is %q here and %q for overlayd: leave it out here", c.Bridge, state.Bridge)
 	}
-	n := settings{bridge: bridge.Spec{Name: state.Bridge}, unguarded: state.Unguarded}
+	n := settings{bridge: bridge.Spec{Name: state.Bridge}}
 	if n.bridge.MTU, err = c.mtuBelow(state); err != nil {
 		return settings{}, err
 	}

@@ -2,8 +2,12 @@ package plugin
 
 import (
 	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
 
 	"github.com/containernetworking/cni/pkg/types"
+	"golang.org/x/sys/unix"
 
 	"github.com/overlay-cni/overlay-cni/pkg/attachment"
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
@@ -44,6 +48,10 @@ func toCNI(err error) *types.Error {
 	var done *types.Error
 	if errors.As(err, &done) {
 		return done
+	}
+	if full := new(fs.PathError); errors.As(err, &full) && (errors.Is(full.Err, unix.ENOSPC) || errors.Is(full.Err, unix.EDQUOT)) {
+		return types.NewError(types.ErrTryAgainLater, err.Error(),
+			fmt.Sprintf("the file system of %s is full: free pages or inodes there, see df and df -i", filepath.Dir(full.Path)))
 	}
 	for _, c := range codes {
 		if errors.Is(err, c.err) {

@@ -63,12 +63,12 @@ func (s sweep) run() error {
 		}
 	}
 	for _, port := range ports {
-		if attachment.DevicesOf(port) != nil && !known[port] {
-			errs = append(errs, pods.RemoveLost(s.kernel, port))
+		if devices := attachment.DevicesOf(port); devices != nil && !known[port] {
+			errs = append(errs, s.kernel.Remove(devices...))
 		}
 	}
-	_, err = s.store.FreeLost(s.keep, func(k attachment.Key, a netip.Addr) (bool, error) { return pods.EndUse(s.kernel, k, a) })
-	return errors.Join(append(errs, err)...)
+	_, err = s.store.FreeLost(func(k attachment.Key) bool { return s.keep[k] }, func(k attachment.Key, a netip.Addr) (bool, error) { return pods.EndUse(s.kernel, k, a) })
+	return errors.Join(append(errs, err, pods.EndHolds(s.kernel, s.store))...)
 }
 
 // remove removes an attachment of this network. An attachment without a usable

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/netip"
 	"os"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/overlay-cni/overlay-cni/pkg/attachment"
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
+	"github.com/overlay-cni/overlay-cni/pkg/ipam"
 	"github.com/overlay-cni/overlay-cni/pkg/pods"
 	"github.com/overlay-cni/overlay-cni/pkg/shaper"
 	"github.com/overlay-cni/overlay-cni/pkg/veth"
@@ -52,6 +54,7 @@ func (p Plugin) add(in *invocation) error {
 	if err != nil {
 		return err
 	}
+	c.store.WhenLost(func() (map[netip.Addr]attachment.User, error) { return pods.InUse(c.kernel, c.store, net.contains) })
 	a, err := c.store.Lock(c.key)
 	if err != nil {
 		return err
@@ -104,26 +107,19 @@ func (c *call) attach(a *attachment.Attachment, netns *os.File, net settings, ou
 	if err := checkFamilies(req.ports, net.gateways()); err != nil {
 		return err
 	}
-	addrs, err := a.Reserve(net.sets, req.addresses)
+	addrs, err := c.reserve(a, net.sets, req.addresses)
 	if err != nil {
 		return err
 	}
 	port := c.newPort(net, req, addrs)
-	record := attachment.Record{
+	err = a.Write(attachment.Record{
 		CNINetwork: c.conf.Name, ContainerID: c.containerID, IfName: c.ifName, Pod: req.pod, Netns: c.netns, HostName: port.HostName,
-		MAC: port.MAC.String(), MTU: port.MTU, Bridge: net.bridge.Name, HostPorts: req.rawPorts, Unguarded: !c.conf.guards(),
-	}
-	if err := a.Write(record); err != nil {
-		return err
-	}
-	index, err := c.kernel.Add(net.bridge)
+		MAC: port.MAC.String(), MTU: port.MTU, Bridge: net.bridge.Name, HostPorts: req.rawPorts,
+	})
 	if err != nil {
 		return err
 	}
-	rules, err := c.guard(net, port)
-	if rules != nil {
-		defer rules.Close()
-	}
+	index, err := c.kernel.Add(net.bridge)
 	if err != nil {
 		return err
 	}
@@ -135,7 +131,7 @@ func (c *call) attach(a *attachment.Attachment, netns *os.File, net settings, ou
 			return err
 		}
 	}
-	if err := c.openPorts(rules, net, addrs, req.ports); err != nil {
+	if err := c.openPorts(net, addrs, req.ports); err != nil {
 		return err
 	}
 	result, err := c.conf.result(net, port, c.netns)
@@ -143,6 +139,19 @@ func (c *call) attach(a *attachment.Attachment, netns *os.File, net settings, ou
 		return err
 	}
 	return result.PrintTo(out)
+}
+
+// reserve reserves addresses. If it finds none, it frees the addresses that no pod
+// has any more, and tries once more.
+func (c *call) reserve(a *attachment.Attachment, sets []ipam.RangeSet, asked []netip.Addr) ([]netip.Addr, error) {
+	addrs, err := a.Reserve(sets, asked)
+	if !errors.Is(err, ipam.ErrExhausted) && !errors.Is(err, ipam.ErrTaken) {
+		return addrs, err
+	}
+	if failed := errors.Join(a.Reset(), pods.FreeUnused(c.kernel, c.store)); failed != nil {
+		return nil, errors.Join(err, failed)
+	}
+	return a.Reserve(sets, asked)
 }
 
 // remove undoes an ADD.
@@ -156,7 +165,7 @@ func (p Plugin) del(in *invocation) error {
 	defer c.kernel.Close()
 	a, err := c.store.LockForRemoval(c.key)
 	if errors.Is(err, fs.ErrNotExist) {
-		return pods.RemoveLost(c.kernel, c.key.HostName())
+		return c.kernel.Remove(c.key.Devices()...)
 	}
 	if err != nil {
 		return err

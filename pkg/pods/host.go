@@ -9,24 +9,22 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/overlay-cni/overlay-cni/internal/network"
-	"github.com/overlay-cni/overlay-cni/internal/nft"
 	"github.com/overlay-cni/overlay-cni/pkg/attachment"
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
-	"github.com/overlay-cni/overlay-cni/pkg/guard"
 	"github.com/overlay-cni/overlay-cni/pkg/hostport"
 	"github.com/overlay-cni/overlay-cni/pkg/veth"
 )
 
-// Host is a host with pods: a run directory and a network namespace. It is for one
-// goroutine at a time.
+// Host is a host with pods: a run directory and a network namespace. Several
+// goroutines may call the methods whose names begin with Sync.
 type Host struct {
+	mu     sync.Mutex
 	store  *attachment.Store
 	bridge *bridge.Kernel
 	ports  *hostport.Kernel
-	rules  *nft.Conn // of guard
-	guard  *guard.Kernel
 }
 
 // Open opens the network namespace of the calling thread.
@@ -40,36 +38,40 @@ func Open(runDir string) (*Host, error) {
 		b.Close()
 		return nil, err
 	}
-	rules, err := nft.Dial()
-	if err != nil {
-		p.Close()
-		b.Close()
-		return nil, err
-	}
-	return &Host{store: attachment.Open(runDir, network.Default), bridge: b, ports: p, rules: rules, guard: guard.On(rules)}, nil
+	return &Host{store: attachment.Open(runDir, network.Default), bridge: b, ports: p}, nil
 }
 
 // Close closes the sockets.
 func (h *Host) Close() {
-	h.rules.Close()
 	h.ports.Close()
 	h.bridge.Close()
 }
 
 // Sync restores what ADD made for each pod but its host ports, and removes what
-// belongs to no pod: it plugs ports into the bridge again, removes the attachments
-// of pods that are gone, and frees their addresses. It skips
+// belongs to no pod: it plugs ports into the bridge again, reserves addresses again,
+// removes the attachments of pods that are gone, and frees their addresses. It skips
 // attachments that an ADD or DEL works on. It returns what it changed. The error
 // names pods that nothing can reach, too.
 func (h *Host) Sync(s bridge.Spec) ([]string, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	entries, err := h.store.List()
 	if err != nil {
 		return nil, err
 	}
 	ports := portsOf(entries, s.Name)
-	plugged, missing, err := veth.On(h.bridge).Sync(s, slices.Collect(maps.Keys(ports)), func(name string) bool { return h.busy(ports[name]) })
+	plugged, missing, err := veth.On(h.bridge).Sync(s, mtusOf(entries, s.Name), func(name string) bool { return h.busy(ports[name]) })
 	swept, sweepErr := h.sweep(entries, missing, s.Name)
-	return slices.Concat(plugged, swept), errors.Join(err, sweepErr, cutOff(entries, s))
+	reserved, users, useErr := h.syncInUse(s)
+	return slices.Concat(plugged, swept, reserved), errors.Join(err, sweepErr, cutOff(entries, s), useErr, unrecorded(users))
+}
+
+// SyncInUse is the part of Sync that keeps addresses in use from being given.
+func (h *Host) SyncInUse(s bridge.Spec) ([]string, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	changes, _, err := h.syncInUse(s)
+	return changes, err
 }
 
 // cutOff returns an error that names the pods whose addresses are in none of this
@@ -99,15 +101,17 @@ func within(s bridge.Spec, a netip.Addr) bool {
 // and closes all others. It returns what it changed. It accepts a kernel without
 // nf_tables as long as no pod wants a host port.
 func (h *Host) SyncHostPorts(bridge string) ([]string, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	changes, err := h.ports.Sync(func() (hostport.Want, error) { return h.hostPorts(bridge) })
 	if !errors.Is(err, hostport.ErrUnsupported) {
 		return changes, err
 	}
 	want, listErr := h.hostPorts(bridge)
-	if len(want.Pods) == 0 {
-		return changes, listErr
+	if slices.ContainsFunc(want.Pods, func(p hostport.Pod) bool { return len(p.Mappings) > 0 }) {
+		return changes, err
 	}
-	return changes, err
+	return changes, listErr
 }
 
 // portsOf returns the attachments to a bridge, by the names of their ports.
@@ -119,6 +123,17 @@ func portsOf(entries []attachment.Entry, bridge string) map[string]attachment.Ke
 		}
 	}
 	return ports
+}
+
+// mtusOf returns the MTUs of the pods on a bridge, by the names of their ports.
+func mtusOf(entries []attachment.Entry, bridge string) map[string]int {
+	mtus := map[string]int{}
+	for _, e := range entries {
+		if e.Err == nil && e.Record.Bridge == bridge {
+			mtus[e.Key.HostName()] = e.Record.MTU
+		}
+	}
+	return mtus
 }
 
 // sweep removes the attachments of pods that are gone: the veth pair went with the
@@ -137,11 +152,44 @@ func (h *Host) sweep(entries []attachment.Entry, missing []string, bridge string
 		}
 		errs = append(errs, err)
 	}
-	freed, err := h.store.FreeLost(nil, func(k attachment.Key, a netip.Addr) (bool, error) { return EndUse(h.bridge, k, a) })
+	// FreeLost makes files for a moment, which would start another round. So it is told
+	// first of addresses that pods still have.
+	inUse := func(k attachment.Key) bool {
+		there, err := h.bridge.Exists(k.HostName())
+		return there || err != nil
+	}
+	freed, err := h.store.FreeLost(inUse, func(k attachment.Key, a netip.Addr) (bool, error) { return EndUse(h.bridge, k, a) })
 	if len(freed) > 0 {
 		changes = append(changes, fmt.Sprintf("freed the addresses %v, which no attachment has", freed))
 	}
 	return changes, errors.Join(append(errs, err)...)
+}
+
+// FreeUnused frees all addresses that no pod has any more: the pods vanished
+// without a DEL, or the host was booted and the run directory outlived that. The
+// daemon's rounds do the same. It is for an ADD that finds no address, and for hosts
+// without a daemon.
+func FreeUnused(b *bridge.Kernel, s *attachment.Store) error {
+	h := &Host{store: s, bridge: b}
+	entries, err := s.List()
+	if err != nil {
+		return err
+	}
+	var missing []string
+	for _, e := range entries {
+		missing = append(missing, e.Key.HostName()) // perhaps: removeLost looks
+	}
+	_, err = h.sweep(entries, missing, "")
+	return errors.Join(err, EndHolds(b, s))
+}
+
+// EndHolds frees the addresses that were held for interfaces of pods that are gone.
+func EndHolds(b *bridge.Kernel, s *attachment.Store) error {
+	want, err := InUse(b, s, func(netip.Addr) bool { return true })
+	if err == nil {
+		_, err = endHolds(s, want)
+	}
+	return err
 }
 
 // removeLost removes an attachment if its pod is gone.
@@ -190,6 +238,13 @@ func (h *Host) hostPorts(bridge string) (hostport.Want, error) {
 	}
 	slices.SortStableFunc(entries, func(a, b attachment.Entry) int { return a.Written.Compare(b.Written) })
 	want := hostport.Want{Bridge: bridge}
+	unknown, err := h.unrecorded(entries)
+	if err != nil {
+		return hostport.Want{}, err
+	}
+	if len(unknown) > 0 {
+		want.Pods = append(want.Pods, hostport.Pod{Addresses: unknown, Busy: true})
+	}
 	for _, e := range entries {
 		pod, err := h.hostPortsOf(e)
 		if err != nil {
@@ -200,6 +255,23 @@ func (h *Host) hostPorts(bridge string) (hostport.Want, error) {
 		}
 	}
 	return want, nil
+}
+
+// unrecorded returns the addresses that are in use or reserved, but of which no
+// record tells. Their host ports stay as they are.
+func (h *Host) unrecorded(entries []attachment.Entry) ([]netip.Addr, error) {
+	reserved, err := h.store.Users()
+	if err != nil {
+		return nil, err
+	}
+	users, err := InUse(h.bridge, h.store, func(netip.Addr) bool { return false })
+	maps.Copy(users, reserved)
+	for _, e := range entries {
+		for _, a := range e.Record.Addresses {
+			delete(users, a)
+		}
+	}
+	return slices.Collect(maps.Keys(users)), err
 }
 
 // hostPortsOf returns the host ports of one attachment. They are marked Busy, and

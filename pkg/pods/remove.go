@@ -8,10 +8,8 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/overlay-cni/overlay-cni/internal/nft"
 	"github.com/overlay-cni/overlay-cni/pkg/attachment"
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
-	"github.com/overlay-cni/overlay-cni/pkg/guard"
 	"github.com/overlay-cni/overlay-cni/pkg/hostport"
 )
 
@@ -72,7 +70,7 @@ func (h *Host) Remove(bridge string) ([]string, error) {
 	ports, err := h.podPorts(bridge)
 	errs = append(errs, err)
 	for _, port := range ports {
-		errs = append(errs, RemoveLost(h.bridge, port))
+		errs = append(errs, h.bridge.Remove(attachment.DevicesOf(port)...))
 		removed = append(removed, "port "+port)
 	}
 	return removed, errors.Join(errs...)
@@ -105,63 +103,42 @@ func Remove(k *bridge.Kernel, key attachment.Key, a *attachment.Attachment) erro
 // Dismantle removes what the kernel has of an attachment. Addresses and record
 // stay.
 func Dismantle(k *bridge.Kernel, key attachment.Key, a *attachment.Attachment) error {
-	r, found, err := a.Record()
-	if !found && err == nil && a.Fresh() {
-		return k.Remove(key.Devices()...) // an ADD that failed early: all else comes after the record
-	}
-	rules, rulesErr := dialRules()
-	if rules != nil {
+	ports, err := closePorts(a)
+	if ports != nil {
 		// The socket is closed last. After a deletion, closing it waits for the same
 		// RCU grace period as deleting the devices does, so there is one wait instead
 		// of two.
-		defer rules.Close()
-		rulesErr = errors.Join(closePorts(rules, a, r, found && err == nil), unguard(rules, key, r, found && err == nil))
+		defer ports.Close()
 	}
-	return errors.Join(rulesErr, k.RemovePod(r.Bridge, r.Addresses, key.Devices()...))
+	return errors.Join(err, k.Remove(key.Devices()...))
 }
 
-// dialRules returns nil on a kernel without nf_tables, which has no rules of pods.
-func dialRules() (*nft.Conn, error) {
-	rules, err := nft.Dial()
-	if errors.Is(err, nft.ErrUnsupported) {
-		return nil, nil
+// closePorts closes the host ports in the attachment's record. If the record can't
+// be read, closePorts closes all host ports that lead to the attachment's
+// addresses. The caller closes the Kernel, which is nil if there was nothing to
+// do.
+func closePorts(a *attachment.Attachment) (*hostport.Kernel, error) {
+	r, found, err := a.Record()
+	if !found && err == nil && a.Fresh() {
+		return nil, nil // an ADD that failed early: ports come after the record
 	}
-	return rules, err
-}
-
-// closePorts closes the host ports in the attachment's record. If the record isn't
-// usable, closePorts closes all host ports that lead to the attachment's addresses.
-func closePorts(rules *nft.Conn, a *attachment.Attachment, r attachment.Record, usable bool) error {
-	k := hostport.On(rules)
-	mappings, err := hostport.Parse(r.HostPorts)
-	if usable && err == nil {
-		return k.Delete(hostport.Pod{Bridge: r.Bridge, Addresses: r.Addresses, Mappings: mappings})
+	var mappings []hostport.Mapping
+	if err == nil {
+		mappings, err = hostport.Parse(r.HostPorts)
+	}
+	if found && err == nil {
+		if len(mappings) == 0 {
+			return nil, nil
+		}
+		return withPorts(func(k *hostport.Kernel) error {
+			return k.Delete(hostport.Pod{Bridge: r.Bridge, Addresses: r.Addresses, Mappings: mappings})
+		})
 	}
 	held, err := a.Held()
 	if err != nil || len(held) == 0 {
-		return err
+		return nil, err
 	}
-	return k.DeleteAddresses(held)
-}
-
-// unguard removes what the guard has of an attachment.
-func unguard(rules *nft.Conn, key attachment.Key, r attachment.Record, usable bool) error {
-	k := guard.On(rules)
-	if pod, ok := Guarded(r); usable && ok {
-		return k.Delete(pod)
-	}
-	return k.DeletePort(key.HostName())
-}
-
-// RemoveLost removes the devices of an attachment that has no record, and what the
-// guard has of it.
-func RemoveLost(k *bridge.Kernel, hostName string) error {
-	rules, err := dialRules()
-	if rules != nil {
-		defer rules.Close()
-		err = guard.On(rules).DeletePort(hostName)
-	}
-	return errors.Join(err, k.Remove(attachment.DevicesOf(hostName)...))
+	return withPorts(func(k *hostport.Kernel) error { return k.DeleteAddresses(held) })
 }
 
 // EndUse closes all host ports that lead to an address whose record is lost, so
@@ -171,13 +148,29 @@ func EndUse(b *bridge.Kernel, key attachment.Key, addr netip.Addr) (bool, error)
 	if there, err := b.Exists(key.HostName()); there || err != nil {
 		return false, err
 	}
-	rules, err := dialRules()
-	if rules == nil {
-		return err == nil, err
-	}
-	defer rules.Close()
-	err = errors.Join(hostport.On(rules).DeleteAddresses([]netip.Addr{addr}), guard.On(rules).DeletePort(key.HostName()))
+	err := closePortsTo(addr)
 	return err == nil, err
+}
+
+// closePortsTo closes all host ports that lead to an address.
+func closePortsTo(addr netip.Addr) error {
+	k, err := withPorts(func(k *hostport.Kernel) error { return k.DeleteAddresses([]netip.Addr{addr}) })
+	if k != nil {
+		k.Close()
+	}
+	return err
+}
+
+// withPorts does nothing on a kernel without nf_tables, which has no host ports.
+func withPorts(do func(*hostport.Kernel) error) (*hostport.Kernel, error) {
+	k, err := hostport.Open()
+	if errors.Is(err, hostport.ErrUnsupported) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return k, do(k)
 }
 
 // RemoveHostPorts closes all host ports and names what it removed.

@@ -77,7 +77,8 @@ type Route struct {
 //
 // Add exchanges messages with the kernel four times: one batch for the pair and
 // its port; the visit to the pod's namespace, for sysctls and a socket; the index
-// of the pod's end; one batch for addresses and routes.
+// of the pod's end; one batch for addresses and routes. At last it waits until the
+// port forwards.
 func (k *Kernel) Add(netns *os.File, index int, s bridge.Spec, p Port) ([]Route, error) {
 	if err := k.addPair(netns, index, s, p); err != nil {
 		return nil, k.explain(err, s.Name, p)
@@ -95,8 +96,18 @@ func (k *Kernel) Add(netns *os.File, index int, s bridge.Spec, p Port) ([]Route,
 	if err != nil {
 		return nil, err
 	}
-	err = p.configure(pod, inPod, s)
-	return p.Routes, err
+	if err := p.configure(pod, inPod, s); err != nil {
+		return nil, err
+	}
+	return p.Routes, k.settle(p.HostName, s.Name)
+}
+
+// settle waits until the port forwards, so that a pod's first packet is not lost,
+// nor the first one to it. The first port gives the bridge its carrier. Without a
+// carrier the kernel forgets the bridge's neighbours, with the packets that wait for
+// them.
+func (k *Kernel) settle(port, bridge string) error {
+	return errors.Join(k.conn.SettleCarrier(port), k.conn.SettleCarrier(bridge))
 }
 
 // sysctls are those of the pod's end. The pod's addresses and routes are known,
@@ -186,10 +197,6 @@ func (k *Kernel) addPair(netns *os.File, index int, s bridge.Spec, p Port) error
 	})
 	filtered := callsIptables(s)
 	b.SetPort(rtnl.Port{Name: p.HostName, Alias: p.Alias, Isolated: !filtered, Hairpin: filtered})
-	// An earlier pod with the address may have had another MAC address.
-	for _, a := range p.Addresses {
-		b.DelNeighbor(rtnl.Neighbor{Index: index, IP: a.Addr}).Tolerate(unix.ENOENT)
-	}
 	// Without IPv6 on this host, or with an MTU below 1280, the link gets no
 	// link-local address anyway.
 	b.SetNoAutoAddress(p.HostName).Tolerate(unix.EAFNOSUPPORT)

@@ -79,7 +79,7 @@ func TestAddAndInspect(t *testing.T) {
 			{func() error { return nil }, "[]"},
 			{func() error { return h.LinkSetNoMaster(host) }, "[the host's end veth0 is not a port of cni0]"},
 			{func() error { return h.LinkSetDown(host) }, "[the host's end veth0 is not a port of cni0 the host's end veth0 is down]"},
-			{func() error { _, _, err := k.Sync(spec, []string{"veth0"}, idle); return err }, "[]"},
+			{func() error { _, _, err := k.Sync(spec, map[string]int{"veth0": 1500}, idle); return err }, "[]"},
 			{func() error { return inPod.LinkSetMTU(eth0, 1400) }, "[eth0 has MTU 1400, not 1450]"},
 			{func() error {
 				addrs, err := inPod.AddrList(eth0, unix.AF_INET)
@@ -95,6 +95,46 @@ func TestAddAndInspect(t *testing.T) {
 			got, err := k.Inspect(pod, "cni0", p)
 			if err != nil || fmt.Sprint(got) != tt.want {
 				t.Errorf("got  %s, %v\nwant %s", got, err, tt.want)
+			}
+		}
+		return nil
+	})
+}
+
+// When Add returns, the port forwards and the bridge sends: the kernel leaves both
+// to a worker, which comes late on a busy machine.
+func TestPortForwardsAfterAdd(t *testing.T) {
+	inNetns(t, func(k *Kernel, h *netlink.Handle) error {
+		other := sandboxtest.NewNetns(t)
+		pod, err := os.Open(other.Path())
+		if err != nil {
+			return err
+		}
+		defer pod.Close()
+		for range 50 {
+			gateway := netip.MustParsePrefix("10.244.1.1/24")
+			spec := bridge.Spec{Name: "cni0", MTU: 1450, Gateways: []netip.Prefix{gateway}}
+			index, err := k.bridge.Add(spec)
+			if err != nil {
+				return err
+			}
+			p := Port{
+				HostName: "veth0", IfName: "eth0", MTU: 1450, MAC: []byte{2, 0, 0, 0, 0, 1}, HostMAC: []byte{2, 0, 0, 0, 0, 2},
+				Addresses: []Address{{Addr: netip.MustParseAddr("10.244.1.2"), Gateway: gateway.Addr()}},
+			}
+			if _, err := k.Add(pod, index, spec, p); err != nil {
+				return err
+			}
+			bridge, err := h.LinkByName("cni0")
+			if err != nil {
+				return err
+			}
+			// The bridge has a carrier while a port forwards.
+			if state := bridge.Attrs().OperState; state != netlink.OperUp {
+				return fmt.Errorf("cni0 is %s", state)
+			}
+			if err := k.bridge.Remove("veth0", "cni0"); err != nil {
+				return err
 			}
 		}
 		return nil

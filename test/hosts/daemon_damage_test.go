@@ -179,6 +179,10 @@ func podDamages() []damage {
 			other := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "other"}}
 			return errors.Join(h.LinkAdd(other), h.LinkSetMaster(l, other), h.LinkDel(other))
 		})},
+		{"a pod's port has a smaller MTU", onPort(func(h *netlink.Handle, l netlink.Link) error { return h.LinkSetMTU(l, 1300) })},
+		{"a pod's port learns and floods nothing", onPort(func(h *netlink.Handle, l netlink.Link) error {
+			return errors.Join(h.LinkSetLearning(l, false), h.LinkSetFlood(l, false))
+		})},
 		{"a pod's port has another mode", onPort(func(h *netlink.Handle, l netlink.Link) error {
 			p, err := h.LinkGetProtinfo(l)
 			return errors.Join(err, h.LinkSetIsolated(l, !p.Isolated), h.LinkSetHairpin(l, !p.Hairpin))

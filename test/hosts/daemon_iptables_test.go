@@ -10,15 +10,22 @@ import (
 
 	"github.com/overlay-cni/overlay-cni/internal/lab"
 	"github.com/overlay-cni/overlay-cni/internal/lab/probe"
+	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox"
 )
 
 // command runs a program on a host.
 func (f *fleet) command(h *lab.Host, name string, args ...string) {
 	f.t.Helper()
-	cmd := exec.Command(name, args...)
+	f.runIn(h.Netns(), append([]string{name}, args...))
+}
+
+// runIn runs a program in a network namespace.
+func (f *fleet) runIn(ns *sandbox.Netns, args []string) {
+	f.t.Helper()
+	cmd := exec.Command(args[0], args[1:]...)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
-	f.must(h.Netns().Start(cmd))
+	f.must(ns.Start(cmd))
 	if err := cmd.Wait(); err != nil {
 		f.t.Fatalf("%s: %v\n%s", cmd, err, out.String())
 	}

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containernetworking/cni/pkg/types"
 	"golang.org/x/sys/unix"
 
 	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox"
@@ -44,8 +45,9 @@ func TestFullDisk(t *testing.T) {
 				if cniErr == nil {
 					continue
 				}
-				if !strings.Contains(cniErr.Msg, "no space left on device") {
-					t.Errorf("got %v", cniErr)
+				full := "the file system of " + p.host.RunDir()
+				if cniErr.Code != types.ErrTryAgainLater || !strings.Contains(cniErr.Msg, "no space left on device") || !strings.Contains(cniErr.Details, full) {
+					t.Errorf("got %+v", cniErr)
 				}
 				if after := p.snapshot(t); after != before {
 					t.Errorf("left behind:\n%s\nbefore:\n%s", after, before)
