@@ -6,7 +6,7 @@ import (
 	"github.com/overlay-cni/overlay-cni/internal/nl"
 )
 
-// DelDumped deletes an address, a route or a neighbour that one of the Each
+// DelDumped deletes an address, a route, a neighbour or a rule that one of the Each
 // functions listed. Raw is the entry's Raw, which has all its attributes, so the
 // kernel can't delete a similar entry instead. Text names the entry for errors.
 func (b *Batch) DelDumped(text string, kind Dumped, raw string) *nl.Request {
@@ -29,6 +29,7 @@ const (
 	DumpedAddr     Dumped = unix.RTM_DELADDR
 	DumpedRoute    Dumped = unix.RTM_DELROUTE
 	DumpedNeighbor Dumped = unix.RTM_DELNEIGH
+	DumpedRule     Dumped = unix.RTM_DELRULE
 )
 
 const ndmFlags = 10 // offset in struct ndmsg

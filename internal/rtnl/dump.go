@@ -175,11 +175,11 @@ func (c *Conn) EachRoute(f family.Family, index int, each func(RouteEntry)) erro
 }
 
 // RouteTo returns the route that the kernel would use to an address.
-func (c *Conn) RouteTo(dst netip.Addr) (RouteEntry, error) {
-	m, err := c.nl.Get(nl.Request{
-		Type: unix.RTM_GETROUTE, Op: "look up the route to " + dst.String(),
-		Body: routeHeader(family.Of(dst), dst.BitLen()).Addr(unix.RTA_DST, dst),
-	})
+func (c *Conn) RouteTo(dst netip.Addr) (RouteEntry, error) { return c.RouteFrom(netip.Addr{}, dst) }
+
+// lookUp sends the request of RouteFrom.
+func (c *Conn) lookUp(dst netip.Addr, body nl.Attrs) (RouteEntry, error) {
+	m, err := c.nl.Get(nl.Request{Type: unix.RTM_GETROUTE, Op: "look up the route to " + dst.String(), Body: body})
 	if err != nil || m.Type != unix.RTM_NEWROUTE || len(m.Body) < unix.SizeofRtMsg {
 		return RouteEntry{}, err
 	}

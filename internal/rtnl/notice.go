@@ -20,6 +20,8 @@ type Notice struct {
 	// Sysctl says that somebody wrote a sysctl of an interface, or of all
 	// interfaces: forwarding or rp_filter.
 	Sysctl bool
+	// Rule says that a rule of policy routing was added or deleted.
+	Rule bool
 	// Gone says that the object was deleted.
 	Gone bool
 	// Replaces says that a route took the place of another.
@@ -32,7 +34,8 @@ type Notices struct{ *nl.Subscription }
 
 // Subscribe subscribes in the network namespace of the calling thread. The
 // caller may name further groups: RTNLGRP_NEIGH for neighbours and FDB entries,
-// RTNLGRP_IPV4_NETCONF and RTNLGRP_IPV6_NETCONF for sysctls.
+// RTNLGRP_IPV4_NETCONF and RTNLGRP_IPV6_NETCONF for sysctls, RTNLGRP_IPV4_RULE and
+// RTNLGRP_IPV6_RULE for rules of policy routing.
 func Subscribe(groups ...int) (*Notices, error) {
 	s, err := nl.Subscribe(unix.NETLINK_ROUTE, append(groups,
 		unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
@@ -78,6 +81,8 @@ func parseNotice(m nl.Message) (n Notice, ok bool) {
 	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
 		e := parseNeighbor(m.Body)
 		n.Neighbor = &e
+	case unix.RTM_NEWRULE, unix.RTM_DELRULE:
+		n.Rule = true
 	case unix.RTM_NEWNETCONF:
 		n.Sysctl = sysctlWritten(m)
 	}
@@ -112,6 +117,8 @@ func headerOf(typ uint16) int {
 		return unix.SizeofRtMsg
 	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
 		return unix.SizeofNdMsg
+	case unix.RTM_NEWRULE, unix.RTM_DELRULE:
+		return sizeofRule
 	case unix.RTM_NEWNETCONF, unix.RTM_DELNETCONF:
 		return sizeofNetconfmsg
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/cnifiles"
 	"github.com/overlay-cni/overlay-cni/pkg/config"
 	"github.com/overlay-cni/overlay-cni/pkg/firewall"
+	"github.com/overlay-cni/overlay-cni/pkg/iprule"
 	"github.com/overlay-cni/overlay-cni/pkg/iptables"
 	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
 	"github.com/overlay-cni/overlay-cni/pkg/registry"
@@ -44,6 +45,7 @@ func (in Input) Equal(o Input) bool {
 type Desired struct {
 	Bridge    bridge.Spec
 	Routes    routes.State
+	Rules     iprule.State
 	Tunnel    vxlan.State
 	Sysctls   Sysctls
 	Firewall  *nft.Table
@@ -87,6 +89,7 @@ func Compute(in Input) (Desired, error) {
 	return Desired{
 		Bridge:   cni0,
 		Routes:   routesOf(cni0, tunnel),
+		Rules:    rulesOf(in, tunnel),
 		Tunnel:   tunnel,
 		Sysctls:  sysctlsOf(in),
 		Firewall: table,
@@ -108,6 +111,28 @@ func routesOf(b bridge.Spec, tunnel vxlan.State) routes.State {
 	s := routes.State{Bridge: b.Name, Addresses: b.Want().Addresses, Peers: make(map[netip.Prefix]bool, len(tunnel.Routes))}
 	for p := range tunnel.Routes {
 		s.Peers[p] = true
+	}
+	return s
+}
+
+// rulesOf returns the rules of policy routing. One subnet of the tunnel is enough to see
+// where the host's packets go.
+func rulesOf(in Input, tunnel vxlan.State) iprule.State {
+	s := iprule.State{
+		Own: in.Own.Subnets, Subnets: podSubnets(in.Nodes), Bridge: in.Config.Bridge, Tunnel: in.Config.VXLAN.Device,
+		Sources: in.Underlay.Addresses,
+	}
+	tunneled := map[family.Family]netip.Prefix{}
+	for p, r := range tunnel.Routes {
+		first, ok := tunneled[family.Of(p.Addr())]
+		if r.Over == 0 && (!ok || p.Compare(first) < 0) {
+			tunneled[family.Of(p.Addr())] = p
+		}
+	}
+	for _, f := range family.All() {
+		if p, ok := tunneled[f]; ok {
+			s.Tunneled = append(s.Tunneled, p)
+		}
 	}
 	return s
 }

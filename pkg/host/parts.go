@@ -17,6 +17,7 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/cnifiles"
 	"github.com/overlay-cni/overlay-cni/pkg/config"
 	"github.com/overlay-cni/overlay-cni/pkg/firewall"
+	"github.com/overlay-cni/overlay-cni/pkg/iprule"
 	"github.com/overlay-cni/overlay-cni/pkg/iptables"
 	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
 	"github.com/overlay-cni/overlay-cni/pkg/part"
@@ -51,6 +52,7 @@ type Host struct {
 	bridge   *bridge.Kernel
 	vxlan    *vxlan.Kernel
 	routes   *routes.Kernel
+	rules    *iprule.Kernel
 	firewall *firewall.Kernel
 	iptables *iptables.Kernel
 	pods     *pods.Host
@@ -80,6 +82,9 @@ func (h *Host) open() (err error) {
 	if h.routes, err = routes.Open(vxlan.OwnProtocol); err != nil {
 		return err
 	}
+	if h.rules, err = iprule.Open(); err != nil {
+		return err
+	}
 	h.pods, err = pods.Open(h.runDir)
 	return err
 }
@@ -90,6 +95,9 @@ func (h *Host) Close() {
 	h.iptables.Close()
 	if h.pods != nil {
 		h.pods.Close()
+	}
+	if h.rules != nil {
+		_ = h.rules.Close()
 	}
 	if h.routes != nil {
 		_ = h.routes.Close()
@@ -139,6 +147,12 @@ func (h *Host) networkParts() []part.Part[Desired] {
 		Sync:        func(want Desired) ([]string, error) { return h.routes.Sync(want.Routes) },
 		ForceResync: h.routes.ForceResync,
 		Watch:       h.routes.Watch,
+	}, {
+		Name: "rules", Round: RoundNetwork,
+		// Pods talk to each other in spite of most of the rules that others have.
+		Minor:  func(error) bool { return true },
+		Sync:   func(want Desired) ([]string, error) { return h.rules.Sync(want.Rules) },
+		Remove: func(Desired) ([]string, error) { return h.rules.Remove() },
 	}, {
 		Name: partSysctls, Round: RoundNetwork,
 		// A device that could not be synced may be somebody else's.

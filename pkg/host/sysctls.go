@@ -1,15 +1,24 @@
 package host
 
 import (
+	"errors"
+	"fmt"
+	"slices"
+
 	"github.com/overlay-cni/overlay-cni/internal/family"
 	"github.com/overlay-cni/overlay-cni/internal/sysctl"
 )
 
-// Sysctls are the kernel parameters of our devices.
+// Sysctls are the kernel parameters of the devices that pods' packets pass.
 type Sysctls struct {
-	// Routers are the devices that IPv4 is routed through. IPv6 has no such
-	// parameters for single devices.
-	Routers []string
+	// Routers are our devices that IPv4 is routed through, and Routers6 those for IPv6.
+	// Whether the kernel forwards IPv6 is decided by the host's parameter alone, but a
+	// device that doesn't forward tells pods that it is no router.
+	Routers, Routers6 []string
+	// Underlay is the device by which answers from outside come to IPv4 pods.
+	Underlay string
+	// Bridge is the device on which pods ask for their gateway's MAC address.
+	Bridge string
 	// IgnoreRA is the device on which the kernel must not accept router
 	// advertisements: pods, and whoever else can send through the tunnel, are no
 	// routers of this host.
@@ -20,11 +29,18 @@ func sysctlsOf(in Input) Sysctls {
 	s := Sysctls{IgnoreRA: in.Config.VXLAN.Device}
 	if len(family.IPv4.Filter(in.Own.Subnets)) > 0 {
 		s.Routers = []string{in.Config.Bridge, in.Config.VXLAN.Device}
+		s.Underlay, s.Bridge = in.Underlay.Name, in.Config.Bridge
+	}
+	if len(family.IPv6.Filter(in.Own.Subnets)) > 0 {
+		s.Routers6 = []string{in.Config.Bridge, in.Config.VXLAN.Device}
 	}
 	return s
 }
 
-func (s Sysctls) sync() ([]string, error) { return sysctl.Sync(append(s.routing(), s.ignoreRA()...)) }
+func (s Sysctls) sync() ([]string, error) {
+	changes, err := sysctl.Sync(slices.Concat(s.routing(), s.routing6(), s.answering(), s.ignoreRA()))
+	return changes, errors.Join(err, s.silent())
+}
 
 func (s Sysctls) routing() []sysctl.Parameter {
 	var want []sysctl.Parameter
@@ -36,7 +52,48 @@ func (s Sysctls) routing() []sysctl.Parameter {
 			want = append(want, sysctl.Parameter{Path: conf(device, rpFilter), Value: loose})
 		}
 	}
+	if s.Underlay != "" {
+		want = append(want, sysctl.Parameter{Path: conf(s.Underlay, "forwarding"), Value: "1"})
+	}
 	return want
+}
+
+// routing6 returns nothing in a kernel without IPv6.
+func (s Sysctls) routing6() []sysctl.Parameter {
+	var want []sysctl.Parameter
+	for _, device := range s.Routers6 {
+		p := sysctl.IPv6(device, "forwarding", "1")
+		if _, err := sysctl.Get(p.Path); err == nil {
+			want = append(want, p)
+		}
+	}
+	return want
+}
+
+// arpIgnore says which ARP requests a device answers. Up to 2 they are those for its own
+// addresses, from its own subnet. With more, a device may answer none. The kernel uses
+// the larger value of the host's and the device's.
+const (
+	arpIgnore   = "arp_ignore"
+	mostIgnored = "2"
+)
+
+// answering has the bridge answer pods that ask for their gateway's MAC address.
+func (s Sysctls) answering() []sysctl.Parameter {
+	if v, err := sysctl.Get(conf(s.Bridge, arpIgnore)); s.Bridge == "" || err != nil || v <= mostIgnored {
+		return nil
+	}
+	return []sysctl.Parameter{{Path: conf(s.Bridge, arpIgnore), Value: "0"}}
+}
+
+// silent reports that the host answers no ARP request. It is the host's own decision
+// for all its devices, so it stays.
+func (s Sysctls) silent() error {
+	if v, err := sysctl.Get(conf("all", arpIgnore)); s.Bridge != "" && err == nil && v > mostIgnored {
+		return fmt.Errorf("net.ipv4.conf.all.arp_ignore is %s, so %s doesn't answer pods that ask for their gateway's MAC address: set it to %s or less",
+			v, s.Bridge, mostIgnored)
+	}
+	return nil
 }
 
 // ignoreRA returns nothing in a kernel without IPv6.

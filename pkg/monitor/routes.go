@@ -12,15 +12,16 @@ import (
 // podPort is how the names of pods' ports begin.
 const podPort = "veth"
 
-// Watch calls changed when links, addresses, routes or forwarding change in the
-// network namespace of the calling thread, until ctx ends. It also calls changed
+// Watch calls changed when links, addresses, routes, rules or forwarding change in
+// the network namespace of the calling thread, until ctx ends. It also calls changed
 // once at the beginning, since nobody saw what changed before, and when
 // notifications were lost.
 //
 // Watch ignores routes whose protocol (RTPROT_*) is own. The part that makes these
 // routes watches them itself, because only that part knows which changes it made.
 func Watch(ctx context.Context, own func(protocol uint8) bool, changed func(Change)) error {
-	notices, err := rtnl.Subscribe(unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF)
+	notices, err := rtnl.Subscribe(
+		unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE)
 	if err != nil {
 		return err
 	}
@@ -41,7 +42,7 @@ func noticeConcerns(n rtnl.Notice, own func(protocol uint8) bool) Change {
 		// The kernel itself keeps the local table, and each pod's port adds a route
 		// to it.
 		return Network
-	case n.Sysctl:
+	case n.Sysctl, n.Rule:
 		return Network
 	}
 	return 0

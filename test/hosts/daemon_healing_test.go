@@ -116,10 +116,11 @@ func TestDaemonHeals(t *testing.T) {
 func (m mode) switches() []string {
 	var paths []string
 	if m.hasIPv4() {
-		paths = append(paths, "net/ipv4/ip_forward", "net/ipv4/conf/cni0/forwarding", "net/ipv4/conf/overlay0/forwarding")
+		paths = append(paths, "net/ipv4/ip_forward", "net/ipv4/conf/cni0/forwarding", "net/ipv4/conf/overlay0/forwarding",
+			"net/ipv4/conf/eth0/forwarding")
 	}
 	if m.hasIPv6() {
-		paths = append(paths, "net/ipv6/conf/all/forwarding")
+		paths = append(paths, "net/ipv6/conf/all/forwarding", "net/ipv6/conf/cni0/forwarding", "net/ipv6/conf/overlay0/forwarding")
 	}
 	return paths
 }
@@ -154,6 +155,27 @@ func TestDaemonKeepsItsDevicesLoose(t *testing.T) {
 		}
 	})
 }
+
+// Pods must hear their gateway's MAC address. The kernel doesn't report this sysctl.
+func TestDaemonAnswersPodsThatAsk(t *testing.T) {
+	t.Parallel()
+	f, ctx := newFleet(t, 1, withHealth, everySecond), withPatience(t)
+	a := f.hosts[0]
+	f.setSysctl(a, "net/ipv4/conf/cni0/arp_ignore", "8")
+	f.eventually(ctx, func(context.Context) error {
+		if v := f.sysctl(a, "net/ipv4/conf/cni0/arp_ignore"); v != "0" {
+			return fmt.Errorf("arp_ignore is %s", v)
+		}
+		return nil
+	})
+	f.setSysctl(a, "net/ipv4/conf/all/arp_ignore", "8")
+	f.eventuallyDown(ctx, a, "net.ipv4.conf.all.arp_ignore is 8")
+	f.setSysctl(a, "net/ipv4/conf/all/arp_ignore", "1")
+	f.eventuallyReady(ctx, a)
+}
+
+// everySecond overrides noResync.
+func everySecond(c *lab.Config) { c.DaemonArgs = append(c.DaemonArgs, "--resync", "1s") }
 
 func (f *fleet) sysctl(h *lab.Host, path string) string {
 	f.t.Helper()
