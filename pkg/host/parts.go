@@ -152,7 +152,7 @@ func (h *Host) networkParts() []part.Part[Desired] {
 		// Pods talk to each other in spite of most of the rules that others have.
 		Minor:  func(error) bool { return true },
 		Sync:   func(want Desired) ([]string, error) { return h.rules.Sync(want.Rules) },
-		Remove: func(Desired) ([]string, error) { return h.rules.Remove() },
+		Remove: func(Desired) ([]string, error) { return h.removeRules() },
 	}, {
 		Name: partSysctls, Round: RoundNetwork,
 		// A device that could not be synced may be somebody else's.
@@ -260,6 +260,14 @@ func (h *Host) removeFirewall() ([]string, error) {
 		return nil, err
 	}
 	return []string{"table inet " + firewall.TableName(network.Default)}, err
+}
+
+func (h *Host) removeRules() ([]string, error) {
+	changes, err := h.rules.Remove()
+	if len(changes) == 0 {
+		return nil, err
+	}
+	return []string{"the rules of policy routing"}, err
 }
 
 func (h *Host) removeIPTables() ([]string, error) {

@@ -15,6 +15,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types/create"
 
 	"github.com/overlay-cni/overlay-cni/pkg/attachment"
+	"github.com/overlay-cni/overlay-cni/pkg/shaper"
 	"github.com/overlay-cni/overlay-cni/pkg/veth"
 )
 
@@ -52,11 +53,28 @@ func (p Plugin) check(in *invocation) error {
 	if err != nil {
 		return err
 	}
-	if diffs = slices.Concat(diffs, bridged, connected); len(diffs) > 0 {
+	limited, err := c.checkLimits()
+	if err != nil {
+		return err
+	}
+	if diffs = slices.Concat(diffs, bridged, connected, limited); len(diffs) > 0 {
 		return types.NewError(CodeCheckFailed, fmt.Sprintf("container %s, interface %s: %s",
 			c.containerID, c.ifName, strings.Join(diffs, "; ")), "delete the pod's sandbox to have it made anew")
 	}
 	return nil
+}
+
+// checkLimits compares the bandwidth limits with the kernel.
+func (c *call) checkLimits() ([]string, error) {
+	var runtime runtimeConfig
+	if err := decodePart("runtimeConfig", c.conf.Runtime, &runtime); err != nil {
+		return nil, err
+	}
+	limits, err := runtime.limits()
+	if err != nil {
+		return nil, err
+	}
+	return shaper.Inspect(shaper.Port{Link: c.key.HostName(), Shaper: c.key.ShaperName()}, limits)
 }
 
 // expected returns the port that prevResult describes. Of the routes in

@@ -127,7 +127,7 @@ func TestDaemonKeepsPodsInTheMainTable(t *testing.T) {
 	})
 }
 
-// Our rules are kept, move before rules that come later, and go with an uninstall.
+// Our rules are kept, and move before rules that come later.
 func TestDaemonKeepsItsRules(t *testing.T) {
 	t.Parallel()
 	eachMode(t, func(t *testing.T, m mode) {

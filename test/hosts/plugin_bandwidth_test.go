@@ -87,6 +87,50 @@ func TestBandwidth(t *testing.T) {
 	})
 }
 
+// CHECK names what limits a pod's bandwidth no more, or cuts the pod off.
+func TestCheckOfBandwidth(t *testing.T) {
+	t.Parallel()
+	dual(t, func(t *testing.T, m mode) {
+		values := map[string]uint64{"ingressRate": 8_000_000, "ingressBurst": 800_000, "egressRate": 16_000_000, "egressBurst": 3_200_000}
+		key := attachment.Owner{ContainerID: "pod", IfName: "eth0"}.Key()
+		for want, do := range map[string]func(h *netlink.Handle, port, shaper netlink.Link) error{
+			"":                            func(*netlink.Handle, netlink.Link, netlink.Link) error { return nil },
+			"is gone, which limits":       func(h *netlink.Handle, _, shaper netlink.Link) error { return h.LinkDel(shaper) },
+			key.ShaperName() + " is down": func(h *netlink.Handle, _, shaper netlink.Link) error { return h.LinkSetDown(shaper) },
+			key.HostName() + " lacks the limit of 8000000 bit/s": func(h *netlink.Handle, port, _ netlink.Link) error {
+				return h.QdiscDel(&netlink.Tbf{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: port.Attrs().Index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT}})
+			},
+			"does not lead what the pod sends through": func(h *netlink.Handle, port, _ netlink.Link) error {
+				return h.QdiscDel(&netlink.Ingress{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: port.Attrs().Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_INGRESS}})
+			},
+		} {
+			p := newPlugin(t, m.subnets...)
+			ns := sandboxtest.NewNetns(t)
+			out, cniErr := p.run(t, invocation{command: "ADD", netns: ns.Path(), stdin: p.bandwidth(values)})
+			if cniErr != nil {
+				t.Fatal(cniErr)
+			}
+			h := p.host.Handle()
+			port, err := h.LinkByName(key.HostName())
+			if err != nil {
+				t.Fatal(err)
+			}
+			shaper, err := h.LinkByName(key.ShaperName())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := do(h, port, shaper); err != nil {
+				t.Fatal(err)
+			}
+			stdin := p.with(map[string]any{"prevResult": rawJSON(out), "runtimeConfig": map[string]any{"bandwidth": values}})
+			_, cniErr = p.run(t, invocation{command: "CHECK", netns: ns.Path(), stdin: stdin})
+			if (cniErr == nil) != (want == "") || cniErr != nil && !strings.Contains(cniErr.Msg, want) {
+				t.Errorf("CHECK says %v, not %q", cniErr, want)
+			}
+		}
+	})
+}
+
 func TestBandwidthThatIsNone(t *testing.T) {
 	t.Parallel()
 	p := newPlugin(t, "10.244.1.0/24")
