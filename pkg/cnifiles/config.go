@@ -90,6 +90,26 @@ func (c Config) Sync() ([]string, error) {
 	return changes, c.shadowed()
 }
 
+// Differs reports whether another Sync would change something, or return another error
+// than the last one.
+func (c Config) Differs(last error) bool {
+	if c.Dir == "" {
+		return false
+	}
+	why, err := c.difference()
+	if err == nil {
+		err = c.shadowed()
+	}
+	return why != "" || text(err) != text(last)
+}
+
+func text(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
 // Remove removes the file, and every file in its directory with the same content:
 // the daemon wrote those when its configuration gave other names. It returns the
 // paths of the removed files.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -43,10 +44,12 @@ type daemon struct {
 	linkExists func(name string) bool
 	// linkIsUp reports whether it has one that is set up.
 	linkIsUp func(name string) bool
-	network  *part.List[host.Desired]
-	pods     *part.List[host.Desired]
-	status   *health.Tracker
-	log      *slog.Logger
+	// hasAddress reports whether one of its interfaces has the address.
+	hasAddress func(netip.Addr) bool
+	network    *part.List[host.Desired]
+	pods       *part.List[host.Desired]
+	status     *health.Tracker
+	log        *slog.Logger
 	// end ends the daemon with an error that only a new process can mend.
 	end context.CancelCauseFunc
 	// These don't change while the daemon runs.
@@ -107,6 +110,7 @@ func Run(ctx context.Context, settings Settings, nodes registry.Registry, log *s
 	d.settings, d.registry = settings, nodes
 	d.underlay = underlay.NewFinder(links)
 	d.linkExists = func(name string) bool { _, err := links.Link(name); return err == nil }
+	d.hasAddress = hasAddress
 	d.linkIsUp = func(name string) bool { l, err := links.Link(name); return err == nil && l.Flags&unix.IFF_UP != 0 }
 	return d.run(ctx, c)
 }

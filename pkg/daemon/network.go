@@ -41,7 +41,7 @@ func (d *daemon) syncNetwork(context.Context) error {
 		d.end(s.Down)
 	}
 	if r, ok := registry.As[registry.Reporter](d.registry); ok {
-		r.ReportNetwork(s.Down)
+		r.ReportNetwork(registry.Report{Down: s.Down, Trouble: ownTrouble(s.Degraded)})
 	}
 	return errors.Join(s.Down, s.Degraded)
 }
@@ -149,7 +149,7 @@ func (d *daemon) syncParts(c config.Config, nodes []registry.Node) health.Status
 		d.log.Info("some nodes have single-stack pods", "nodes", cmp.Or(want.Note, "none"))
 	}
 	down, degraded := d.network.Sync(want)
-	s := health.Status{Down: down, Degraded: errors.Join(peers, degraded)}
+	s := health.Status{Down: down, Degraded: errors.Join(peers, degraded, d.misaddressed(in.Underlay, in.Own))}
 	if want.Note != "" {
 		s.Note = "some nodes have single-stack pods: " + want.Note
 	}

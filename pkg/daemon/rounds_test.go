@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/overlay-cni/overlay-cni/internal/tunnel"
+	"github.com/overlay-cni/overlay-cni/pkg/cnifiles"
 	"github.com/overlay-cni/overlay-cni/pkg/config"
 	"github.com/overlay-cni/overlay-cni/pkg/health"
 	"github.com/overlay-cni/overlay-cni/pkg/host"
@@ -46,7 +47,7 @@ type world struct {
 	synced    []string // names of parts, since the last round
 	want      host.Desired
 	resyncs   int
-	reported  []error
+	reported  []registry.Report
 	announced []netip.Addr
 	bridges   []string // that exist
 	down      []string // devices
@@ -70,6 +71,7 @@ func newWorld(t *testing.T) *world {
 	}, log)
 	w.settings, w.registry, w.underlay = w, w, w
 	w.linkExists = func(name string) bool { return slices.Contains(w.bridges, name) }
+	w.hasAddress = func(a netip.Addr) bool { return a == w.carrier.Address || a.Is6() }
 	w.linkIsUp = func(name string) bool { return !slices.Contains(w.down, name) }
 	return w
 }
@@ -85,7 +87,7 @@ func node(number int, subnets ...string) registry.Node {
 func (w *world) part(name, round string, needs ...string) part.Part[host.Desired] {
 	return part.Part[host.Desired]{
 		Name: name, Round: round, Needs: needs,
-		Minor: func(err error) bool { return errors.Is(err, errPeer) },
+		Minor: func(err error) bool { return errors.Is(err, errPeer) || errors.Is(err, cnifiles.ErrShadowed) },
 		Sync: func(want host.Desired) ([]string, error) {
 			w.synced, w.want = append(w.synced, name), want
 			changes := w.changes[name]
@@ -100,9 +102,14 @@ func (w *world) Get() (config.Config, error)     { return w.config, w.stale }
 func (w *world) Share(config.Shared)             {}
 func (w *world) Changed() <-chan struct{}        { return nil }
 func (w *world) Nodes() ([]registry.Node, error) { return w.nodes, w.refused }
-func (w *world) ReportNetwork(down error)        { w.reported = append(w.reported, down) }
-func (w *world) SetAddresses(addrs []netip.Addr) { w.announced = addrs }
-func (w *world) Forget()                         { w.forgets++ }
+func (w *world) ReportNetwork(r registry.Report) { w.reported = append(w.reported, r) }
+
+// announcer is a world in which hosts register themselves.
+type announcer struct{ *world }
+
+func (a announcer) SetAddresses(addrs []netip.Addr) { a.announced = addrs }
+
+func (w *world) Forget() { w.forgets++ }
 func (w *world) Find(underlay.Spec) (underlay.Underlay, error) {
 	w.reads++
 	return w.carrier, w.noUnderlay
@@ -163,7 +170,7 @@ func TestRound(t *testing.T) {
 			w := newWorld(t)
 			tt.change(w)
 			w.expect(tt.synced, tt.down, tt.degraded)
-			if len(w.reported) != 1 || (w.reported[0] == nil) != (tt.down == "") {
+			if len(w.reported) != 1 || (w.reported[0].Down == nil) != (tt.down == "") {
 				t.Errorf("the registry was told %v", w.reported)
 			}
 		})
@@ -174,6 +181,7 @@ func TestRound(t *testing.T) {
 // network as down: the network may be up from before a restart.
 func TestRoundBeforeTheRegistryIsReady(t *testing.T) {
 	w := newWorld(t)
+	w.registry = announcer{w}
 	w.nodes, w.refused = nil, registry.ErrNotReady
 	for range 3 {
 		w.expect("", registry.ErrNotReady.Error(), "")
@@ -203,7 +211,7 @@ func TestRoundBeforeTheRegistryIsReadyAgain(t *testing.T) {
 		w.expect("", device+" is missing or down", "")
 	}
 	w.down = nil
-	w.noUnderlay = underlay.ErrNotFound // of a host that registers itself
+	w.registry, w.noUnderlay = announcer{w}, underlay.ErrNotFound
 	w.expect("", underlay.ErrNotFound.Error(), "")
 	w.noUnderlay = nil
 	if err := nodestate.Withdraw(w.runDir); err != nil {
@@ -213,6 +221,49 @@ func TestRoundBeforeTheRegistryIsReadyAgain(t *testing.T) {
 	if len(w.reported) != 0 {
 		t.Errorf("the registry was told %v", w.reported)
 	}
+}
+
+// A wrong address of this host, and another network's configuration, are what its Node
+// says about them. Nothing about other hosts is.
+func TestRoundReportsWhatConcernsThisHost(t *testing.T) {
+	const wrong = "other hosts send to an address that this host doesn't have: the registry says 192.168.77.7, the tunnel uses 192.168.77.1 on eth0"
+	for name, tt := range map[string]struct {
+		change func(*world)
+		want   string // what is reported
+	}{
+		"all is well":                   {func(*world) {}, ""},
+		"a wrong address":               {func(w *world) { w.nodes[0].Addresses = addrs("192.168.77.7") }, wrong},
+		"one of two families":           {func(w *world) { w.nodes[0].Addresses = addrs("fd77::1", "192.168.77.7") }, wrong},
+		"an address that is translated": {func(w *world) { w.nodes[0].Addresses, w.nodes[0].NAT = addrs("192.168.77.7"), true }, ""},
+		"of a host that registers itself": {func(w *world) {
+			w.nodes[0].Addresses, w.registry = addrs("192.168.77.7"), announcer{w}
+		}, ""},
+		"another configuration": {func(w *world) { w.fail["device"] = fmt.Errorf("%w: 05-x", cnifiles.ErrShadowed) },
+			"device: " + cnifiles.ErrShadowed.Error() + ": 05-x"},
+		"a peer":             {func(w *world) { w.nodes[1].Addresses = nil }, ""},
+		"a refused registry": {func(w *world) { w.refused = errors.New("node b") }, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			tt.change(w)
+			s := w.round()
+			r := w.reported[len(w.reported)-1]
+			if got := fmt.Sprint(r.Trouble); r.Down != nil || (r.Trouble == nil) != (tt.want == "") || !strings.HasPrefix(got, tt.want) && tt.want != "" {
+				t.Errorf("reported %+v", r)
+			}
+			if tt.want != "" && !strings.Contains(fmt.Sprint(s.Degraded), tt.want) {
+				t.Errorf("the status is %v", s.Degraded)
+			}
+		})
+	}
+}
+
+func addrs(texts ...string) []netip.Addr {
+	var all []netip.Addr
+	for _, text := range texts {
+		all = append(all, netip.MustParseAddr(text))
+	}
+	return all
 }
 
 // A host that leaves the registry gives its pods no more addresses.

@@ -57,6 +57,7 @@ type Host struct {
 	iptables *iptables.Kernel
 	pods     *pods.Host
 	store    *attachment.Store
+	conflist watchedFile
 }
 
 // Open opens the network namespace of the calling thread.
@@ -117,7 +118,7 @@ func (h *Host) Close() {
 // address of the subnet. The network configuration comes last, because the runtime
 // creates pods as soon as it exists.
 func (h *Host) Parts() []part.Part[Desired] {
-	return append(h.networkParts(), h.hostPortsPart(), h.podsPart(), conflistPart())
+	return append(h.networkParts(), h.hostPortsPart(), h.podsPart(), h.conflistPart())
 }
 
 func (h *Host) networkParts() []part.Part[Desired] {
@@ -227,13 +228,14 @@ func (h *Host) podsPart() part.Part[Desired] {
 // end of its veth pair.
 func (h *Host) Pods(bridge string) ([]string, error) { return h.pods.Names(bridge) }
 
-func conflistPart() part.Part[Desired] {
+func (h *Host) conflistPart() part.Part[Desired] {
 	return part.Part[Desired]{
 		Name: "network configuration", Round: RoundNetwork,
 		Needs: []string{partPublished},
 		// The runtime takes another configuration, but this host's network is in order.
 		Minor:  func(err error) bool { return errors.Is(err, cnifiles.ErrShadowed) },
-		Sync:   func(want Desired) ([]string, error) { return want.Conflist.Sync() },
+		Sync:   func(want Desired) ([]string, error) { return h.keepConflist(want.Conflist) },
+		Watch:  h.conflist.watch,
 		Remove: func(was Desired) ([]string, error) { return was.Conflist.Remove() },
 	}
 }

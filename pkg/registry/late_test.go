@@ -14,7 +14,7 @@ type fake struct {
 
 func (f *fake) Nodes() ([]Node, error)   { return []Node{{Name: "a"}}, nil }
 func (f *fake) Changed() <-chan struct{} { return f.changed }
-func (f *fake) ReportNetwork(error)      {}
+func (f *fake) ReportNetwork(Report)     {}
 func (f *fake) Close() error             { f.closed = true; return nil }
 
 func TestLate(t *testing.T) {

@@ -20,11 +20,13 @@ type Node struct {
 	// Subnets are the host's pod subnets, in the order in which pods get their
 	// addresses.
 	Subnets []netip.Prefix
+	// NAT says that the network translates Addresses to those that the host has itself.
+	NAT bool
 }
 
 // Equal reports whether two nodes are the same in everything.
 func (n Node) Equal(o Node) bool {
-	return n.Name == o.Name && slices.Equal(n.Addresses, o.Addresses) && slices.Equal(n.Subnets, o.Subnets)
+	return n.Name == o.Name && n.NAT == o.NAT && slices.Equal(n.Addresses, o.Addresses) && slices.Equal(n.Subnets, o.Subnets)
 }
 
 // Registry gives the current set of nodes and signals its changes.
@@ -42,9 +44,17 @@ type Registry interface {
 
 // Reporter is a registry that publishes the state of this host.
 type Reporter interface {
-	// ReportNetwork takes the result of each round: why this host's pods can't be
-	// connected or can't reach others, or nil. It doesn't block.
-	ReportNetwork(down error)
+	// ReportNetwork takes the result of each round. It doesn't block.
+	ReportNetwork(Report)
+}
+
+// Report says how this host is. It has nothing about other hosts: what is wrong with one
+// of thousands must not make thousands of reports.
+type Report struct {
+	// Down is why this host's pods can't be connected or can't reach others, or nil.
+	Down error
+	// Trouble is what else is wrong with this host, or nil.
+	Trouble error
 }
 
 // Announcer is a registry in which hosts enter themselves.

@@ -2,10 +2,12 @@ package registry
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/gaissmai/bart"
 
@@ -19,6 +21,9 @@ type Entry struct {
 	// set: the node with the lower rank, and of equal ranks the node whose name
 	// sorts first.
 	Rank int64
+	// Fallbacks are addresses for the node if it can't have those of Node, the best
+	// first.
+	Fallbacks [][]netip.Addr
 	// Excluded keeps the node out of the set, whatever its values are.
 	Excluded bool
 	// Err says what an administrator has to fix, or is nil. A node with an Err is
@@ -53,8 +58,6 @@ type checked struct {
 	errs []error
 }
 
-func (e checked) usable() bool { return !e.Excluded && len(e.errs) == 0 }
-
 // NewSet returns an empty set.
 func NewSet() *Set {
 	return &Set{entries: map[string]checked{}, nodes: []Node{}}
@@ -72,6 +75,7 @@ func (s *Set) Put(e Entry) (changed bool) {
 	}
 	s.entries[e.Node.Name] = now
 	changed = !known || !old.Node.Equal(e.Node) || old.Excluded != e.Excluded || text(old.Err) != text(e.Err) ||
+		!slices.EqualFunc(old.Fallbacks, e.Fallbacks, slices.Equal) ||
 		// The rank matters only as long as nodes contradict each other.
 		old.Rank != e.Rank && len(s.problems) > 0
 	s.stale = s.stale || changed
@@ -127,17 +131,54 @@ func (s *Set) compute() {
 	// The address space of the nodes in the set, with the name of its node.
 	var owners bart.Table[string]
 	for _, e := range s.byRank() {
-		errs := e.errs
-		if e.usable() {
-			errs = s.claim(&owners, e.Node)
-			if len(errs) == 0 {
-				s.nodes = append(s.nodes, e.Node)
-			}
-		}
-		s.blame(e, errs)
+		s.blame(e, s.admit(&owners, e))
 	}
 	slices.SortFunc(s.nodes, func(a, b Node) int { return cmp.Compare(a.Name, b.Name) })
 	slices.SortStableFunc(s.problems, func(a, b Problem) int { return cmp.Compare(a.Node, b.Node) })
+}
+
+// admit adds a node to the set, with its own addresses or else with the first fallback
+// that it can have. It returns what is wrong with the node's own values.
+func (s *Set) admit(owners *bart.Table[string], e checked) []error {
+	if e.Excluded {
+		return nil
+	}
+	errs := e.errs
+	if len(errs) == 0 {
+		errs = s.claim(owners, e.Node)
+	}
+	if len(errs) == 0 {
+		s.nodes = append(s.nodes, e.Node)
+		return nil
+	}
+	for _, addresses := range e.Fallbacks {
+		n := e.Node
+		n.Addresses = addresses
+		if len(valueErrors(n)) == 0 && len(s.claim(owners, n)) == 0 {
+			s.nodes = append(s.nodes, n)
+			return []error{fmt.Errorf("%w; until then it is reached at %s", errors.Join(errs...), ListAddresses(addresses))}
+		}
+	}
+	return errs
+}
+
+// ListAddresses writes addresses as operators do, with commas.
+func ListAddresses(addresses []netip.Addr) string {
+	var all []string
+	for _, a := range addresses {
+		all = append(all, a.String())
+	}
+	return strings.Join(all, ",")
+}
+
+// Current returns the addresses that a node had in the last set that Nodes returned,
+// or nil.
+func (s *Set) Current(name string) []netip.Addr {
+	i, found := slices.BinarySearchFunc(s.nodes, name, func(n Node, name string) int { return cmp.Compare(n.Name, name) })
+	if !found {
+		return nil
+	}
+	return s.nodes[i].Addresses
 }
 
 func (s *Set) byRank() []checked { return slices.SortedFunc(maps.Values(s.entries), compareRank) }
@@ -151,9 +192,6 @@ func compareRank(a, b checked) int {
 func (s *Set) blame(e checked, errs []error) {
 	if e.Err != nil {
 		s.problems = append(s.problems, Problem{e.Node.Name, e.Err})
-	}
-	if e.Excluded {
-		return
 	}
 	for _, err := range errs {
 		s.problems = append(s.problems, Problem{e.Node.Name, fmt.Errorf("node %q: %w", e.Node.Name, err)})

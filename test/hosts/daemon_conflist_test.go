@@ -7,9 +7,14 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/overlay-cni/overlay-cni/internal/lab"
 	"github.com/overlay-cni/overlay-cni/pkg/cnifiles"
@@ -99,4 +104,53 @@ func (f *fleet) readiness(ctx context.Context, h *lab.Host, want string) error {
 		}
 		return err
 	})
+}
+
+// The runtime reads the directory at any time, so what somebody does there is mended,
+// or reported, at once and not at the next resync. So is the file that the plugin reads.
+func TestDaemonWatchesItsFiles(t *testing.T) {
+	t.Parallel()
+	f, ctx := newIdleFleet(t, 1, withHealth), withPatience(t) // without a resync
+	h := f.hosts[0]
+	dir := filepath.Join(t.TempDir(), "net.d")
+	conflist, published := filepath.Join(dir, cnifiles.DefaultConfName), filepath.Join(h.RunDir(), "node.json")
+	foreign := filepath.Join(dir, "05-other.conflist")
+	f.start(ctx, h, "--cni-conf-dir", dir)
+	right := func(context.Context) error {
+		var errs []error
+		for path, want := range map[string]string{conflist: string(cnifiles.Conflist(h.RunDir())), published: `"bridge": "cni0"`} {
+			if have, err := os.ReadFile(path); err != nil || !strings.Contains(string(have), want) {
+				errs = append(errs, fmt.Errorf("%s is %q, %w", path, have, err))
+			}
+		}
+		return errors.Join(errs...)
+	}
+	f.must(right(ctx))
+	for _, tt := range []struct {
+		name  string
+		spoil func() error
+	}{
+		{"the configuration removed", func() error { return os.Remove(conflist) }},
+		{"the configuration changed", func() error { return os.WriteFile(conflist, []byte("{}"), 0o600) }},
+		{"the directory removed", func() error { return os.RemoveAll(dir) }},
+		{"changed in the new directory", func() error { return os.WriteFile(conflist, []byte("{}"), 0o600) }},
+		{"the directory mounted over", func() error { return unix.Mount("tmpfs", dir, "tmpfs", 0, "") }},
+		{"changed in the mounted directory", func() error { return os.WriteFile(conflist, []byte("{}"), 0o600) }},
+		{"the directory as it was", func() error { return errors.Join(unix.Unmount(dir, unix.MNT_DETACH), os.Remove(conflist)) }},
+		{"the published state removed", func() error { return os.Remove(published) }},
+		{"the published state damaged", func() error { return os.WriteFile(published, []byte("{"), 0o600) }},
+		{"the run directory removed", func() error { return os.RemoveAll(h.RunDir()) }},
+		{"damaged in the new run directory", func() error { return os.WriteFile(published, []byte("{"), 0o600) }},
+	} {
+		begin := time.Now()
+		f.must(tt.spoil())
+		f.eventually(ctx, right)
+		t.Logf("%s: right after %s", tt.name, time.Since(begin))
+	}
+	f.must(os.WriteFile(foreign, []byte(`{"plugins":[{"type":"bridge"}]}`), 0o600))
+	f.eventually(ctx, func(ctx context.Context) error {
+		return says(ctx, h, "/readyz", http.StatusOK, "network: degraded since ", "05-other.conflist in "+dir)
+	})
+	f.must(os.Remove(foreign))
+	f.eventuallyReady(ctx, h)
 }

@@ -296,6 +296,12 @@ func registryText(nodes []entry) string {
 	return text
 }
 
+// translated is the registry of nodes of which the first is behind NAT.
+func translated(nodes []entry) string {
+	first := "- name: " + nodes[0].name + "\n"
+	return strings.Replace(registryText(nodes), first, first+"  nat: true\n", 1)
+}
+
 func quoted[T fmt.Stringer](values []T) string {
 	var all []string
 	for _, v := range values {

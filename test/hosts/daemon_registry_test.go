@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -286,4 +287,31 @@ func TestDaemonKnowsItsTunnelAfterLeaving(t *testing.T) {
 	f.launch(h)
 	f.must(f.lab.Register(f.hosts...))
 	f.eventually(ctx, func(ctx context.Context) error { return ping(ctx, f.pods[0], f.pods[1]) })
+}
+
+// An address in the registry that this host doesn't have cuts it off. The host says so,
+// and what to do, until the address is right, or is said to be translated.
+func TestDaemonTellsOfAWrongAddress(t *testing.T) {
+	t.Parallel()
+	eachMode(t, func(t *testing.T, m mode) {
+		f, ctx := newFleet(t, 2, m.set, withHealth), withPatience(t)
+		a := f.hosts[0]
+		nodes := entries(f.hosts...)
+		right := nodes[0].addresses
+		wrong := likeOf(netip.PrefixFrom(right[0], right[0].BitLen()), "192.168.77.99/32", "fd77::99/128").Addr()
+		nodes[0].addresses = append([]netip.Addr{wrong}, right[1:]...)
+		f.register(nodes)
+		f.eventually(ctx, func(ctx context.Context) error {
+			return says(ctx, a, "/readyz", http.StatusOK, "network: degraded since ",
+				"other hosts send to an address that this host doesn't have: the registry says "+wrong.String())
+		})
+		// A router that translates the address would make this right.
+		f.must(f.lab.WriteRegistry([]byte(translated(nodes))))
+		f.eventuallyReady(ctx, a)
+		f.register(nodes)
+		f.eventually(ctx, func(ctx context.Context) error { return says(ctx, a, "/readyz", http.StatusOK, "degraded") })
+		f.must(f.lab.Register(f.hosts...))
+		f.eventuallyReady(ctx, a)
+		f.eventually(ctx, func(ctx context.Context) error { return ping(ctx, f.pods[1], f.pods[0]) })
+	})
 }

@@ -82,8 +82,8 @@ func TestDaemonUnderlayChoice(t *testing.T) {
 	t.Run("auto, by the default route", func(t *testing.T) {
 		f, ctx := f.sub(t), withPatience(t)
 		nodes := entries(h)
-		nodes[0].addresses = []netip.Addr{netip.MustParseAddr("198.51.100.7")} // a host behind NAT
-		f.register(nodes)
+		nodes[0].addresses = []netip.Addr{netip.MustParseAddr("198.51.100.7")}
+		f.must(f.lab.WriteRegistry([]byte(translated(nodes))))
 		f.start(ctx, h)
 		f.must(f.carries(h, eth0))
 		f.stop(ctx, h)

@@ -91,8 +91,11 @@ func (d *decoder) document(data []byte) {
 	}
 }
 
-// keys returns the keys of a node. All of them are required.
-func keys() []string { return []string{"name", "addresses", "podSubnets"} }
+// required returns the keys that a node must have.
+func required() []string { return []string{"name", "addresses", "podSubnets"} }
+
+// keys returns all keys of a node.
+func keys() []string { return append(required(), "nat") }
 
 func (d *decoder) node(item strictyaml.Value) {
 	before := d.reader.Len()
@@ -107,6 +110,8 @@ func (d *decoder) node(item strictyaml.Value) {
 			n.Addresses = items(d, value, netip.ParseAddr, kind{"an address such as 192.168.77.1", "addresses, such as [192.168.77.1]"})
 		case "podSubnets":
 			n.Subnets = items(d, value, netip.ParsePrefix, kind{"a network such as 10.244.1.0/24", "networks, such as [10.244.1.0/24]"})
+		case "nat":
+			n.NAT = d.truth(value)
 		}
 	}
 	if d.reader.Len() == before {
@@ -115,6 +120,14 @@ func (d *decoder) node(item strictyaml.Value) {
 	if d.reader.Len() == before {
 		d.add(n, item)
 	}
+}
+
+func (d *decoder) truth(value strictyaml.Value) bool {
+	text, ok := d.reader.Text(value, "true or false")
+	if ok && text != "true" && text != "false" {
+		d.reader.Add(value.Node, value.Key, fmt.Errorf("%s: expected true or false", strictyaml.Quote(text)))
+	}
+	return text == "true"
 }
 
 func (d *decoder) name(value strictyaml.Value) string {
@@ -137,9 +150,9 @@ func (d *decoder) add(n registry.Node, item strictyaml.Value) {
 }
 
 func (d *decoder) require(item strictyaml.Value, seen map[string]bool) {
-	for _, key := range keys() {
+	for _, key := range required() {
 		if !seen[key] {
-			d.reader.Add(item.Node, item.Key+"."+key, fmt.Errorf("is missing: a node has the keys %s", strings.Join(keys(), ", ")))
+			d.reader.Add(item.Node, item.Key+"."+key, fmt.Errorf("is missing: a node has the keys %s", strings.Join(required(), ", ")))
 		}
 	}
 }

@@ -25,6 +25,7 @@ const good = `nodes:
   - 192.168.77.1
   podSubnets:
   - 10.244.1.0/24
+  nat: true
 `
 
 func goodNodes() []registry.Node {
@@ -32,6 +33,7 @@ func goodNodes() []registry.Node {
 		Name:      "host-a",
 		Addresses: []netip.Addr{netip.MustParseAddr("192.168.77.1")},
 		Subnets:   []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")},
+		NAT:       true,
 	}, {
 		Name:      "host-b",
 		Addresses: []netip.Addr{netip.MustParseAddr("192.168.77.2"), netip.MustParseAddr("fd00:77::2")},
@@ -81,13 +83,15 @@ n.yaml:2:3: nodes[0].podSubnets: is missing: a node has the keys name, addresses
 n.yaml:2:2: nodes[0].addresses: is missing: a node has the keys name, addresses, podSubnets
 n.yaml:2:2: nodes[0].podSubnets: is missing: a node has the keys name, addresses, podSubnets`},
 		"node is a word": {"nodes: [host-a]\n",
-			`n.yaml:1:9: nodes[0]: expected a mapping with the keys name, addresses, podSubnets, found "host-a"`},
+			`n.yaml:1:9: nodes[0]: expected a mapping with the keys name, addresses, podSubnets, nat, found "host-a"`},
 		"address is no list": {"nodes:\n- name: a\n  addresses: 10.0.0.1\n  podSubnets: [10.1.0.0/24]\n",
 			`n.yaml:3:14: nodes[0].addresses: expected a list of addresses, such as [192.168.77.1], found "10.0.0.1"`},
 		"bad values": {"nodes:\n- name: a\n  addresses: [10.0.0.1/24]\n  podSubnets: [10.1.0.0, {}]\n",
 			`n.yaml:3:15: nodes[0].addresses[0]: "10.0.0.1/24": expected an address such as 192.168.77.1
 n.yaml:4:16: nodes[0].podSubnets[0]: "10.1.0.0": expected a network such as 10.244.1.0/24
 n.yaml:4:26: nodes[0].podSubnets[1]: expected a network such as 10.244.1.0/24, found a mapping`},
+		"nat that is neither": {"nodes:\n- {name: a, addresses: [10.0.0.1], podSubnets: [10.1.0.0/24], nat: yes}\n",
+			`n.yaml:2:68: nodes[0].nat: "yes": expected true or false`},
 		"empty lists": {"nodes:\n- name: a\n  addresses: []\n  podSubnets: []\n",
 			`n.yaml:3:14: nodes[0].addresses: is empty: expected a list of addresses, such as [192.168.77.1]
 n.yaml:4:15: nodes[0].podSubnets: is empty: expected a list of networks, such as [10.244.1.0/24]`},
@@ -95,8 +99,8 @@ n.yaml:4:15: nodes[0].podSubnets: is empty: expected a list of networks, such as
 			`n.yaml:4:15: nodes[0].podSubnets: expected a list of networks, such as [10.244.1.0/24], found the alias *x: write the value itself`},
 		"contradiction, at the line of the node": {
 			good + "- name: host-c\n  addresses: [192.168.77.1]\n  podSubnets: [10.244.2.128/25]\n",
-			`n.yaml:10:3: node "host-c": pod subnet 10.244.2.128/25 overlaps pod subnet 10.244.2.0/24 of node "host-b": give each node subnets of its own
-n.yaml:10:3: node "host-c": address 192.168.77.1 is also the address of node "host-a": give each host its own`},
+			`n.yaml:11:3: node "host-c": pod subnet 10.244.2.128/25 overlaps pod subnet 10.244.2.0/24 of node "host-b": give each node subnets of its own
+n.yaml:11:3: node "host-c": address 192.168.77.1 is also the address of node "host-a": give each host its own`},
 		"a mistake in one node hides none in the others": {
 			"nodes:\n- {name: b, addresses: [10.0.0.1], podSubnets: [10.1.0.0/24]}\n- {name: c}\n- {name: a, addresses: [10.0.0.1], podSubnets: [10.2.0.0/24]}\n",
 			`n.yaml:2:3: node "b": address 10.0.0.1 is also the address of node "a": give each host its own
@@ -109,7 +113,7 @@ n.yaml:3:3: nodes[1].podSubnets: is missing: a node has the keys name, addresses
 		"cut off inside of a list": {"nodes:\n- name: a\n  addresses: [10.0.0.1",
 			`n.yaml:2: malformed YAML: did not find expected ',' or ']': check indentation, quotes and brackets near this place`},
 		"second document": {good + "---\nnodes: []\n",
-			`n.yaml:10:1: a second document begins here: keep one, and remove the line ---`},
+			`n.yaml:11:1: a second document begins here: keep one, and remove the line ---`},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -173,6 +177,7 @@ func encode(nodes []registry.Node) []byte {
 		for _, s := range n.Subnets {
 			fmt.Fprintf(&b, "  - %q\n", s)
 		}
+		fmt.Fprintf(&b, "  nat: %t\n", n.NAT)
 	}
 	return b.Bytes()
 }

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/overlay-cni/overlay-cni/pkg/registry"
 )
 
 const (
@@ -15,24 +17,32 @@ const (
 	// node while the condition is True.
 	networkUnavailable = "NetworkUnavailable"
 
-	reasonUp   = "OverlayIsUp"
-	reasonDown = "OverlayIsDown"
-	messageUp  = "overlayd has set up this node's pod network"
+	reasonUp       = "OverlayIsUp"
+	reasonDegraded = "OverlayIsDegraded"
+	reasonDown     = "OverlayIsDown"
+	messageUp      = "overlayd has set up this node's pod network"
 	// maxMessageText, in bytes, keeps a long error from filling the Node object.
 	maxMessageText = 1024
 )
 
-// conditionOf returns the wanted condition. down says why this node's pod network
-// is down; nil means that it is up.
-func conditionOf(down error) condition {
-	if down == nil {
-		return condition{"False", reasonUp, messageUp}
+// conditionOf returns the wanted condition. A node whose network is up in spite of some
+// trouble stays available.
+func conditionOf(r registry.Report) condition {
+	switch {
+	case r.Down != nil:
+		return condition{"True", reasonDown, shortMessage(r.Down)}
+	case r.Trouble != nil:
+		return condition{"False", reasonDegraded, shortMessage(r.Trouble)}
 	}
-	message := down.Error()
+	return condition{"False", reasonUp, messageUp}
+}
+
+func shortMessage(err error) string {
+	message := err.Error()
 	if len(message) > maxMessageText {
 		message = strings.ToValidUTF8(message[:maxMessageText], "") + "..."
 	}
-	return condition{"True", reasonDown, message}
+	return message
 }
 
 // patchCondition is a condition in the API's JSON form.

@@ -12,6 +12,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/overlay-cni/overlay-cni/pkg/registry"
 )
 
 // scripted is a reporter whose patches go into a list; fail says which fail.
@@ -55,11 +57,11 @@ func TestReporterPatchesDifferencesOnly(t *testing.T) {
 		r.setHave(&condition{})
 		later(time.Hour)
 		expect(t, "before it was asked", len(*at), 0)
-		r.setWant(conditionOf(nil))
+		r.setWant(conditionOf(registry.Report{}))
 		later(time.Hour)
 		expect(t, "asked", len(*at), 1)
 		for range 100 {
-			r.setWant(conditionOf(nil))
+			r.setWant(conditionOf(registry.Report{}))
 			later(time.Second)
 		}
 		expect(t, "asked for the same", len(*at), 1)
@@ -67,7 +69,7 @@ func TestReporterPatchesDifferencesOnly(t *testing.T) {
 		later(time.Hour)
 		expect(t, "set by another", len(*at), 2)
 		r.setHave(nil)
-		r.setWant(conditionOf(errors.New("x")))
+		r.setWant(conditionOf(registry.Report{Down: errors.New("x")}))
 		later(time.Hour)
 		expect(t, "the node is gone", len(*at), 2)
 		r.setHave(&condition{})
@@ -83,14 +85,14 @@ func TestAnswerComesAfterTheNodeWasMadeAnew(t *testing.T) {
 		answer := r.patch
 		r.patch = func(ctx context.Context, patch []byte) (condition, error) {
 			if len(*at) == 0 {
-				r.setHave(new(conditionOf(nil)))
+				r.setHave(new(conditionOf(registry.Report{})))
 				r.setHave(nil)
 				r.setHave(&condition{})
 			}
 			return answer(ctx, patch)
 		}
 		r.setHave(&condition{})
-		r.setWant(conditionOf(nil))
+		r.setWant(conditionOf(registry.Report{}))
 		later(time.Hour)
 		expect(t, "one for each of the two nodes", len(*at), 2)
 	})
@@ -113,15 +115,15 @@ func TestReporterIsCalm(t *testing.T) {
 			if i%3 == 0 {
 				down = errors.New("down")
 			}
-			r.setWant(conditionOf(down))
+			r.setWant(conditionOf(registry.Report{Down: down}))
 			later(100 * time.Millisecond)
 		}
 		if got := len(*at); got > 21 {
 			t.Errorf("%d patches in 100 s", got)
 		}
-		r.setWant(conditionOf(nil))
+		r.setWant(conditionOf(registry.Report{}))
 		later(time.Minute)
-		if *r.have != conditionOf(nil) {
+		if *r.have != conditionOf(registry.Report{}) {
 			t.Errorf("the last word was another: %+v", *r.have)
 		}
 	})
@@ -131,7 +133,7 @@ func TestReporterBacksOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, at := scripted(t, func(number int) bool { return number < 10 })
 		r.setHave(&condition{})
-		r.setWant(conditionOf(nil))
+		r.setWant(conditionOf(registry.Report{}))
 		later(time.Hour)
 		var last time.Duration
 		for i, want := range []time.Duration{0, 1, 2, 4, 8, 16, 32, 60, 60, 60} {
@@ -150,11 +152,13 @@ func TestPatchOf(t *testing.T) {
 		have, want condition
 		transition bool
 	}{
-		"first":          {condition{}, conditionOf(nil), true},
-		"other status":   {conditionOf(errors.New("x")), conditionOf(nil), true},
-		"other reason":   {condition{"False", "NoRoute", ""}, conditionOf(nil), false},
-		"other message":  {conditionOf(errors.New("x")), conditionOf(errors.New("y")), false},
-		"a long message": {condition{}, conditionOf(errors.New(strings.Repeat("x", 5000))), true},
+		"first":          {condition{}, conditionOf(registry.Report{}), true},
+		"other status":   {conditionOf(registry.Report{Down: errors.New("x")}), conditionOf(registry.Report{}), true},
+		"other reason":   {condition{"False", "NoRoute", ""}, conditionOf(registry.Report{}), false},
+		"degraded":       {conditionOf(registry.Report{}), conditionOf(registry.Report{Trouble: errors.New("x")}), false},
+		"down anyway":    {conditionOf(registry.Report{Trouble: errors.New("x")}), conditionOf(registry.Report{Down: errors.New("y"), Trouble: errors.New("x")}), true},
+		"other message":  {conditionOf(registry.Report{Down: errors.New("x")}), conditionOf(registry.Report{Down: errors.New("y")}), false},
+		"a long message": {condition{}, conditionOf(registry.Report{Down: errors.New(strings.Repeat("x", 5000))}), true},
 	} {
 		patch, err := patchOf(tt.have, tt.want, now)
 		if err != nil {

@@ -13,20 +13,19 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/registry"
 )
 
-// entryOf reads a Node; own is the name of this host's Node. A node that joins
-// gets its addresses and subnets one after the other. entryOf excludes a node
-// without an address. A missing address is an error only if the node has pod
-// subnets or is this host.
-func entryOf(n *node, own string) registry.Entry {
-	addresses, addressErr := addressesOf(n)
+// entryOf reads a Node; own is the name of this host's Node, and current are the
+// addresses that the node has in the set now. A node that joins gets its addresses and
+// subnets one after the other. entryOf excludes a node without an address. A missing
+// address is an error only if the node has pod subnets or is this host.
+func entryOf(n *node, own string, current []netip.Addr) registry.Entry {
+	e, addressErr := addressesOf(n, current)
 	subnets, subnetErr := subnetsOf(n)
-	e := registry.Entry{Node: registry.Node{Name: n.Name, Addresses: addresses, Subnets: subnets}}
-	err := errors.Join(addressErr, subnetErr)
-	switch {
+	e.Node.Name, e.Node.Subnets, e.Node.NAT = n.Name, subnets, n.nat
+	e.Excluded = len(e.Node.Addresses) == 0 || subnetErr != nil
+	switch err := errors.Join(addressErr, subnetErr); {
 	case err != nil:
-		e.Excluded, e.Err = true, fmt.Errorf("node %q: %w", n.Name, err)
-	case len(addresses) == 0:
-		e.Excluded = true
+		e.Err = fmt.Errorf("node %q: %w", n.Name, err)
+	case len(e.Node.Addresses) == 0:
 		if len(subnets) > 0 || n.Name == own {
 			e.Err = fmt.Errorf("node %q has no address by which other hosts reach it (status.addresses has no usable InternalIP or ExternalIP): wait for the kubelet or the cloud controller, or set the annotation %s",
 				n.Name, AddressAnnotation)
@@ -38,25 +37,50 @@ func entryOf(n *node, own string) registry.Entry {
 	return e
 }
 
-// addressesOf returns the operator's addresses, or else addresses of the status:
-// for each family the first InternalIP, or the first ExternalIP if there is no
-// InternalIP. The operator has not chosen the addresses of the status, so
-// addressesOf skips unusable ones, such as link-local addresses.
-func addressesOf(n *node) ([]netip.Addr, error) {
-	if strings.TrimSpace(n.override) != "" {
-		return parseOverride(n.override)
+// chosen is the rank of a node whose address somebody chose. It gives way to a node
+// whose kubelet reports the same address.
+const chosen = 1
+
+// addressesOf returns an entry with the operator's addresses, or else with those of the
+// status. A mistake of the operator must not take a node off the network: then the
+// node keeps the addresses that it has, or else gets those of the status. The error
+// says so.
+func addressesOf(n *node, current []netip.Addr) (registry.Entry, error) {
+	status := statusAddresses(n)
+	if strings.TrimSpace(n.override) == "" {
+		return registry.Entry{Node: registry.Node{Addresses: status}}, nil
 	}
-	var chosen []netip.Addr
+	e := registry.Entry{Rank: chosen}
+	addresses, err := parseOverride(n.override)
+	for _, other := range [][]netip.Addr{current, status} {
+		known := func(have []netip.Addr) bool { return slices.Equal(have, other) }
+		if len(other) > 0 && !known(addresses) && !slices.ContainsFunc(e.Fallbacks, known) {
+			e.Fallbacks = append(e.Fallbacks, other)
+		}
+	}
+	if err != nil && len(e.Fallbacks) > 0 {
+		addresses, e.Fallbacks = e.Fallbacks[0], e.Fallbacks[1:]
+		err = fmt.Errorf("%w; until then it is reached at %s", err, registry.ListAddresses(addresses))
+	}
+	e.Node.Addresses = addresses
+	return e, err
+}
+
+// statusAddresses returns, for each family, the first InternalIP of the status, or the
+// first ExternalIP if there is no InternalIP. The operator has not chosen these
+// addresses, so statusAddresses skips unusable ones, such as link-local addresses.
+func statusAddresses(n *node) []netip.Addr {
+	var found []netip.Addr
 	for _, kind := range []corev1.NodeAddressType{corev1.NodeInternalIP, corev1.NodeExternalIP} {
 		for _, a := range n.addresses {
 			ip, err := netip.ParseAddr(a.Address)
-			if err != nil || a.Type != kind || registry.CheckAddress(ip) != nil || hasFamily(chosen, ip) {
+			if err != nil || a.Type != kind || registry.CheckAddress(ip) != nil || hasFamily(found, ip) {
 				continue
 			}
-			chosen = append(chosen, ip)
+			found = append(found, ip)
 		}
 	}
-	return chosen, nil
+	return found
 }
 
 func hasFamily(addrs []netip.Addr, like netip.Addr) bool {

@@ -1,6 +1,7 @@
 package kube
 
 import (
+	stdcmp "cmp"
 	"net/netip"
 	"strings"
 	"testing"
@@ -94,7 +95,7 @@ func TestEntryOf(t *testing.T) {
 				err: `node "a": pod subnet 10.244.1.1/24 has host bits set: write 10.244.1.0/24`},
 		} {
 			t.Run(f.name+"/"+tt.name, func(t *testing.T) {
-				got := entryOf(tt.object, "own")
+				got := entryOf(tt.object, "own", nil)
 				want := registry.Node{Name: "a", Addresses: addrs(tt.addresses), Subnets: prefixes(tt.subnets)}
 				if diff := cmp.Diff(want, got.Node, equalNodes()); diff != "" {
 					t.Errorf("node (-want +got):\n%s", diff)
@@ -128,7 +129,7 @@ func TestEntryOfTheOwnNode(t *testing.T) {
 			"nothing":   {object: object("own", ""), out: true, err: `node "own" has no address by which other hosts reach it (status.addresses has no usable InternalIP or ExternalIP): wait for the kubelet or the cloud controller, or set the annotation overlay-cni.io/address`},
 		} {
 			t.Run(f.name+"/"+name, func(t *testing.T) {
-				if got := entryOf(tt.object, "own"); got.Excluded != tt.out || text(got.Err) != tt.err {
+				if got := entryOf(tt.object, "own", nil); got.Excluded != tt.out || text(got.Err) != tt.err {
 					t.Errorf("out is %v, want %v; error %q, want %q", got.Excluded, tt.out, text(got.Err), tt.err)
 				}
 			})
@@ -136,6 +137,8 @@ func TestEntryOfTheOwnNode(t *testing.T) {
 	}
 }
 
+// An operator's mistake takes no node off the network: the node keeps the addresses
+// that it has, or else gets those of its status.
 func TestOverride(t *testing.T) {
 	const expected = ": expected an address such as 192.0.2.1, or one of each family such as 192.0.2.1,fd00::1"
 	for value, want := range map[string]struct{ addresses, err string }{
@@ -147,17 +150,50 @@ func TestOverride(t *testing.T) {
 		"203.0.113.7,":            {err: `node "a": annotation overlay-cni.io/address is "203.0.113.7,"` + expected},
 		"eth0":                    {err: `node "a": annotation overlay-cni.io/address is "eth0"` + expected},
 		strings.Repeat("x", 200):  {err: `node "a": annotation overlay-cni.io/address is "` + strings.Repeat("x", 100) + `..."` + expected},
-		"203.0.113.7,203.0.113.8": {addresses: "203.0.113.7 203.0.113.8", err: `node "a": addresses 203.0.113.7 and 203.0.113.8 are of one family: keep one of them`},
-		"127.0.0.1":               {addresses: "127.0.0.1", err: `node "a": address 127.0.0.1 is a loopback address: give the address by which the other hosts reach this host`},
+		"203.0.113.7,203.0.113.8": {err: `node "a": addresses 203.0.113.7 and 203.0.113.8 are of one family: keep one of them`},
+		"127.0.0.1":               {err: `node "a": address 127.0.0.1 is a loopback address: give the address by which the other hosts reach this host`},
+		"10.244.1.7":              {err: `node "a": address 10.244.1.7 lies inside pod subnet 10.244.1.0/24 of the same node: give the host an address outside of all pod subnets`},
 	} {
-		n := object("a", "10.244.1.0/24", of("InternalIP", "192.0.2.1")...)
-		n.override = value
-		got := entryOf(n, "own")
-		if diff := cmp.Diff(addrs(want.addresses), got.Node.Addresses, equalNodes()); diff != "" {
-			t.Errorf("%q: addresses (-want +got):\n%s", value, diff)
+		for _, current := range []string{"", "198.51.100.3", "192.0.2.1"} {
+			n := object("a", "10.244.1.0/24", of("InternalIP", "192.0.2.1")...)
+			n.override = value
+			s := registry.NewSet()
+			s.Put(entryOf(n, "own", addrs(current)))
+			nodes, err := s.Nodes()
+			if len(nodes) != 1 {
+				t.Errorf("%q: the node is left out: %v", value, err)
+				continue
+			}
+			addresses, message := want.addresses, want.err
+			if want.err != "" {
+				addresses = stdcmp.Or(current, "192.0.2.1")
+				message += "; until then it is reached at " + addresses
+			}
+			if diff := cmp.Diff(addrs(addresses), nodes[0].Addresses, equalNodes()); diff != "" || text(err) != message {
+				t.Errorf("%q: error %q, want %q; addresses (-want +got):\n%s", value, text(err), message, diff)
+			}
 		}
-		if out, err := inSet(got); text(err) != want.err || out != (want.err != "") {
-			t.Errorf("%q: out is %v, error %q, want %q", value, out, text(err), want.err)
+	}
+	// There is nothing to fall back to.
+	n := object("a", "10.244.1.0/24")
+	n.override = "eth0"
+	if out, err := inSet(entryOf(n, "own", nil)); !out || text(err) != `node "a": annotation overlay-cni.io/address is "eth0"`+expected {
+		t.Errorf("out is %v, error %v", out, err)
+	}
+}
+
+// Of two nodes with one address, the one whose kubelet reports it has it. An annotation
+// that takes it away would lead the other node's packets elsewhere.
+func TestOverrideTakesNoOtherNodesAddress(t *testing.T) {
+	for _, f := range families() {
+		thief := object("a", f.cidrs, of("InternalIP", f.internal)...)
+		thief.override = strings.ReplaceAll(f.other, " ", ",")
+		s := registry.NewSet()
+		s.Put(entryOf(thief, "own", nil))
+		s.Put(rec("b", f.other, f.cidrs2))
+		nodes, err := s.Nodes()
+		if len(nodes) != 2 || cmp.Diff(addrs(f.internal), nodes[0].Addresses, equalNodes()) != "" || !strings.Contains(text(err), `is also the address of node "b"`) {
+			t.Errorf("%s: %v, %v", f.name, nodes, err)
 		}
 	}
 }

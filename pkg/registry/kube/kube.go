@@ -132,11 +132,26 @@ func (r *Registry) Nodes() ([]registry.Node, error) {
 // Changed gets a value when the nodes or the error changed.
 func (r *Registry) Changed() <-chan struct{} { return r.changed }
 
-// ReportNetwork takes the state of this host's pod network: down says why the
-// network is down, nil that it is up. It returns at once. A goroutine sets the
-// condition NetworkUnavailable of this host's Node, and sets it again whenever
-// somebody else changes it. Before the first call it leaves the condition alone.
-func (r *Registry) ReportNetwork(down error) { r.reporter.setWant(conditionOf(down)) }
+// ReportNetwork takes the state of this host's pod network. It returns at once. A
+// goroutine sets the condition NetworkUnavailable of this host's Node, and sets it again
+// whenever somebody else changes it. Before the first call it leaves the condition
+// alone. What is wrong with this host's Node belongs to the report, too.
+func (r *Registry) ReportNetwork(report registry.Report) {
+	report.Trouble = errors.Join(report.Trouble, r.ownProblem())
+	r.reporter.setWant(conditionOf(report))
+}
+
+func (r *Registry) ownProblem() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var errs []error
+	for _, p := range r.set.Problems() {
+		if p.Node == r.own {
+			errs = append(errs, p.Err)
+		}
+	}
+	return errors.Join(errs...)
+}
 
 // Close ends all connections and returns when all goroutines have ended. Nodes
 // keeps returning its last result.
@@ -246,10 +261,9 @@ func (s store) Update(object any) error {
 	if err != nil {
 		return err
 	}
-	e := entryOf(n, s.own)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.set.Put(e) {
+	if s.set.Put(entryOf(n, s.own, s.set.Current(n.Name))) {
 		s.signal()
 	}
 	if n.Name == s.own {
@@ -277,6 +291,8 @@ func (s store) Delete(object any) error {
 
 // Replace makes the objects of a full list the only nodes.
 func (s store) Replace(objects []any, _ string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	entries := make([]registry.Entry, len(objects))
 	var network *condition
 	for i, object := range objects {
@@ -284,13 +300,11 @@ func (s store) Replace(objects []any, _ string) error {
 		if err != nil {
 			return err
 		}
-		entries[i] = entryOf(n, s.own)
+		entries[i] = entryOf(n, s.own, s.set.Current(n.Name))
 		if n.Name == s.own {
 			network = &n.network
 		}
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.set.Replace(entries) || !s.listed {
 		s.signal()
 	}

@@ -115,14 +115,23 @@ func TestFollowsNodes(t *testing.T) {
 	bad := realistic(4)
 	bad.Annotations[AddressAnnotation] = "eth0"
 	s.put(bad)
-	await(t, r, "node-00001 node-00003", `node "node-00004": annotation overlay-cni.io/address is "eth0"`)
-	bad.Annotations[AddressAnnotation] = "203.0.113.4"
+	await(t, r, "node-00001 node-00003 node-00004", `node "node-00004": annotation overlay-cni.io/address is "eth0"`)
+	// A mistake leaves the last good address.
+	for _, step := range []struct{ value, err string }{
+		{"203.0.113.4", ""},
+		{"hello", `node "node-00004": annotation overlay-cni.io/address is "hello"`},
+		{"127.0.0.1", `node "node-00004": address 127.0.0.1 is a loopback address`},
+	} {
+		bad.Annotations[AddressAnnotation], bad.Annotations[NATAnnotation] = step.value, "true"
+		s.put(bad)
+		await(t, r, "node-00001 node-00003 node-00004", step.err)
+		if nodes, _ := r.Nodes(); nodes[2].Addresses[0].String() != "203.0.113.4" || !nodes[2].NAT {
+			t.Errorf("%s: the node is %+v", step.value, nodes[2])
+		}
+	}
+	delete(bad.Annotations, AddressAnnotation)
 	s.put(bad)
 	await(t, r, "node-00001 node-00003 node-00004", "")
-	nodes, _ := r.Nodes()
-	if got := nodes[2].Addresses[0].String(); got != "203.0.113.4" {
-		t.Errorf("the address is %s", got)
-	}
 
 	waiting := realistic(1)
 	waiting.Spec = corev1.NodeSpec{}
@@ -416,10 +425,10 @@ func TestReportNetwork(t *testing.T) {
 		t.Errorf("patched without having been asked: %v", got)
 	}
 
-	r.ReportNetwork(nil)
+	r.ReportNetwork(registry.Report{})
 	eventually(t, "up", is("False", reasonUp))
 	for range 10 {
-		r.ReportNetwork(nil) // as each round does
+		r.ReportNetwork(registry.Report{}) // as each round does
 	}
 	s.put(realistic(4))
 	await(t, r, "node-00001 node-00002 node-00003 node-00004", "")
@@ -427,9 +436,9 @@ func TestReportNetwork(t *testing.T) {
 		t.Errorf("%d patches for one change", got)
 	}
 
-	r.ReportNetwork(errors.New("no such device"))
+	r.ReportNetwork(registry.Report{Down: errors.New("no such device")})
 	eventually(t, "down", is("True", reasonDown))
-	r.ReportNetwork(nil)
+	r.ReportNetwork(registry.Report{})
 	eventually(t, "up again", is("False", reasonUp))
 
 	// Another controller sets it.
@@ -450,8 +459,8 @@ func TestReportNetworkThroughTrouble(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
 	r, log := following(t, s)
-	r.ReportNetwork(errors.New("too early"))
-	r.ReportNetwork(nil) // the last word counts, though there is no node yet
+	r.ReportNetwork(registry.Report{Down: errors.New("too early")})
+	r.ReportNetwork(registry.Report{}) // the last word counts, though there is no node yet
 	var refused atomic.Int32
 	s.inject(func(w http.ResponseWriter, r *http.Request) bool {
 		if r.Method != http.MethodPatch || refused.Add(1) > 3 {
@@ -484,7 +493,7 @@ func TestReportNetworkNeverWaits(t *testing.T) {
 	await(t, r, "node-00001", "")
 	begin := time.Now()
 	for i := range 100 {
-		r.ReportNetwork(fmt.Errorf("reason %d", i))
+		r.ReportNetwork(registry.Report{Down: fmt.Errorf("reason %d", i)})
 	}
 	if took := time.Since(begin); took > quick().silence {
 		t.Errorf("it took %s", took)
@@ -527,7 +536,7 @@ func TestCloseLeavesNothingBehind(t *testing.T) {
 				return r.Method == http.MethodPatch
 			})
 			await(t, r, "node-00001", "")
-			r.ReportNetwork(nil)
+			r.ReportNetwork(registry.Report{})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -11,6 +11,10 @@ import (
 // address of each family, separated by a comma. Hosts follow a change at once.
 const AddressAnnotation = "overlay-cni.io/address"
 
+// NATAnnotation names the annotation that says, with the value "true", that the network
+// translates these addresses to those that the host has itself.
+const NATAnnotation = "overlay-cni.io/nat"
+
 // node is the part of a Node object that this package uses: some hundred bytes
 // of 10 to 40 kB. Its metadata hold only what the reflector needs: the name, the
 // resource version, and the annotations of a bookmark.
@@ -18,6 +22,7 @@ type node struct {
 	metav1.TypeMeta
 	metav1.ObjectMeta
 	override  string // value of AddressAnnotation
+	nat       bool   // whether NATAnnotation is "true"
 	podCIDRs  []string
 	addresses []corev1.NodeAddress
 	// network is the condition NetworkUnavailable. It is zero if the Node has none.
@@ -31,6 +36,7 @@ func nodeOf(full *corev1.Node) *node {
 	n := &node{
 		ObjectMeta: metav1.ObjectMeta{Name: full.Name, ResourceVersion: full.ResourceVersion},
 		override:   full.Annotations[AddressAnnotation],
+		nat:        full.Annotations[NATAnnotation] == "true",
 		podCIDRs:   full.Spec.PodCIDRs,
 		addresses:  full.Status.Addresses,
 	}

@@ -11,7 +11,7 @@ import (
 
 // rec is the entry of a Node with these addresses and subnets.
 func rec(name, addresses, cidrs string) registry.Entry {
-	return entryOf(object(name, cidrs, of("InternalIP", addresses)...), "own")
+	return entryOf(object(name, cidrs, of("InternalIP", addresses)...), "own", nil)
 }
 
 func names(nodes []registry.Node) string {

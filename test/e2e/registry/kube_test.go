@@ -37,7 +37,7 @@ func TestRoleIsExactlyEnough(t *testing.T) {
 	await(t, r, hostA, "") // list
 	c.createB()
 	await(t, r, hostA+", "+hostB, "") // watch
-	r.ReportNetwork(nil)
+	r.ReportNetwork(registry.Report{})
 	c.awaitCondition(corev1.ConditionFalse) // patch
 
 	overlayd, err := kubernetes.NewForConfig(c.overlayd)
@@ -164,7 +164,7 @@ func TestCondition(t *testing.T) {
 	c := newCluster(t)
 	c.createA()
 	r, _ := c.follow()
-	r.ReportNetwork(nil)
+	r.ReportNetwork(registry.Report{})
 	c.awaitCondition(corev1.ConditionFalse)
 	up := c.conditions()
 	if got := up[corev1.NodeNetworkUnavailable]; got.Reason != "OverlayIsUp" || got.Message == "" || time.Since(got.LastTransitionTime.Time) > time.Minute {
@@ -173,14 +173,14 @@ func TestCondition(t *testing.T) {
 	if got := up[corev1.NodeReady]; got.Status != corev1.ConditionTrue || got.Reason != "KubeletReady" || len(up) != 2 {
 		t.Errorf("the others are %+v", up)
 	}
-	r.ReportNetwork(errors.New("the tunnel: no such device"))
+	r.ReportNetwork(registry.Report{Down: errors.New("the tunnel: no such device")})
 	c.awaitCondition(corev1.ConditionTrue)
 	if got := c.conditions()[corev1.NodeNetworkUnavailable]; got.Reason != "OverlayIsDown" || got.Message != "the tunnel: no such device" {
 		t.Errorf("the condition is %+v", got)
 	}
 	// The server is away while the network comes up.
 	must(t, c.server.APIServer.Kill())
-	r.ReportNetwork(nil)
+	r.ReportNetwork(registry.Report{})
 	must(t, c.server.APIServer.Start())
 	apiservertest.AwaitReady(t, c.server)
 	c.awaitCondition(corev1.ConditionFalse)
@@ -201,10 +201,12 @@ func TestAnnotation(t *testing.T) {
 	c.annotate(`"203.0.113.2, fd99::2"`)
 	await(t, r, hostA+", host-b 203.0.113.2 fd99::2 10.244.2.0/24", "")
 	t.Logf("it took %s from the operator's patch to the set", time.Since(begin))
+	// Mistakes leave the last good address.
+	const kept = hostA + ", host-b 203.0.113.2 fd99::2 10.244.2.0/24"
 	c.annotate(`"eth0"`)
-	await(t, r, hostA, `node "host-b": annotation overlay-cni.io/address is "eth0"`)
+	await(t, r, kept, `node "host-b": annotation overlay-cni.io/address is "eth0"`)
 	c.annotate(`"192.0.2.1"`)
-	await(t, r, hostA, `node "host-b": address 192.0.2.1 is also the address of node "host-a"`)
+	await(t, r, kept, `node "host-b": address 192.0.2.1 is also the address of node "host-a"`)
 	c.annotate(`null`)
 	await(t, r, hostA+", "+hostB, "")
 }
