@@ -137,12 +137,29 @@ func addressOffset(f family.Family) int {
 	return 8
 }
 
+// EtherSource is the MAC address that a frame comes from.
+func EtherSource() Field { return Payload(unix.NFT_PAYLOAD_LL_HEADER, 6, 6) }
+
+// EtherType is the protocol in a frame (ETH_P_*), big-endian. For a frame with a
+// VLAN tag it is that of the tag, wherever the kernel keeps the tag.
+func EtherType() Field { return Payload(unix.NFT_PAYLOAD_LL_HEADER, 12, 2) }
+
 // DestinationPort is the port that a packet of TCP, UDP or SCTP goes to,
 // big-endian: all three have the port at the same place.
 func DestinationPort() Field { return Payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2) }
 
 // ICMPType is the type of an ICMP message, of either family (RFC 792, RFC 4443).
 func ICMPType() Field { return Payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, 0, 1) }
+
+// FragmentOffset is where an IPv6 fragment belongs, with flags in the last three bits
+// (RFC 8200, 4.5): below 8 for the first fragment. A packet that is no fragment has
+// none, so no comparison passes it.
+func FragmentOffset() Field {
+	return Field{{2, func(to uint32) Expr {
+		return Expr{"exthdr", nl.Attrs{}.Uint32BE(unix.NFTA_EXTHDR_DREG, to).Uint8(unix.NFTA_EXTHDR_TYPE, unix.IPPROTO_FRAGMENT).
+			Uint32BE(unix.NFTA_EXTHDR_OFFSET, 2).Uint32BE(unix.NFTA_EXTHDR_LEN, 2)}
+	}}}
+}
 
 // DestinationKind is what the packet's destination is to this host: RTN_LOCAL for
 // its own addresses.
@@ -179,6 +196,22 @@ func (f Field) Is(value ...byte) []Expr { return f.compare(unix.NFT_CMP_EQ, valu
 
 // IsNot passes packets that have another value, see Is.
 func (f Field) IsNot(value ...byte) []Expr { return f.compare(unix.NFT_CMP_NEQ, value) }
+
+// IsAtLeast passes packets whose value, big-endian, is not less.
+func (f Field) IsAtLeast(value ...byte) []Expr { return f.compare(unix.NFT_CMP_GTE, value) }
+
+// HasNone passes packets whose value has none of the bits set. The field is at most
+// four bytes long.
+func (f Field) HasNone(bits ...byte) []Expr {
+	value := func(b []byte) nl.Attrs { return nl.Attrs{}.Bytes(unix.NFTA_DATA_VALUE, b) }
+	zero := make([]byte, len(bits))
+	return append(f.loads(),
+		Expr{"bitwise", nl.Attrs{}.Uint32BE(unix.NFTA_BITWISE_SREG, register(0)).Uint32BE(unix.NFTA_BITWISE_DREG, register(0)).
+			Uint32BE(unix.NFTA_BITWISE_LEN, uint32(len(bits))).
+			Nest(unix.NFTA_BITWISE_MASK, value(bits)).Nest(unix.NFTA_BITWISE_XOR, value(zero))},
+		Expr{"cmp", nl.Attrs{}.Uint32BE(unix.NFTA_CMP_SREG, register(0)).Uint32BE(unix.NFTA_CMP_OP, unix.NFT_CMP_EQ).
+			Nest(unix.NFTA_CMP_DATA, value(zero))})
+}
 
 func (f Field) compare(op uint32, value []byte) []Expr {
 	return append(f.loads(), Expr{"cmp", nl.Attrs{}.
@@ -252,6 +285,10 @@ var (
 
 // Jump sends packets through a chain.
 func Jump(chain string) Verdict { return Verdict{unix.NFT_JUMP, chain} }
+
+// Goto sends packets to a chain for good: at its end the base chain's policy
+// decides.
+func Goto(chain string) Verdict { return Verdict{unix.NFT_GOTO, chain} }
 
 // Exprs is the instruction that gives the verdict.
 func (v Verdict) Exprs() []Expr {

@@ -13,14 +13,20 @@ import (
 // "ip" and "ip6" are converted values of family.Family.
 type Family uint8
 
-// Inet is the family of tables for IPv4 and IPv6.
-const Inet Family = unix.NFPROTO_INET
+const (
+	// Inet is the family of tables for IPv4 and IPv6.
+	Inet Family = unix.NFPROTO_INET
+	// Bridge is the family of tables for the frames that bridges forward.
+	Bridge Family = unix.NFPROTO_BRIDGE
+)
 
 // String returns the family's name in nft.
 func (f Family) String() string {
 	switch f {
 	case Inet:
 		return "inet"
+	case Bridge:
+		return "bridge"
 	case unix.NFPROTO_IPV4:
 		return "ip"
 	case unix.NFPROTO_IPV6:
@@ -128,9 +134,10 @@ type Type struct {
 
 // The types. nft calls all of them big-endian, except IfName.
 var (
-	Protocol = Type{12, 1} // inet_proto
-	Port     = Type{13, 2} // inet_service
-	IfName   = Type{41, unix.IFNAMSIZ}
+	EtherAddr = Type{9, 6}
+	Protocol  = Type{12, 1} // inet_proto
+	Port      = Type{13, 2} // inet_service
+	IfName    = Type{41, unix.IFNAMSIZ}
 )
 
 // Addr is the type of an address.

@@ -3,6 +3,7 @@ package nft
 import (
 	"encoding/binary"
 	"fmt"
+	"net"
 	"net/netip"
 	"strings"
 
@@ -77,9 +78,10 @@ type textField struct {
 func fieldOf(number uint32) (textField, bool) {
 	f, known := map[uint32]textField{
 		7: {4, addrText}, 8: {16, addrText},
-		Protocol.Number: {1, protocolText},
-		Port.Number:     {2, func(b []byte) string { return fmt.Sprint(binary.BigEndian.Uint16(b)) }},
-		IfName.Number:   {unix.IFNAMSIZ, func(b []byte) string { return unix.ByteSliceToString(b) }},
+		EtherAddr.Number: {6, func(b []byte) string { return net.HardwareAddr(b).String() }},
+		Protocol.Number:  {1, protocolText},
+		Port.Number:      {2, func(b []byte) string { return fmt.Sprint(binary.BigEndian.Uint16(b)) }},
+		IfName.Number:    {unix.IFNAMSIZ, func(b []byte) string { return unix.ByteSliceToString(b) }},
 	}[number]
 	return f, known
 }

@@ -46,6 +46,11 @@ func (a Attrs) Addr(typ uint16, ip netip.Addr) Attrs {
 // Uint8 adds a byte.
 func (a Attrs) Uint8(typ uint16, v uint8) Attrs { return append(a.head(typ, 1), v).pad() }
 
+// Uint16 adds a number in the host's byte order.
+func (a Attrs) Uint16(typ, v uint16) Attrs {
+	return Attrs(native.AppendUint16(a.head(typ, 2), v)).pad()
+}
+
 // Uint32 adds a number in the host's byte order.
 func (a Attrs) Uint32(typ uint16, v uint32) Attrs { return native.AppendUint32(a.head(typ, 4), v) }
 
@@ -137,6 +142,14 @@ func (v Value) Uint8() uint8 {
 		return 0
 	}
 	return v[0]
+}
+
+// Uint16 returns a number in the host's byte order.
+func (v Value) Uint16() uint16 {
+	if len(v) < 2 {
+		return 0
+	}
+	return native.Uint16(v)
 }
 
 // Uint32 returns a number in the host's byte order.

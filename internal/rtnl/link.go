@@ -36,6 +36,13 @@ type Port struct {
 	Hairpin  bool   // the bridge may send a frame back to this port
 }
 
+// hooked are the reserved destinations (01:80:c2:00:00:00 to 0f, IEEE 802.1Q table
+// 8-1), a bit each, that the bridge treats like all others. Otherwise it learns the
+// sender of such a frame and hands the frame to the host's own protocols, in the name
+// of the port, and no table of nftables for bridges sees the frame (br_handle_frame in
+// net/bridge/br_input.c). Number 1 is for pause frames, which the bridge drops.
+const hooked = 0xfffd
+
 const (
 	infoSlaveData      = 5 // IFLA_INFO_SLAVE_DATA, linux/if_link.h
 	extFilterSkipStats = 8 // RTEXT_FILTER_SKIP_STATS, linux/rtnetlink.h
@@ -43,6 +50,7 @@ const (
 	inet6AddrGenMode = 8
 	noAddress        = 1
 	portHairpin      = 4  // IFLA_BRPORT_MODE, linux/if_link.h
+	portForwardMask  = 31 // IFLA_BRPORT_GROUP_FWD_MASK, linux/if_link.h
 	portMulticast    = 27 // IFLA_BRPORT_MCAST_FLOOD, linux/if_link.h
 	portBroadcast    = 30 // IFLA_BRPORT_BCAST_FLOOD, linux/if_link.h
 	portIsolated     = 33 // IFLA_BRPORT_ISOLATED, linux/if_link.h
@@ -81,7 +89,8 @@ func linkBasics(name string, mac net.HardwareAddr, mtu int) nl.Attrs {
 // port. It stops the bridge from flooding broadcasts and multicasts of other
 // ports to this port; those of the bridge itself still arrive (br_flood in
 // net/bridge/br_forward.c). Otherwise all pods of the host would get a copy of
-// the packets that every new interface sends unasked.
+// the packets that every new interface sends unasked. No frame from the port gets past
+// the bridge's hooks, see hooked.
 func (b *Batch) SetPort(p Port) *nl.Request {
 	body := named(p.Name, 0)
 	if p.Alias != "" {
@@ -91,7 +100,8 @@ func (b *Batch) SetPort(p Port) *nl.Request {
 		Uint8(portIsolated, boolByte(p.Isolated)).
 		Uint8(portHairpin, boolByte(p.Hairpin)).
 		Uint8(portMulticast, 0).
-		Uint8(portBroadcast, 0)
+		Uint8(portBroadcast, 0).
+		Uint16(portForwardMask, hooked)
 	body = body.Nest(unix.IFLA_LINKINFO,
 		nl.Attrs(nil).Text(unix.IFLA_INFO_SLAVE_KIND, "bridge").Nest(infoSlaveData, flags))
 	return b.add("set bridge port "+p.Name, unix.RTM_NEWLINK, 0, body)

@@ -15,6 +15,8 @@ type PortEntry struct {
 	Hairpin  bool
 	// Floods says that broadcasts or multicasts of other ports go to this one.
 	Floods bool
+	// Hooked says that no frame from the port gets past the bridge's hooks.
+	Hooked bool
 
 	attrs nl.Attrs
 }
@@ -92,6 +94,7 @@ func parsePort(body []byte) PortEntry {
 	return PortEntry{
 		Link: parseLink(body), Isolated: is(portIsolated), Hairpin: is(portHairpin),
 		Floods: is(portMulticast) || is(portBroadcast), attrs: port,
+		Hooked: port.Get(portForwardMask).Uint16() == hooked,
 	}
 }
 

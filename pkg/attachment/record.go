@@ -35,6 +35,9 @@ type Record struct {
 	// HostPorts are the pod's ports on the host as the runtime asked for them
 	// (runtimeConfig.portMappings of the CNI conventions), empty for none.
 	HostPorts json.RawMessage `json:"hostPorts,omitempty"`
+	// Unguarded says that the pod may send with the addresses of others. Earlier
+	// releases guarded no pod, and didn't write it.
+	Unguarded bool `json:"unguarded,omitempty"`
 }
 
 // Owner returns the interface that the attachment belongs to.

@@ -3,6 +3,8 @@ package bridge
 import (
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"slices"
 
 	"github.com/vishvananda/netlink"
@@ -91,9 +93,28 @@ func (k *Kernel) Complete(s Spec) (int, error) {
 // other process that removes a device.
 func (k *Kernel) Remove(links ...string) error {
 	var b rtnl.Batch
+	k.remove(&b, links)
+	return k.conn.Run(&b)
+}
+
+func (k *Kernel) remove(b *rtnl.Batch, links []string) {
 	for _, name := range links {
 		if there, err := k.Exists(name); there || err != nil {
 			b.DelLink(name).Tolerate(unix.ENODEV)
+		}
+	}
+}
+
+// RemovePod is Remove for a pod's devices. Afterwards it deletes the neighbour entries
+// of the pod's addresses from the bridge. Otherwise the host would go on sending to the
+// pod's MAC address, which no port has any more: the bridge would send these packets to
+// all other pods.
+func (k *Kernel) RemovePod(bridge string, addrs []netip.Addr, links ...string) error {
+	var b rtnl.Batch
+	k.remove(&b, links)
+	if index, err := k.conn.Index(bridge); err == nil {
+		for _, a := range addrs {
+			b.DelNeighbor(rtnl.Neighbor{Index: index, IP: a}).Tolerate(unix.ENOENT, unix.ENODEV)
 		}
 	}
 	return k.conn.Run(&b)
@@ -106,6 +127,15 @@ func (k *Kernel) Exists(name string) (bool, error) {
 		return false, nil
 	}
 	return err == nil, err
+}
+
+// MAC returns the MAC address of a bridge, nil if there is no such link.
+func (k *Kernel) MAC(bridge string) net.HardwareAddr {
+	link, err := k.conn.LinkByIoctl(bridge)
+	if err != nil {
+		return nil
+	}
+	return link.MAC
 }
 
 // Ports lists the names of the bridge's ports. A bridge that is missing has none.

@@ -37,6 +37,8 @@ type Config struct {
 	// IPTablesForward lets pods' traffic through where the host's iptables
 	// rules would drop what is forwarded.
 	IPTablesForward bool
+	// AntiSpoofing drops what pods send with addresses that are not their own.
+	AntiSpoofing bool
 	// DirectRouting sends packets to hosts on the underlay's link without the tunnel.
 	DirectRouting bool
 	Registry      Registry

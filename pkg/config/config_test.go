@@ -63,6 +63,7 @@ func defaults() Config {
 			Etcd: Etcd{Endpoints: []string{"http://127.0.0.1:2379"}, Prefix: "/overlay-cni", LeaseTime: time.Hour},
 		},
 		IPTablesForward: true,
+		AntiSpoofing:    true,
 		VXLAN:           tunnel.Config{Device: "overlay0", VNI: 1, Port: 4789},
 		UnderlayFamily:  0,
 		Resync:          30 * time.Second,
@@ -116,6 +117,7 @@ vxlan:
   df: set
   txChecksumOffload: "off"
 iptablesForward: false
+antiSpoofing: false
 directRouting: true
 resync: 1m30s
 log: {level: debug, format: json}
@@ -167,7 +169,7 @@ func TestFileAndFlagsMeanTheSame(t *testing.T) {
 		"--registry-etcd-username=overlay", "--registry-etcd-host-id=vm-7", "--registry-etcd-password-file=/etc/password", "--registry-etcd-lease-time=24h",
 		"--health-address=127.0.0.1:9479", "--cni-conf-dir=/etc/cni/net.d", "--cni-conf-name=05-x.conflist", "--vxlan-device=vx7", "--vxlan-vni=16777215", "--vxlan-port=65535",
 		"--vxlan-source-ports=40000-50000", "--vxlan-udp-checksum=false", "--vxlan-accept-zero-checksum", "--vxlan-ttl=inherit",
-		"--vxlan-df=set", "--vxlan-tx-checksum-offload=off", "--iptables-forward=false", "--direct-routing",
+		"--vxlan-df=set", "--vxlan-tx-checksum-offload=off", "--iptables-forward=false", "--anti-spoofing=false", "--direct-routing",
 		"--resync=1m30s", "--log-level=debug", "--log-format=json")
 	if err != nil {
 		t.Fatal(err)
@@ -248,7 +250,7 @@ func TestUnderlayForms(t *testing.T) {
 func TestLoadRefusesFile(t *testing.T) {
 	t.Chdir(t.TempDir())
 	const device = "expected a device name: 1 to 15 characters without '/', ':', '%' and white space"
-	const keys = "nodeName, runDir, underlay, underlayFamily, resync, health, cni, mtu, bridge, masquerade, noMasqueradeTo, iptablesForward, directRouting, registry, vxlan, log"
+	const keys = "nodeName, runDir, underlay, underlayFamily, resync, health, cni, mtu, bridge, masquerade, noMasqueradeTo, iptablesForward, antiSpoofing, directRouting, registry, vxlan, log"
 	const taken = "the kernel uses this name for something else: choose another device name"
 	tests := map[string]struct{ text, want string }{
 		"unknown key": {"mut: 1400\n", `c.yaml:1:1: unknown key "mut": did you mean "mtu"?`},
@@ -483,7 +485,7 @@ func encode(c Config) []byte {
 	v := c.VXLAN
 	fmt.Fprintf(&b, "vxlan: {device: %q, vni: %d, port: %d, sourcePorts: %s, udpChecksum: %t, acceptZeroChecksum: %t, ttl: %s, df: %s, txChecksumOffload: \"%s\"}\n",
 		v.Device, v.VNI, v.Port, v.SourcePorts, !v.ZeroChecksum, v.AcceptZeroChecksum, v.TTL, v.DF, v.TxChecksum)
-	fmt.Fprintf(&b, "iptablesForward: %t\ndirectRouting: %t\n", c.IPTablesForward, c.DirectRouting)
+	fmt.Fprintf(&b, "iptablesForward: %t\nantiSpoofing: %t\ndirectRouting: %t\n", c.IPTablesForward, c.AntiSpoofing, c.DirectRouting)
 	fmt.Fprintf(&b, "log: {level: %s, format: %q}\n", strings.ToLower(c.Log.Level.String()), c.Log.Format)
 	return b.Bytes()
 }

@@ -111,7 +111,7 @@ func TestLiveTakesWhatIsShared(t *testing.T) {
 		}
 	}
 	err := Shared{Name: "etcd", YAML: []byte("runDir: /run/x\n")}.Check()
-	if want := `etcd:1:1: unknown key "runDir": the keys here are underlayFamily, mtu, masquerade, noMasqueradeTo, directRouting, vxlan`; text(err) != want {
+	if want := `etcd:1:1: unknown key "runDir": the keys here are underlayFamily, mtu, masquerade, noMasqueradeTo, antiSpoofing, directRouting, vxlan`; text(err) != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
 }

@@ -141,6 +141,11 @@ func podSettings() []setting {
 		usage: "let pods' traffic through where the host's iptables rules drop what is forwarded, as Docker's do",
 		add:   store(parseBool, func(c *Config) *bool { return &c.IPTablesForward }),
 	}, {
+		key: "antiSpoofing", kind: kindBool, fallback: "true",
+		shared: true,
+		usage:  "drop what pods send with MAC or IP addresses that are not their own; the plugin's antiSpoofing exempts the pods of one network configuration",
+		add:    store(parseBool, func(c *Config) *bool { return &c.AntiSpoofing }),
+	}, {
 		key: "directRouting", kind: kindBool, fallback: "false",
 		shared: true,
 		usage:  "route to hosts on the underlay's own network without the tunnel",

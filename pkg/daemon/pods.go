@@ -25,7 +25,10 @@ func (d *daemon) syncPods(context.Context) error {
 		d.published = published
 		d.pods.Renew()
 	}
-	down, degraded := d.pods.Sync(host.Desired{Bridge: host.BridgeOf(published.Bridge, published.Subnets, published.MTU)})
+	down, degraded := d.pods.Sync(host.Desired{
+		Bridge:    host.BridgeOf(published.Bridge, published.Subnets, published.MTU),
+		Unguarded: published.Unguarded,
+	})
 	d.status.Set(host.RoundPods, health.Status{Down: down, Degraded: degraded, Parts: d.pods.Numbers()})
 	return errors.Join(down, degraded)
 }

@@ -57,7 +57,8 @@ func newWorld(t *testing.T) *world {
 	w := &world{
 		t: t, fail: map[string]error{}, changes: map[string][]string{},
 		config: config.Config{
-			NodeName: "host-1", RunDir: t.TempDir(), Bridge: "cni0", Masquerade: true, Resync: time.Hour,
+			AntiSpoofing: true,
+			NodeName:     "host-1", RunDir: t.TempDir(), Bridge: "cni0", Masquerade: true, Resync: time.Hour,
 			VXLAN: tunnel.Config{Device: "overlay0", VNI: 1, Port: 4789},
 		},
 		carrier: underlay.Underlay{Name: "eth0", Index: 2, MTU: 1500, Address: netip.MustParseAddr("192.168.77.1")},

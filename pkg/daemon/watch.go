@@ -11,6 +11,7 @@ import (
 	"github.com/overlay-cni/overlay-cni/internal/network"
 	"github.com/overlay-cni/overlay-cni/pkg/attachment"
 	"github.com/overlay-cni/overlay-cni/pkg/firewall"
+	"github.com/overlay-cni/overlay-cni/pkg/guard"
 	"github.com/overlay-cni/overlay-cni/pkg/hostport"
 	"github.com/overlay-cni/overlay-cni/pkg/monitor"
 	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
@@ -90,6 +91,7 @@ func watchedTables() map[monitor.Table]monitor.Change {
 	return map[monitor.Table]monitor.Change{
 		{Family: unix.NFPROTO_INET, Name: firewall.TableName(network.Default)}: monitor.Network,
 		{Family: unix.NFPROTO_INET, Name: hostport.TableName}:                  monitor.Pods,
+		{Family: unix.NFPROTO_BRIDGE, Name: guard.TableName}:                   monitor.Pods,
 		// iptables-nft keeps its table "filter" here.
 		{Family: unix.NFPROTO_IPV4, Name: "filter"}: monitor.Network,
 		{Family: unix.NFPROTO_IPV6, Name: "filter"}: monitor.Network,

@@ -51,6 +51,8 @@ type Desired struct {
 	Firewall  *nft.Table
 	IPTables  iptables.State
 	Published nodestate.State
+	// Unguarded says that pods may send with the addresses of others.
+	Unguarded bool
 	Conflist  cnifiles.Config // without a directory: the daemon keeps none
 	// Text is the text of the configuration.
 	Text string
@@ -96,8 +98,9 @@ func Compute(in Input) (Desired, error) {
 		IPTables: chains,
 		Published: nodestate.State{
 			Node: in.Own.Name, Subnets: in.Own.Subnets, MTU: tunnel.Device.MTU,
-			Bridge: in.Config.Bridge, Device: in.Config.VXLAN.Device,
+			Bridge: in.Config.Bridge, Device: in.Config.VXLAN.Device, Unguarded: !in.Config.AntiSpoofing,
 		},
+		Unguarded: !in.Config.AntiSpoofing,
 		Conflist: cnifiles.Config{
 			Dir: in.Config.CNI.ConfDir, Name: in.Config.CNI.ConfName, Content: cnifiles.Conflist(in.Config.RunDir),
 		},

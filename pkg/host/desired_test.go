@@ -66,7 +66,8 @@ func (f familyCase) input() Input {
 	nodes := []registry.Node{f.node(1), f.node(2), f.node(3)}
 	return Input{
 		Config: config.Config{
-			NodeName: "host-1", Bridge: "cni0", Masquerade: true,
+			AntiSpoofing: true,
+			NodeName:     "host-1", Bridge: "cni0", Masquerade: true,
 			VXLAN: tunnel.Config{Device: "overlay0", VNI: 1, Port: 4789},
 		},
 		Nodes: nodes, Own: nodes[0],

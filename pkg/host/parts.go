@@ -118,7 +118,7 @@ func (h *Host) Close() {
 // address of the subnet. The network configuration comes last, because the runtime
 // creates pods as soon as it exists.
 func (h *Host) Parts() []part.Part[Desired] {
-	return append(h.networkParts(), h.hostPortsPart(), h.podsPart(), h.conflistPart())
+	return append(h.networkParts(), h.guardPart(), h.hostPortsPart(), h.podsPart(), h.conflistPart())
 }
 
 func (h *Host) networkParts() []part.Part[Desired] {
@@ -200,6 +200,17 @@ func (h *Host) syncInUse(want Desired) ([]string, error) {
 		return nil, nil
 	}
 	return h.pods.SyncInUse(want.Bridge)
+}
+
+// guardPart comes before the pods' part, like the host ports.
+func (h *Host) guardPart() part.Part[Desired] {
+	return part.Part[Desired]{
+		Name: "guard", Round: RoundPods,
+		// Pods that can send with the addresses of others keep no pod out.
+		Minor:  func(error) bool { return true },
+		Sync:   func(want Desired) ([]string, error) { return h.pods.SyncGuard(want.Unguarded) },
+		Remove: func(Desired) ([]string, error) { return h.pods.RemoveGuard() },
+	}
 }
 
 // hostPortsPart comes before the pods' part, so that it is removed after it: each

@@ -26,8 +26,12 @@ func Open() (*Kernel, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Kernel{c}, nil
+	return On(c), nil
 }
+
+// On is Open with a socket that the caller has. Whoever closes the Kernel closes the
+// socket.
+func On(c *nft.Conn) *Kernel { return &Kernel{c} }
 
 // Close closes the socket.
 func (k *Kernel) Close() { k.conn.Close() }

@@ -47,6 +47,8 @@ type State struct {
 	MTU     int            `json:"mtu"`    // of pods and bridge, in bytes
 	Bridge  string         `json:"bridge"` // interface name
 	Device  string         `json:"device"` // interface name of the VXLAN device
+	// Unguarded says that pods may send with the addresses of others.
+	Unguarded bool `json:"unguarded,omitempty"`
 }
 
 // Path returns the path of the file.

@@ -41,7 +41,7 @@ func (p Plugin) check(in *invocation) error {
 		return err
 	}
 	defer netns.Close()
-	diffs, err := c.checkRecord(want)
+	diffs, err := c.checkRecord(want, net)
 	if err != nil {
 		return err
 	}
@@ -165,7 +165,7 @@ func wellFormed(raw json.RawMessage) error {
 }
 
 // checkRecord compares the attachment's record with prevResult.
-func (c *call) checkRecord(want veth.Port) ([]string, error) {
+func (c *call) checkRecord(want veth.Port, n settings) ([]string, error) {
 	a, err := c.store.LockExisting(c.key)
 	if errors.Is(err, fs.ErrNotExist) {
 		return []string{"there is no record of the attachment in " + c.conf.RunDir}, nil
@@ -192,5 +192,9 @@ func (c *call) checkRecord(want veth.Port) ([]string, error) {
 		}
 	}
 	ports, err := c.checkPorts(r)
-	return append(diffs, ports...), err
+	if err != nil {
+		return nil, err
+	}
+	guarded, err := c.checkGuard(r, n)
+	return slices.Concat(diffs, ports, guarded), err
 }

@@ -40,14 +40,16 @@ const (
 
 // conf is the CNI configuration. Keys that are not here go through checkKeys.
 type conf struct {
-	CNIVersion string   `json:"cniVersion"`
-	Name       string   `json:"name"`
-	Type       string   `json:"type"`
-	RunDir     string   `json:"runDir"`
-	Bridge     string   `json:"bridge"`
-	MTU        int      `json:"mtu"`
-	Wait       *int     `json:"waitSeconds"`
-	IPAM       ipamConf `json:"ipam"`
+	CNIVersion string `json:"cniVersion"`
+	Name       string `json:"name"`
+	Type       string `json:"type"`
+	RunDir     string `json:"runDir"`
+	Bridge     string `json:"bridge"`
+	MTU        int    `json:"mtu"`
+	Wait       *int   `json:"waitSeconds"`
+	// AntiSpoofing is true unless the configuration says otherwise.
+	AntiSpoofing *bool    `json:"antiSpoofing"`
+	IPAM         ipamConf `json:"ipam"`
 	// The keys below are decoded by the commands that need them.
 	DNS        json.RawMessage `json:"dns"`
 	PrevResult json.RawMessage `json:"prevResult"`
@@ -116,6 +118,10 @@ func (c *conf) complete() error {
 	return nil
 }
 
+// guards reports whether the network's pods are kept from sending with the addresses
+// of others.
+func (c *conf) guards() bool { return c.AntiSpoofing == nil || *c.AntiSpoofing }
+
 // stateDir is the directory of the network's state.
 func (c *conf) stateDir() string { return network.Default.StateDir(c.RunDir) }
 
@@ -165,8 +171,10 @@ func invalid(format string, args ...any) error {
 // settings are what pods get, from the CNI configuration or from the daemon.
 type settings struct {
 	bridge bridge.Spec
-	sets   []ipam.RangeSet
-	routes []veth.Route
+	// unguarded says that the daemon is told to guard no pod.
+	unguarded bool
+	sets      []ipam.RangeSet
+	routes    []veth.Route
 }
 
 // gateways returns one gateway of each range set: the pod gets an address of the
@@ -291,7 +299,7 @@ func (c *conf) fromDaemon(limit time.Duration) (settings, error) {
 	if c.Bridge != "" && c.Bridge != state.Bridge {
 		return settings{}, invalid("bridge is %q here and %q for overlayd: leave it out here", c.Bridge, state.Bridge)
 	}
-	n := settings{bridge: bridge.Spec{Name: state.Bridge}}
+	n := settings{bridge: bridge.Spec{Name: state.Bridge}, unguarded: state.Unguarded}
 	if n.bridge.MTU, err = c.mtuBelow(state); err != nil {
 		return settings{}, err
 	}

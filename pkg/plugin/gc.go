@@ -63,8 +63,8 @@ func (s sweep) run() error {
 		}
 	}
 	for _, port := range ports {
-		if devices := attachment.DevicesOf(port); devices != nil && !known[port] {
-			errs = append(errs, s.kernel.Remove(devices...))
+		if attachment.DevicesOf(port) != nil && !known[port] {
+			errs = append(errs, pods.RemoveLost(s.kernel, port))
 		}
 	}
 	_, err = s.store.FreeLost(func(k attachment.Key) bool { return s.keep[k] }, func(k attachment.Key, a netip.Addr) (bool, error) { return pods.EndUse(s.kernel, k, a) })

@@ -34,7 +34,7 @@ type keySet struct {
 func topKeys() keySet {
 	return keySet{
 		known: []string{
-			"cniVersion", "name", "type", "runDir", "bridge", "mtu", "waitSeconds", "ipam", "dns", "capabilities",
+			"cniVersion", "name", "type", "runDir", "bridge", "mtu", "waitSeconds", "antiSpoofing", "ipam", "dns", "capabilities",
 			// What libcni and runtimes add, and the keys of a whole list.
 			"prevResult", "runtimeConfig", "args", "cniVersions", "disableCheck", "disableGC", "loadOnlyInlinedPlugins",
 			"deviceID", "pciBusID", // Multus

@@ -112,14 +112,21 @@ func (c *call) attach(a *attachment.Attachment, netns *os.File, net settings, ou
 		return err
 	}
 	port := c.newPort(net, req, addrs)
-	err = a.Write(attachment.Record{
+	record := attachment.Record{
 		CNINetwork: c.conf.Name, ContainerID: c.containerID, IfName: c.ifName, Pod: req.pod, Netns: c.netns, HostName: port.HostName,
-		MAC: port.MAC.String(), MTU: port.MTU, Bridge: net.bridge.Name, HostPorts: req.rawPorts,
-	})
-	if err != nil {
+		MAC: port.MAC.String(), MTU: port.MTU, Bridge: net.bridge.Name, HostPorts: req.rawPorts, Unguarded: !c.conf.guards(),
+	}
+	if err := a.Write(record); err != nil {
 		return err
 	}
 	index, err := c.kernel.Add(net.bridge)
+	if err != nil {
+		return err
+	}
+	rules, err := c.guard(net, port)
+	if rules != nil {
+		defer rules.Close()
+	}
 	if err != nil {
 		return err
 	}
@@ -131,7 +138,7 @@ func (c *call) attach(a *attachment.Attachment, netns *os.File, net settings, ou
 			return err
 		}
 	}
-	if err := c.openPorts(net, addrs, req.ports); err != nil {
+	if err := c.openPorts(rules, net, addrs, req.ports); err != nil {
 		return err
 	}
 	result, err := c.conf.result(net, port, c.netns)
@@ -165,7 +172,7 @@ func (p Plugin) del(in *invocation) error {
 	defer c.kernel.Close()
 	a, err := c.store.LockForRemoval(c.key)
 	if errors.Is(err, fs.ErrNotExist) {
-		return c.kernel.Remove(c.key.Devices()...)
+		return pods.RemoveLost(c.kernel, c.key.HostName())
 	}
 	if err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"github.com/overlay-cni/overlay-cni/internal/family"
+	"github.com/overlay-cni/overlay-cni/internal/nft"
 	"github.com/overlay-cni/overlay-cni/pkg/attachment"
 	"github.com/overlay-cni/overlay-cni/pkg/hostport"
 )
@@ -26,17 +27,20 @@ func checkFamilies(mappings []hostport.Mapping, addrs []netip.Addr) error {
 	return nil
 }
 
-// openPorts forwards ports of the host to the pod.
-func (c *call) openPorts(n settings, addrs []netip.Addr, mappings []hostport.Mapping) error {
+// openPorts forwards ports of the host to the pod. The socket is nil if there is none
+// yet.
+func (c *call) openPorts(rules *nft.Conn, n settings, addrs []netip.Addr, mappings []hostport.Mapping) error {
 	if len(mappings) == 0 {
 		return nil
 	}
-	k, err := hostport.Open()
-	if err != nil {
-		return err
+	if rules == nil {
+		var err error
+		if rules, err = nft.Dial(); err != nil {
+			return err
+		}
+		defer rules.Close()
 	}
-	defer k.Close()
-	err = k.Add(hostport.Pod{Bridge: n.bridge.Name, Addresses: addrs, Mappings: mappings, Sibling: c.isSiblingAddress})
+	err := hostport.On(rules).Add(hostport.Pod{Bridge: n.bridge.Name, Addresses: addrs, Mappings: mappings, Sibling: c.isSiblingAddress})
 	var taken *hostport.TakenError
 	switch {
 	case !errors.As(err, &taken):

@@ -12,8 +12,10 @@ import (
 	"sync"
 
 	"github.com/overlay-cni/overlay-cni/internal/network"
+	"github.com/overlay-cni/overlay-cni/internal/nft"
 	"github.com/overlay-cni/overlay-cni/pkg/attachment"
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
+	"github.com/overlay-cni/overlay-cni/pkg/guard"
 	"github.com/overlay-cni/overlay-cni/pkg/hostport"
 	"github.com/overlay-cni/overlay-cni/pkg/veth"
 )
@@ -25,6 +27,8 @@ type Host struct {
 	store  *attachment.Store
 	bridge *bridge.Kernel
 	ports  *hostport.Kernel
+	rules  *nft.Conn // of guard
+	guard  *guard.Kernel
 }
 
 // Open opens the network namespace of the calling thread.
@@ -38,11 +42,18 @@ func Open(runDir string) (*Host, error) {
 		b.Close()
 		return nil, err
 	}
-	return &Host{store: attachment.Open(runDir, network.Default), bridge: b, ports: p}, nil
+	rules, err := nft.Dial()
+	if err != nil {
+		p.Close()
+		b.Close()
+		return nil, err
+	}
+	return &Host{store: attachment.Open(runDir, network.Default), bridge: b, ports: p, rules: rules, guard: guard.On(rules)}, nil
 }
 
 // Close closes the sockets.
 func (h *Host) Close() {
+	h.rules.Close()
 	h.ports.Close()
 	h.bridge.Close()
 }

@@ -8,8 +8,10 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/overlay-cni/overlay-cni/internal/nft"
 	"github.com/overlay-cni/overlay-cni/pkg/attachment"
 	"github.com/overlay-cni/overlay-cni/pkg/bridge"
+	"github.com/overlay-cni/overlay-cni/pkg/guard"
 	"github.com/overlay-cni/overlay-cni/pkg/hostport"
 )
 
@@ -70,7 +72,7 @@ func (h *Host) Remove(bridge string) ([]string, error) {
 	ports, err := h.podPorts(bridge)
 	errs = append(errs, err)
 	for _, port := range ports {
-		errs = append(errs, h.bridge.Remove(attachment.DevicesOf(port)...))
+		errs = append(errs, RemoveLost(h.bridge, port))
 		removed = append(removed, "port "+port)
 	}
 	return removed, errors.Join(errs...)
@@ -103,42 +105,63 @@ func Remove(k *bridge.Kernel, key attachment.Key, a *attachment.Attachment) erro
 // Dismantle removes what the kernel has of an attachment. Addresses and record
 // stay.
 func Dismantle(k *bridge.Kernel, key attachment.Key, a *attachment.Attachment) error {
-	ports, err := closePorts(a)
-	if ports != nil {
+	r, found, err := a.Record()
+	if !found && err == nil && a.Fresh() {
+		return k.Remove(key.Devices()...) // an ADD that failed early: all else comes after the record
+	}
+	rules, rulesErr := dialRules()
+	if rules != nil {
 		// The socket is closed last. After a deletion, closing it waits for the same
 		// RCU grace period as deleting the devices does, so there is one wait instead
 		// of two.
-		defer ports.Close()
+		defer rules.Close()
+		rulesErr = errors.Join(closePorts(rules, a, r, found && err == nil), unguard(rules, key, r, found && err == nil))
 	}
-	return errors.Join(err, k.Remove(key.Devices()...))
+	return errors.Join(rulesErr, k.RemovePod(r.Bridge, r.Addresses, key.Devices()...))
 }
 
-// closePorts closes the host ports in the attachment's record. If the record can't
-// be read, closePorts closes all host ports that lead to the attachment's
-// addresses. The caller closes the Kernel, which is nil if there was nothing to
-// do.
-func closePorts(a *attachment.Attachment) (*hostport.Kernel, error) {
-	r, found, err := a.Record()
-	if !found && err == nil && a.Fresh() {
-		return nil, nil // an ADD that failed early: ports come after the record
+// dialRules returns nil on a kernel without nf_tables, which has no rules of pods.
+func dialRules() (*nft.Conn, error) {
+	rules, err := nft.Dial()
+	if errors.Is(err, nft.ErrUnsupported) {
+		return nil, nil
 	}
-	var mappings []hostport.Mapping
-	if err == nil {
-		mappings, err = hostport.Parse(r.HostPorts)
-	}
-	if found && err == nil {
-		if len(mappings) == 0 {
-			return nil, nil
-		}
-		return withPorts(func(k *hostport.Kernel) error {
-			return k.Delete(hostport.Pod{Bridge: r.Bridge, Addresses: r.Addresses, Mappings: mappings})
-		})
+	return rules, err
+}
+
+// closePorts closes the host ports in the attachment's record. If the record isn't
+// usable, closePorts closes all host ports that lead to the attachment's addresses.
+func closePorts(rules *nft.Conn, a *attachment.Attachment, r attachment.Record, usable bool) error {
+	k := hostport.On(rules)
+	mappings, err := hostport.Parse(r.HostPorts)
+	if usable && err == nil {
+		return k.Delete(hostport.Pod{Bridge: r.Bridge, Addresses: r.Addresses, Mappings: mappings})
 	}
 	held, err := a.Held()
 	if err != nil || len(held) == 0 {
-		return nil, err
+		return err
 	}
-	return withPorts(func(k *hostport.Kernel) error { return k.DeleteAddresses(held) })
+	return k.DeleteAddresses(held)
+}
+
+// unguard removes what the guard has of an attachment.
+func unguard(rules *nft.Conn, key attachment.Key, r attachment.Record, usable bool) error {
+	k := guard.On(rules)
+	if pod, ok := Guarded(r); usable && ok {
+		return k.Delete(pod)
+	}
+	return k.DeletePort(key.HostName())
+}
+
+// RemoveLost removes the devices of an attachment that has no record, and what the
+// guard has of it.
+func RemoveLost(k *bridge.Kernel, hostName string) error {
+	rules, err := dialRules()
+	if rules != nil {
+		defer rules.Close()
+		err = guard.On(rules).DeletePort(hostName)
+	}
+	return errors.Join(err, k.Remove(attachment.DevicesOf(hostName)...))
 }
 
 // EndUse closes all host ports that lead to an address whose record is lost, so
@@ -148,29 +171,23 @@ func EndUse(b *bridge.Kernel, key attachment.Key, addr netip.Addr) (bool, error)
 	if there, err := b.Exists(key.HostName()); there || err != nil {
 		return false, err
 	}
-	err := closePortsTo(addr)
+	rules, err := dialRules()
+	if rules == nil {
+		return err == nil, err
+	}
+	defer rules.Close()
+	err = errors.Join(hostport.On(rules).DeleteAddresses([]netip.Addr{addr}), guard.On(rules).DeletePort(key.HostName()))
 	return err == nil, err
 }
 
 // closePortsTo closes all host ports that lead to an address.
 func closePortsTo(addr netip.Addr) error {
-	k, err := withPorts(func(k *hostport.Kernel) error { return k.DeleteAddresses([]netip.Addr{addr}) })
-	if k != nil {
-		k.Close()
+	rules, err := dialRules()
+	if rules == nil {
+		return err
 	}
-	return err
-}
-
-// withPorts does nothing on a kernel without nf_tables, which has no host ports.
-func withPorts(do func(*hostport.Kernel) error) (*hostport.Kernel, error) {
-	k, err := hostport.Open()
-	if errors.Is(err, hostport.ErrUnsupported) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	return k, do(k)
+	defer rules.Close()
+	return hostport.On(rules).DeleteAddresses([]netip.Addr{addr})
 }
 
 // RemoveHostPorts closes all host ports and names what it removed.

@@ -20,6 +20,7 @@ type portState struct {
 	isolated bool
 	hairpin  bool
 	floods   bool
+	hooked   bool
 	// altered are the properties that differ from what a new port has. They are read
 	// for ports only.
 	altered []rtnl.PortProperty
@@ -97,12 +98,12 @@ func planPort(want, have portState) []portVerb {
 	if want.port && !have.port {
 		verbs = append(verbs, plug)
 		// The flags of a new port.
-		have.isolated, have.hairpin, have.floods, have.altered = false, false, true, nil
+		have.isolated, have.hairpin, have.floods, have.hooked, have.altered = false, false, true, false, nil
 	}
 	if have.mtu < want.mtu {
 		verbs = append(verbs, setMTU)
 	}
-	if want.isolated != have.isolated || want.hairpin != have.hairpin || want.floods != have.floods {
+	if want.isolated != have.isolated || want.hairpin != have.hairpin || want.floods != have.floods || want.hooked != have.hooked {
 		verbs = append(verbs, setMode)
 	}
 	if want.up && !have.up {
@@ -132,7 +133,7 @@ func (k *Kernel) Sync(s bridge.Spec, ports map[string]int, busy func(name string
 		return nil, nil, err
 	}
 	filtered := callsIptables(s)
-	want := portState{port: true, up: true, isolated: !filtered, hairpin: filtered}
+	want := portState{port: true, up: true, isolated: !filtered, hairpin: filtered, hooked: true}
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(ports)) {
 		want.mtu = ports[name]
@@ -190,7 +191,8 @@ func (k *Kernel) readPorts(bridge int) (map[string]portState, error) {
 	ports := map[string]portState{}
 	err := k.conn.EachPort(bridge, func(p rtnl.PortEntry) {
 		ports[p.Name] = portState{
-			port: true, up: p.Up(), isolated: p.Isolated, hairpin: p.Hairpin, floods: p.Floods, altered: altered(p), mtu: p.MTU,
+			port: true, up: p.Up(), isolated: p.Isolated, hairpin: p.Hairpin, floods: p.Floods, hooked: p.Hooked,
+			altered: altered(p), mtu: p.MTU,
 		}
 	})
 	return ports, err

@@ -19,8 +19,8 @@ import (
 )
 
 func TestPlanPort(t *testing.T) {
-	isolated := portState{port: true, up: true, isolated: true}
-	switched := portState{port: true, up: true, hairpin: true}
+	isolated := portState{port: true, up: true, isolated: true, hooked: true}
+	switched := portState{port: true, up: true, hairpin: true, hooked: true}
 	with := func(s portState, change func(*portState)) portState {
 		change(&s)
 		return s
@@ -39,6 +39,7 @@ func TestPlanPort(t *testing.T) {
 		"altered, and no port":        {isolated, with(portState{up: true}, func(s *portState) { s.altered = []rtnl.PortProperty{rtnl.PortLearning} }), []portVerb{plug, setMode}},
 		"smaller MTU":                 {with(isolated, func(s *portState) { s.mtu = 1450 }), isolated, []portVerb{setMTU}},
 		"larger MTU":                  {isolated, with(isolated, func(s *portState) { s.mtu = 1450 }), nil},
+		"not hooked":                  {isolated, with(isolated, func(s *portState) { s.hooked = false }), []portVerb{setMode}},
 		"not isolated":                {isolated, with(isolated, func(s *portState) { s.isolated = false }), []portVerb{setMode}},
 		"br_netfilter was turned on":  {switched, isolated, []portVerb{setMode}},
 		"br_netfilter was turned off": {isolated, switched, []portVerb{setMode}},

@@ -197,6 +197,10 @@ func (k *Kernel) addPair(netns *os.File, index int, s bridge.Spec, p Port) error
 	})
 	filtered := callsIptables(s)
 	b.SetPort(rtnl.Port{Name: p.HostName, Alias: p.Alias, Isolated: !filtered, Hairpin: filtered})
+	// An earlier pod with the address may have had another MAC address.
+	for _, a := range p.Addresses {
+		b.DelNeighbor(rtnl.Neighbor{Index: index, IP: a.Addr}).Tolerate(unix.ENOENT)
+	}
 	// Without IPv6 on this host, or with an MTU below 1280, the link gets no
 	// link-local address anyway.
 	b.SetNoAutoAddress(p.HostName).Tolerate(unix.EAFNOSUPPORT)

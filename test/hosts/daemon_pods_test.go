@@ -17,6 +17,7 @@ import (
 
 	"github.com/overlay-cni/overlay-cni/internal/lab"
 	"github.com/overlay-cni/overlay-cni/internal/lab/probe"
+	"github.com/overlay-cni/overlay-cni/pkg/guard"
 	"github.com/overlay-cni/overlay-cni/pkg/hostport"
 )
 
@@ -33,7 +34,8 @@ func (f *fleet) webPod(ctx context.Context, h *lab.Host, name string) *lab.Pod {
 // attached returns everything that a host keeps for its pods.
 func (f *fleet) attached(h *lab.Host) []string {
 	f.t.Helper()
-	lines := (&pluginHost{host: h}).portLines(f.t)
+	p := &pluginHost{host: h}
+	lines := append(p.portLines(f.t), p.guardLines(f.t)...)
 	for _, l := range listed(f, h.Handle().LinkList) {
 		if l.Type() == "veth" && l.Attrs().Name != "eth0" || l.Type() == "ifb" {
 			lines = append(lines, "link "+l.Attrs().Name)
@@ -137,6 +139,67 @@ func TestDaemonHealsHostPorts(t *testing.T) {
 			})
 		}
 	})
+}
+
+// TestDaemonHealsTheGuard: its chains are exactly ours again, and so are its elements.
+func TestDaemonHealsTheGuard(t *testing.T) {
+	t.Parallel()
+	dual(t, func(t *testing.T, m mode) {
+		f := newFleet(t, 1, m.set, noResync)
+		h := f.hosts[0]
+		f.webPod(withPatience(t), h, "web")
+		const table = "bridge " + guard.TableName
+		before, rules := f.attached(h), f.guardRules(h)
+		for name, change := range map[string]string{
+			"the table is deleted":              "delete table " + table,
+			"all rules of the host are deleted": "flush ruleset",
+			"its rules are deleted":             "flush table " + table,
+			"no port is guarded":                "flush set " + table + " ports",
+			"the pod has no address":            "flush set " + table + " sources4; flush set " + table + " sources6",
+			"a pod that isn't there":            "add element " + table + " ports { vethgone }; add element " + table + " macs { 2:0:0:0:0:9 }",
+			"a rule is put before ours":         "insert rule " + table + " prerouting accept",
+			"the chain accepts what comes":      "add rule " + table + " pod accept; flush chain " + table + " prerouting",
+		} {
+			t.Run(name, func(t *testing.T) {
+				f, ctx := f.sub(t), withPatience(t)
+				f.nft(h, change)
+				f.eventuallyAttached(ctx, h, before)
+				f.eventually(ctx, func(context.Context) error {
+					if diff := cmp.Diff(rules, f.guardRules(h)); diff != "" {
+						return fmt.Errorf("(-want +have):\n%s", diff)
+					}
+					return nil
+				})
+			})
+		}
+	})
+}
+
+// guardRules is what nft lists of the guard's chains.
+func (f *fleet) guardRules(h *lab.Host) string {
+	f.t.Helper()
+	out, err := nft(h, "-s", "list", "chains", "bridge")
+	f.must(err)
+	for _, chain := range []string{"prerouting", "pod", "arp", "ipv6"} {
+		text, err := nft(h, "-s", "list", "chain", "bridge", guard.TableName, chain)
+		if err != nil {
+			text = err.Error()
+		}
+		out += text
+	}
+	return out
+}
+
+// TestDaemonGuardsNoPodIfTold: the setting is for all pods of a host, those that run
+// as well.
+func TestDaemonGuardsNoPodIfTold(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 1, noResync, func(c *lab.Config) { c.DaemonArgs = append(c.DaemonArgs, "--anti-spoofing=false") })
+	h := f.hosts[0]
+	f.webPod(withPatience(t), h, "web")
+	if lines := (&pluginHost{host: h}).guardLines(t); len(lines) > 0 {
+		t.Errorf("the guard has %q", lines)
+	}
 }
 
 // The daemon leaves alone what it can't understand: a newer version may have

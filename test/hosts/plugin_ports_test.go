@@ -1,8 +1,11 @@
 package hosts
 
 import (
+	"errors"
 	"fmt"
+	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -10,6 +13,7 @@ import (
 	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox"
 	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox/sandboxtest"
 	nftables "github.com/overlay-cni/overlay-cni/internal/nft"
+	"github.com/overlay-cni/overlay-cni/pkg/guard"
 	"github.com/overlay-cni/overlay-cni/pkg/hostport"
 	"github.com/overlay-cni/overlay-cni/pkg/plugin"
 )
@@ -38,6 +42,41 @@ func (p *pluginHost) portLines(t *testing.T) []string {
 	for _, e := range table.Elements {
 		if e.Set != "bridges" {
 			lines = append(lines, fmt.Sprintf("port %s %x %x", e.Set, e.Key, e.Data))
+		}
+	}
+	return lines
+}
+
+// guardLines are the elements of the guard's table that pods don't share.
+func (p *pluginHost) guardLines(t *testing.T) []string {
+	t.Helper()
+	var table *nftables.Table
+	var bridges []net.HardwareAddr
+	err := p.host.Netns().Do(func() error {
+		c, err := nftables.Dial()
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		table, _, err = c.Read(guard.Table())
+		links, listErr := net.Interfaces()
+		for _, l := range links {
+			bridges = append(bridges, l.HardwareAddr)
+		}
+		return errors.Join(err, listErr)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if table == nil {
+		return nil
+	}
+	var lines []string
+	for _, e := range table.Elements {
+		shared := e.Set == "linklocals" && strings.HasSuffix(e.Key, "\x00\x01") ||
+			e.Set == "macs" && slices.ContainsFunc(bridges, func(m net.HardwareAddr) bool { return string(m) == e.Key })
+		if !shared {
+			lines = append(lines, fmt.Sprintf("guard %s %x", e.Set, e.Key))
 		}
 	}
 	return lines

@@ -146,7 +146,7 @@ func or(a, b string) string {
 }
 
 // snapshot returns everything that ADD may change on a host: interfaces with their
-// addresses, host ports, and the files of the run directory. It leaves out the
+// addresses, host ports, the guard, and the files of the run directory. It leaves out the
 // bridge, which stays, and the cursors, which are hints.
 func (p *pluginHost) snapshot(t *testing.T) string {
 	t.Helper()
@@ -176,6 +176,7 @@ func (p *pluginHost) snapshot(t *testing.T) string {
 		t.Fatal(err)
 	}
 	lines = append(lines, p.portLines(t)...)
+	lines = append(lines, p.guardLines(t)...)
 	slices.Sort(lines)
 	return strings.Join(lines, "\n")
 }
