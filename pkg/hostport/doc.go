@@ -10,8 +10,8 @@
 //     from what was read, so its transaction is bound to the generation of the
 //     rules that was read. The kernel refuses the transaction if any rule
 //     changed since.
-//   - A pod reaches nothing on the host's 127.0.0.0/8, although the kernel is
-//     told to route these addresses (see below).
+//   - Nobody but the host itself reaches anything on its 127.0.0.0/8, although the
+//     kernel is told to route these addresses (see below).
 //
 // # The table
 //
@@ -33,8 +33,10 @@
 //
 // The host reaches ports at 127.0.0.1 because of the sysctl route_localnet of
 // the bridge. The sysctl alone would let pods reach all services that listen on
-// 127.0.0.0/8, so chain localnet drops packets from a bridge that have such an
-// address. A bridge is in the set bridges before its sysctl is set. The sysctl and the
+// 127.0.0.0/8. The translation of addresses alone would let every neighbour reach the
+// host ports of 127.0.0.1, since it comes before the kernel's own check. So chain
+// localnet drops packets that have such an address and come by another interface
+// than lo. A bridge is in the set bridges before its sysctl is set. The sysctl and the
 // element stay when the last port is closed.
 //
 // IPv6 has no such sysctl: packets from ::1 never leave the host. So the rules exempt

@@ -54,6 +54,7 @@ type machine struct {
 	t             testing.TB
 	host, outside *sandbox.Netns
 	pods          [2]*sandbox.Netns
+	doorsTried    uint16 // each try has a port of its own, as connection tracking remembers them
 }
 
 // pod is what the machine's pod number i is to have.

@@ -100,15 +100,16 @@ func sourceRules() []nft.Rule {
 		nft.IsFamily(family.IPv4), inLoopbackNet(nft.Source), nft.OutName().In(bridges), nft.Masquerade()))
 }
 
-// localnetRules undo for pods what route_localnet does: without them the
-// services on the host's 127.0.0.0/8 would be open to pods. Answers to the
-// host's own calls pass, because here, before connection tracking, they still
-// have the bridge's address.
+// localnetRules keep 127.0.0.0/8 to the host itself. Without them pods would reach
+// services there, because of route_localnet, and a neighbour on any link would reach
+// the host ports of 127.0.0.1: the kernel refuses such packets only after the
+// translation of addresses. Answers to the host's own calls pass, because here,
+// before connection tracking, they still have the bridge's address.
 func localnetRules() []nft.Rule {
 	var rules []nft.Rule
 	for _, end := range []func(family.Family, int) nft.Field{nft.Destination, nft.Source} {
-		rules = append(rules, nft.NewRule("127.0.0.0/8 is not for pods",
-			nft.IsFamily(family.IPv4), inLoopbackNet(end), nft.InName().In(bridges), nft.Drop.Exprs()))
+		rules = append(rules, nft.NewRule("127.0.0.0/8 is for the host itself",
+			nft.IsFamily(family.IPv4), inLoopbackNet(end), nft.InName().IsNot(nft.PadName("lo")...), nft.Drop.Exprs()))
 	}
 	return rules
 }
