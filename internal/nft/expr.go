@@ -170,6 +170,14 @@ func DestinationKind() Field {
 	}}}
 }
 
+// VXLANNetwork is the VNI of a packet that is UDP and, on top of it, VXLAN (RFC
+// 7348): 3 bytes. A packet without such bytes, the first fragment of one for
+// example, passes neither Is nor IsNot.
+func VXLANNetwork() Field {
+	const udp, flags = 8, 4
+	return Payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, udp+flags, 3)
+}
+
 // And returns the fields in a row, as a key of a concatenation needs them.
 func (f Field) And(others ...Field) Field {
 	all := slices.Clone(f)
@@ -226,6 +234,29 @@ func IsFamily(f family.Family) []Expr { return Meta(unix.NFT_META_NFPROTO, 1).Is
 func IsLocal() []Expr {
 	return DestinationKind().Is(binary.NativeEndian.AppendUint32(nil, unix.RTN_LOCAL)...)
 }
+
+// IsRedirected passes packets of connections whose destination this host replaced:
+// ports of the host that lead elsewhere, Kubernetes' Services.
+func IsRedirected() []Expr {
+	const (
+		sreg, dreg, length, mask, xor = 1, 2, 3, 4, 5 // NFTA_BITWISE_*
+		ctDreg, ctKey                 = 1, 2          // NFTA_CT_*
+		dnat                          = 1 << 5        // IPS_DST_NAT
+	)
+	number := func(v uint32) nl.Attrs {
+		return nl.Attrs{}.Bytes(unix.NFTA_DATA_VALUE, binary.NativeEndian.AppendUint32(nil, v))
+	}
+	r := register(0)
+	return []Expr{
+		{"ct", nl.Attrs{}.Uint32BE(ctDreg, r).Uint32BE(ctKey, unix.NFT_CT_STATUS)},
+		{"bitwise", nl.Attrs{}.Uint32BE(sreg, r).Uint32BE(dreg, r).Uint32BE(length, registerSize).Nest(mask, number(dnat)).Nest(xor, number(0))},
+		{"cmp", nl.Attrs{}.Uint32BE(unix.NFTA_CMP_SREG, r).Uint32BE(unix.NFTA_CMP_OP, unix.NFT_CMP_NEQ).Nest(unix.NFTA_CMP_DATA, number(0))},
+	}
+}
+
+// NoTrack keeps a packet out of connection tracking. It has an effect in chains of
+// priority raw only.
+func NoTrack() []Expr { return []Expr{{"notrack", nil}} }
 
 // In passes packets whose fields are in the set.
 func (f Field) In(set string) []Expr {

@@ -27,16 +27,9 @@ func (c *Conn) sync(id ID, decide func(have *Table) (*Table, error)) ([]Change, 
 		if err != nil {
 			return nil, 0, err
 		}
-		t := Plan(id, want, have)
-		if len(t.Ops) == 0 {
-			return nil, generation, nil
-		}
-		err = c.Commit(generation, t.Ops...)
-		if err == nil {
-			return t.Changes, following(generation), nil
-		}
+		changes, after, err := c.change(id, want, have, generation)
 		if !errors.Is(err, unix.ERESTART) {
-			return nil, 0, err
+			return changes, after, err
 		}
 	}
 	return nil, 0, fmt.Errorf("change %s: %w", id, ErrUnstable)
@@ -50,9 +43,9 @@ func following(generation uint32) uint32 {
 	return generation
 }
 
-// Keeper keeps a table that belongs to one process. Sync reads the table only if
-// the wanted table, or any rules of the network namespace, changed since the
-// last Sync.
+// Keeper keeps a table that belongs to one process. Sync reads the table only if any
+// rules of the network namespace changed since the last Sync: with thousands of
+// elements that takes longer than all the rest.
 type Keeper struct {
 	conn *Conn
 	id   ID
@@ -72,14 +65,34 @@ func (k *Keeper) Sync(want *Table) ([]Change, error) {
 	if err != nil {
 		return nil, err
 	}
-	if k.generation == generation && reflect.DeepEqual(want, k.synced) {
+	have, known := k.synced, k.generation == generation
+	if known && reflect.DeepEqual(want, have) {
 		return nil, nil
 	}
 	k.generation = AnyGeneration
-	changes, generation, err := k.conn.sync(k.id, func(*Table) (*Table, error) { return want, nil })
+	var changes []Change
+	if known {
+		changes, generation, err = k.conn.change(k.id, want, have, generation)
+	}
+	if !known || errors.Is(err, unix.ERESTART) {
+		changes, generation, err = k.conn.sync(k.id, func(*Table) (*Table, error) { return want, nil })
+	}
 	if err != nil {
 		return nil, err
 	}
 	k.synced, k.generation = want, generation
 	return changes, nil
+}
+
+// change turns the table from have, as of the generation, into want. It returns the
+// generation afterwards. The error is unix.ERESTART if any rules changed since.
+func (c *Conn) change(id ID, want, have *Table, generation uint32) ([]Change, uint32, error) {
+	t := Plan(id, want, have)
+	if len(t.Ops) == 0 {
+		return nil, generation, nil
+	}
+	if err := c.Commit(generation, t.Ops...); err != nil {
+		return nil, 0, err
+	}
+	return t.Changes, following(generation), nil
 }

@@ -25,6 +25,7 @@ const (
 	vxlanLink       = 3
 	vxlanLocal      = 4
 	vxlanTTL        = 5
+	vxlanTOS        = 6
 	vxlanLearn      = 7
 	vxlanPortRange  = 10
 	vxlanPort       = 15
@@ -52,7 +53,7 @@ func (b *Batch) AddVXLAN(v VXLAN) *nl.Request {
 }
 
 // SetVXLAN sets the options that the kernel can change on a live device:
-// underlay, local address (of the same family), TTL (except InheritTTL) and DF.
+// underlay, local address (of the same family), TTL (except InheritTTL), TOS and DF.
 // It also turns learning off.
 func (b *Batch) SetVXLAN(v VXLAN) *nl.Request {
 	op := fmt.Sprintf("set underlay and local address %s of vxlan device %s", v.Local, v.Name)
@@ -75,6 +76,7 @@ func changeable(t tunnel.Tunnel) nl.Attrs {
 		Addr(local, t.Local).
 		Uint8(vxlanLearn, 0).
 		Uint8(vxlanTTL, uint8(max(t.TTL, 0))). // fixed sets InheritTTL
+		Uint8(vxlanTOS, uint8(t.TOS)).
 		Uint8(vxlanDF, uint8(t.DF))
 }
 
@@ -123,6 +125,8 @@ func (l LinkEntry) Tunnel() tunnel.Tunnel {
 			t.TTL = tunnel.TTL(value.Uint8())
 		case vxlanInheritTTL:
 			inherit = isOn(value)
+		case vxlanTOS:
+			t.TOS = tunnel.TOS(value.Uint8())
 		case vxlanDF:
 			t.DF = tunnel.DF(value.Uint8())
 		case vxlanChecksum:

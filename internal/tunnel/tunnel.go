@@ -9,13 +9,19 @@ import (
 )
 
 // Config holds an operator's settings for the tunnel device. They must be the
-// same on all hosts, except for Device and TxChecksum.
+// same on all hosts, except for Device, TxChecksum, AnySource
+// and Tracked.
 type Config struct {
 	Device string // the name of the device
 	VNI    uint32 // 24 bits
 	Port   uint16 // UDP port that the tunnel receives on
 	Options
 	TxChecksum Offload
+	// AnySource takes the tunnel's packets from any address, not just from those
+	// that other hosts have in the registry.
+	AnySource bool
+	// Tracked leaves the tunnel's packets to connection tracking.
+	Tracked bool
 }
 
 // Tunnel holds the encapsulation settings of a device, either the desired ones
@@ -49,6 +55,7 @@ type Options struct {
 	AcceptZeroChecksum bool
 	TTL                TTL
 	DF                 DF
+	TOS                TOS
 }
 
 // PortRange is the range of UDP source ports of the tunnel's packets. Each inner
@@ -78,6 +85,21 @@ func (t TTL) String() string {
 		return "auto"
 	}
 	return fmt.Sprint(int16(t))
+}
+
+// TOS is the type of service (IPv6: traffic class) of the tunnel's packets: DSCP in
+// the upper six bits. The lower two are ECN's, which the kernel copies from the
+// inner packet.
+type TOS uint8
+
+// InheritTOS copies DSCP from the inner packet, too. The number is the kernel's.
+const InheritTOS TOS = 1
+
+func (t TOS) String() string {
+	if t == InheritTOS {
+		return "inherit"
+	}
+	return fmt.Sprint(uint8(t))
 }
 
 // DF says whether the tunnel's IPv4 packets have the flag "don't fragment". IPv6

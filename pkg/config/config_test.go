@@ -115,6 +115,9 @@ vxlan:
   acceptZeroChecksum: true
   ttl: inherit
   df: set
+  tos: inherit
+  checkSource: false
+  notrack: false
   txChecksumOffload: "off"
 iptablesForward: false
 antiSpoofing: false
@@ -143,10 +146,10 @@ func fullConfig() Config {
 		CNI:           CNI{ConfDir: "/etc/cni/net.d", ConfName: "05-x.conflist"},
 		DirectRouting: true,
 		VXLAN: tunnel.Config{
-			Device: "vx7", VNI: 16777215, Port: 65535, TxChecksum: tunnel.OffloadOff,
+			Device: "vx7", VNI: 16777215, Port: 65535, TxChecksum: tunnel.OffloadOff, AnySource: true, Tracked: true,
 			Options: tunnel.Options{
 				SourcePorts: tunnel.PortRange{Low: 40000, High: 50000}, ZeroChecksum: true, AcceptZeroChecksum: true,
-				TTL: tunnel.InheritTTL, DF: tunnel.DFSet,
+				TTL: tunnel.InheritTTL, DF: tunnel.DFSet, TOS: tunnel.InheritTOS,
 			},
 		},
 		Resync: 90 * time.Second,
@@ -169,7 +172,7 @@ func TestFileAndFlagsMeanTheSame(t *testing.T) {
 		"--registry-etcd-username=overlay", "--registry-etcd-host-id=vm-7", "--registry-etcd-password-file=/etc/password", "--registry-etcd-lease-time=24h",
 		"--health-address=127.0.0.1:9479", "--cni-conf-dir=/etc/cni/net.d", "--cni-conf-name=05-x.conflist", "--vxlan-device=vx7", "--vxlan-vni=16777215", "--vxlan-port=65535",
 		"--vxlan-source-ports=40000-50000", "--vxlan-udp-checksum=false", "--vxlan-accept-zero-checksum", "--vxlan-ttl=inherit",
-		"--vxlan-df=set", "--vxlan-tx-checksum-offload=off", "--iptables-forward=false", "--anti-spoofing=false", "--direct-routing",
+		"--vxlan-df=set", "--vxlan-tos=inherit", "--vxlan-check-source=false", "--vxlan-notrack=false", "--vxlan-tx-checksum-offload=off", "--iptables-forward=false", "--anti-spoofing=false", "--direct-routing",
 		"--resync=1m30s", "--log-level=debug", "--log-format=json")
 	if err != nil {
 		t.Fatal(err)
@@ -270,7 +273,7 @@ func TestLoadRefusesFile(t *testing.T) {
 			`c.yaml:2:1: vxlan: given twice, first in line 1: keep one`},
 		"no mapping": {"- mtu: 1400\n",
 			`c.yaml:1:1: expected a mapping with the keys ` + keys + `, found a list`},
-		"value for a section": {"vxlan: 7\n", `c.yaml:1:8: vxlan: expected a mapping with the keys device, vni, port, sourcePorts, udpChecksum, acceptZeroChecksum, ttl, df, txChecksumOffload, found "7"`},
+		"value for a section": {"vxlan: 7\n", `c.yaml:1:8: vxlan: expected a mapping with the keys device, vni, port, sourcePorts, udpChecksum, acceptZeroChecksum, ttl, tos, df, checkSource, notrack, txChecksumOffload, found "7"`},
 		"mapping for a value": {"mtu: {a: b}\n", `c.yaml:1:6: mtu: expected one value (bytes), found a mapping`},
 		"list for a value":    {"mtu:\n- 1400\n", `c.yaml:2:1: mtu: expected one value (bytes), found a list`},
 		"no value":            {"mtu:\n", `c.yaml:1:5: mtu: has no value: write one value (bytes), or remove the line`},
@@ -483,8 +486,8 @@ func encode(c Config) []byte {
 		c.Registry.Type, c.Registry.File, optional("kubeconfig", c.Registry.Kubeconfig), list(e.Endpoints), e.Prefix, e.LeaseTime,
 		optional("ca", e.CA)+optional("cert", e.Cert)+optional("key", e.Key)+optional("username", e.Username)+optional("hostId", e.HostID)+optional("passwordFile", e.PasswordFile))
 	v := c.VXLAN
-	fmt.Fprintf(&b, "vxlan: {device: %q, vni: %d, port: %d, sourcePorts: %s, udpChecksum: %t, acceptZeroChecksum: %t, ttl: %s, df: %s, txChecksumOffload: \"%s\"}\n",
-		v.Device, v.VNI, v.Port, v.SourcePorts, !v.ZeroChecksum, v.AcceptZeroChecksum, v.TTL, v.DF, v.TxChecksum)
+	fmt.Fprintf(&b, "vxlan: {device: %q, vni: %d, port: %d, sourcePorts: %s, udpChecksum: %t, acceptZeroChecksum: %t, ttl: %s, tos: %s, df: %s, checkSource: %t, notrack: %t, txChecksumOffload: \"%s\"}\n",
+		v.Device, v.VNI, v.Port, v.SourcePorts, !v.ZeroChecksum, v.AcceptZeroChecksum, v.TTL, v.TOS, v.DF, !v.AnySource, !v.Tracked, v.TxChecksum)
 	fmt.Fprintf(&b, "iptablesForward: %t\nantiSpoofing: %t\ndirectRouting: %t\n", c.IPTablesForward, c.AntiSpoofing, c.DirectRouting)
 	fmt.Fprintf(&b, "log: {level: %s, format: %q}\n", strings.ToLower(c.Log.Level.String()), c.Log.Format)
 	return b.Bytes()

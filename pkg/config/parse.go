@@ -77,6 +77,19 @@ func parseTTL(text string) (tunnel.TTL, error) {
 	return tunnel.TTL(n), nil
 }
 
+// parseTOS refuses numbers with bits of ECN, because the kernel replaces these. One
+// of them, 1, is the kernel's word for inherit.
+func parseTOS(text string) (tunnel.TOS, error) {
+	if text == tunnel.InheritTOS.String() {
+		return tunnel.InheritTOS, nil
+	}
+	n, err := number(text, 0, 252)
+	if err != nil || n%4 != 0 {
+		return 0, fmt.Errorf("%s: expected inherit, or a multiple of 4 from 0 to 252", quote(text))
+	}
+	return tunnel.TOS(n), nil
+}
+
 // minMTU is the size that every IPv4 host must be able to receive (RFC 791). IPv6
 // needs 1280. This package can't check that, because it doesn't know the families of
 // the pod subnets.

@@ -240,10 +240,25 @@ func vxlanSettings() []setting {
 		usage:  "TTL or hop limit of the tunnel's packets, 1 to 255; auto (the host's default), or inherit (the inner packet's)",
 		add:    store(parseTTL, func(c *Config) *tunnel.TTL { return &c.VXLAN.TTL }),
 	}, {
+		key: "vxlan.tos", kind: "tos", fallback: "0",
+		shared: true,
+		usage:  "type of service or traffic class of the tunnel's packets: a multiple of 4 up to 252 (DSCP times 4), or inherit (the inner packet's); ECN is always the inner packet's",
+		add:    store(parseTOS, func(c *Config) *tunnel.TOS { return &c.VXLAN.TOS }),
+	}, {
 		key: "vxlan.df", kind: "df", fallback: tunnel.DFUnset.String(),
 		shared: true,
 		usage:  "the flag \"don't fragment\" of the tunnel's packets over IPv4: unset, set, or inherit from the inner packet",
 		add:    store(oneOf(tunnel.DFUnset, tunnel.DFSet, tunnel.DFInherit), func(c *Config) *tunnel.DF { return &c.VXLAN.DF }),
+	}, {
+		key: "vxlan.checkSource", kind: kindBool, fallback: "true",
+		shared: true,
+		usage:  "take the tunnel's packets from other hosts' addresses in the registry alone; false is for networks that translate hosts' addresses",
+		add:    store(parseNot, func(c *Config) *bool { return &c.VXLAN.AnySource }),
+	}, {
+		key: "vxlan.notrack", kind: kindBool, fallback: "true",
+		shared: true,
+		usage:  "keep the tunnel's packets out of connection tracking, which would have an entry for each flow in the tunnel",
+		add:    store(parseNot, func(c *Config) *bool { return &c.VXLAN.Tracked }),
 	}, {
 		key: "vxlan.txChecksumOffload", kind: "offload", fallback: tunnel.OffloadAuto.String(),
 		usage: "leave checksums within the tunnel to the hardware: on, off, or auto (off over vmxnet3, which gets them wrong)",

@@ -1,6 +1,7 @@
 // Package firewall keeps a network's nftables table, inet overlay-cni:
-// masquerading of what leaves the pod network, and a filter that keeps the
-// kernel from telling pods about shortcuts they can't take.
+// masquerading of what leaves the pod network and of what enters the tunnel from
+// outside of it, guards of the tunnel, and a filter that keeps the kernel from
+// telling pods about shortcuts they can't take.
 //
 // Invariant: after a Sync without error the table in the kernel is the desired
 // one, whatever was there before, and nothing outside the table was touched. A

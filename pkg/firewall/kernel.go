@@ -22,8 +22,8 @@ func New(n network.Name) *Kernel { return &Kernel{id: nft.ID{Family: nft.Inet, N
 // Sync makes the table equal to want and returns its changes. A nil want means that
 // there should be no table. After an error the table is unchanged. The error is
 // nft.ErrUnsupported if the kernel lacks nf_tables or a part of it. Sync reads the
-// table only if nf_tables or want changed, because the table is long with the subnets
-// of thousands of nodes.
+// table only if nf_tables changed, because the table is long with the subnets of
+// thousands of nodes.
 func (k *Kernel) Sync(want *nft.Table) (changes []string, err error) {
 	if k.conn == nil {
 		if k.conn, err = nft.Dial(); err != nil {

@@ -88,10 +88,50 @@ const listing = `table inet overlay-cni {
 		icmpv6 type nd-redirect oifname "cni0" drop comment "pods reach each other only through the host"
 	}
 
+	chain tunnel-arriving {
+		@th,96,24 != 0x1 accept comment "another VXLAN"
+		iifname "cni0" drop comment "pods send no packets of the tunnel"
+		iifname "overlay0" drop comment "pods send no packets of the tunnel"
+		ip saddr != @peers4 drop comment "the tunnel's packets come from other hosts of the registry"
+		ip6 saddr != @peers6 drop comment "the tunnel's packets come from other hosts of the registry"
+	}
+
+	chain tunnel-passing {
+		@th,96,24 != 0x1 accept comment "another VXLAN"
+		ip daddr @network4 accept comment "a VXLAN between pods"
+		ip6 daddr @network6 accept comment "a VXLAN between pods"
+		iifname "cni0" drop comment "pods send no packets of the tunnel"
+		iifname "overlay0" drop comment "pods send no packets of the tunnel"
+	}
+
+	chain input {
+		type filter hook input priority filter; policy accept;
+		udp dport 4789 jump tunnel-arriving comment "packets to the tunnel's port"
+	}
+
+	chain forward {
+		type filter hook forward priority filter; policy accept;
+		udp dport 4789 jump tunnel-passing comment "packets to the tunnel's port"
+	}
+
+	chain untracked-in {
+		type filter hook prerouting priority raw; policy accept;
+		udp dport 4789 @th,96,24 0x1 fib daddr type local notrack comment "connection tracking would have an entry for each flow in the tunnel"
+	}
+
+	chain untracked-out {
+		type filter hook output priority raw; policy accept;
+		udp dport 4789 @th,96,24 0x1 notrack comment "connection tracking would have an entry for each flow in the tunnel"
+	}
+
 	chain postrouting {
 		type nat hook postrouting priority srcnat; policy accept;
 		ip saddr @own4 ip daddr != @network4 ip daddr != @exempt4 oifname != "cni0" masquerade fully-random comment "what leaves the pod network gets the address of the host"
+		oifname "overlay0" ip saddr != @network4 masquerade fully-random comment "what enters the tunnel from outside the pod network gets the tunnel's address"
+		ip daddr @network4 ip saddr != @network4 oifname != "cni0" ct status dnat masquerade fully-random comment "answers to what this host redirects to another host's pod come back here"
 		ip6 saddr @own6 ip6 daddr != @network6 ip6 daddr != @exempt6 oifname != "cni0" masquerade fully-random comment "what leaves the pod network gets the address of the host"
+		oifname "overlay0" ip6 saddr != @network6 masquerade fully-random comment "what enters the tunnel from outside the pod network gets the tunnel's address"
+		ip6 daddr @network6 ip6 saddr != @network6 oifname != "cni0" ct status dnat masquerade fully-random comment "answers to what this host redirects to another host's pod come back here"
 	}
 }
 `
@@ -122,6 +162,8 @@ func TestSync(t *testing.T) {
 		{"no masquerading to anywhere", func(c *firewall.Config) { c.NoMasqueradeTo = prefixes("0.0.0.0/0", "::/0") }},
 		{"highest addresses", func(c *firewall.Config) { c.NoMasqueradeTo = prefixes("255.255.255.255/32") }},
 		{"longest bridge name", func(c *firewall.Config) { c.Bridge = "fifteen-letters" }},
+		{"tracked, from any source", func(c *firewall.Config) { c.Tunnel.Tracked, c.Tunnel.AnySource = true, true }},
+		{"another VNI and port", func(c *firewall.Config) { c.Tunnel.VNI, c.Tunnel.Port = 1<<24-1, 8472 }},
 		{"no subnets yet", func(c *firewall.Config) { c.Own, c.Network = nil, nil }},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -142,14 +184,17 @@ func TestSyncMends(t *testing.T) {
 	t.Parallel()
 	const table = "table inet overlay-cni"
 	for damage, told := range map[string]string{
-		"delete " + table: ": made with 10 elements (was missing)",
+		"delete " + table: ": made with 13 elements (was missing)",
 		"flush " + table:  ", chain output: refilled (rule 1 was missing)",
-		"add rule inet overlay-cni postrouting counter":                              ", chain postrouting: refilled (rule 3 does not belong there)",
+		"add rule inet overlay-cni postrouting counter":                              ", chain postrouting: refilled (rule 7 does not belong there)",
 		"insert rule inet overlay-cni output accept":                                 ", chain output: refilled (rule 1 was altered)",
 		"add chain inet overlay-cni output { policy drop; }":                         ", chain output: refilled (its policy was altered)",
 		"add chain inet overlay-cni stranger { type filter hook input priority 0; }": ", chain stranger: removed (does not belong there)",
 		"add map inet overlay-cni stranger { type inet_service : verdict; }":         ", map stranger: removed (does not belong there)",
 		"delete element inet overlay-cni own4 { 10.244.1.0-10.244.1.255 }":           ", set own4: added 10.244.1.0-10.244.1.255",
+		"delete element inet overlay-cni peers4 { 192.168.77.9 }":                    ", set peers4: added 192.168.77.9",
+		"flush chain inet overlay-cni tunnel-arriving":                               ", chain tunnel-arriving: refilled (rule 1 was missing)",
+		"flush chain inet overlay-cni untracked-in":                                  ", chain untracked-in: refilled (rule 1 was missing)",
 		"flush set inet overlay-cni network4":                                        ", set network4: added 10.244.1.0-10.244.2.255, 10.244.9.0-10.244.9.255",
 		"add element inet overlay-cni own4 { 172.16.0.0/24 }":                        ", set own4: removed 172.16.0.0-172.16.0.255",
 	} {
@@ -285,7 +330,7 @@ func TestSyncReachesRandomStates(t *testing.T) {
 	for range 100 {
 		h.settle(desired(t, firewall.Config{
 			Own: randomSubnets(r), Network: randomSubnets(r), NoMasqueradeTo: randomPrefixes(r),
-			Masquerade: r.IntN(10) > 0, Bridge: []string{"cni0", "cni1"}[r.IntN(8)/7],
+			Masquerade: r.IntN(10) > 0, Bridge: []string{"cni0", "cni1"}[r.IntN(8)/7], Tunnel: randomTunnel(r),
 		}))
 	}
 }
@@ -299,6 +344,14 @@ func randomSubnets(r *rand.Rand) []netip.Prefix {
 			netip.PrefixFrom(v6(r.Uint32N(32)), 61+r.IntN(4)).Masked())
 	}
 	return ps
+}
+
+func randomTunnel(r *rand.Rand) firewall.Tunnel {
+	t := firewall.Tunnel{Device: "overlay0", VNI: 1 + r.Uint32N(2), Port: 4789, AnySource: r.IntN(4) == 0, Tracked: r.IntN(4) == 0}
+	for range r.IntN(12) {
+		t.Peers = append(t.Peers, v4(r.Uint32N(16)), v6(r.Uint32N(16)))
+	}
+	return t
 }
 
 // randomPrefixes are of any length, with the edges of the address space.

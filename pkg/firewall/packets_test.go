@@ -57,7 +57,7 @@ func bothFamilies() []addresses {
 func (a addresses) config() firewall.Config {
 	return firewall.Config{
 		Own: prefixes(a.ownSubnet), Network: prefixes(a.ownSubnet, a.peerSubnet),
-		NoMasqueradeTo: prefixes(a.exemptSubnet), Masquerade: true, Bridge: "cni0",
+		NoMasqueradeTo: prefixes(a.exemptSubnet), Masquerade: true, Bridge: "cni0", Tunnel: testTunnel(),
 	}
 }
 

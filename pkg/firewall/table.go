@@ -35,6 +35,7 @@ type Config struct {
 	Masquerade bool
 	// Bridge is the name of the interface behind which the pods are.
 	Bridge string
+	Tunnel Tunnel
 }
 
 // Desired returns the table that c asks for.
@@ -42,27 +43,27 @@ func Desired(c Config) (*nft.Table, error) {
 	if err := check(c); err != nil {
 		return nil, err
 	}
-	redirects := nft.Chain{Name: "output", Hook: nft.Hook{
-		Type: "filter", Number: unix.NF_INET_LOCAL_OUT, Priority: nft.PriorityFilter, Policy: nft.Accept,
-	}}
-	masquerading := nft.Chain{Name: "postrouting", Hook: nft.Hook{
-		Type: "nat", Number: unix.NF_INET_POST_ROUTING, Priority: nft.PrioritySrcNAT, Policy: nft.Accept,
-	}}
-	t := &nft.Table{}
+	t := &nft.Table{Chains: []nft.Chain{redirects(c.Bridge)}}
 	for _, f := range family.All() {
-		redirects.Rules = append(redirects.Rules, redirectRule(f, c.Bridge))
-		if c.Masquerade {
-			masquerading.Rules = append(masquerading.Rules, masqueradeRule(f, c.Bridge))
-			addSets(t, f, c)
-		}
+		addIntervals(t, "network", f, slices.Concat(c.Own, c.Network))
 	}
-	t.Chains = append(t.Chains, redirects)
+	addTunnel(t, c)
 	if c.Masquerade {
-		// The mere presence of a nat chain makes the kernel track every connection of
-		// the host, so without masquerading there is none.
-		t.Chains = append(t.Chains, masquerading)
+		addMasquerading(t, c)
 	}
 	return t, nil
+}
+
+func filter(name string, hook uint32, priority int32, rules ...nft.Rule) nft.Chain {
+	return nft.Chain{Name: name, Rules: rules, Hook: nft.Hook{Type: "filter", Number: hook, Priority: priority, Policy: nft.Accept}}
+}
+
+func redirects(bridge string) nft.Chain {
+	c := filter("output", unix.NF_INET_LOCAL_OUT, nft.PriorityFilter)
+	for _, f := range family.All() {
+		c.Rules = append(c.Rules, redirectRule(f, bridge))
+	}
+	return c
 }
 
 // redirectRule drops the ICMP redirects that the host would send to pods.
@@ -79,16 +80,6 @@ func redirectRule(f family.Family, bridge string) nft.Rule {
 		nft.L4Proto().Is(protocol), nft.ICMPType().Is(redirect), nft.OutName().Is(nft.PadName(bridge)...), nft.Drop.Exprs())
 }
 
-// masqueradeRule replaces the source of packets that leave the pod network by the
-// host's address. It exempts packets that leave through the bridge, because they are
-// for pods of this host.
-func masqueradeRule(f family.Family, bridge string) nft.Rule {
-	source, destination := nft.Source(f, f.Bytes()), nft.Destination(f, f.Bytes())
-	return nft.NewRule("what leaves the pod network gets the address of the host", nft.IsFamily(f),
-		source.In(setName("own", f)), destination.NotIn(setName("network", f)), destination.NotIn(setName("exempt", f)),
-		nft.OutName().IsNot(nft.PadName(bridge)...), nft.Masquerade())
-}
-
 // setName returns the name of a family's set: own4 or own6 for own.
 func setName(what string, f family.Family) string {
 	if f == family.IPv4 {
@@ -97,26 +88,11 @@ func setName(what string, f family.Family) string {
 	return what + "6"
 }
 
-// addSets adds what the masquerading rule of the family looks up.
-//
-// Multicast is exempt because a group's members need the sender's own address.
-func addSets(t *nft.Table, f family.Family, c Config) {
-	multicast := netip.MustParsePrefix("224.0.0.0/4")
-	if f == family.IPv6 {
-		multicast = netip.MustParsePrefix("ff00::/8")
-	}
-	for _, s := range []struct {
-		name     string
-		prefixes []netip.Prefix
-	}{
-		{"own", c.Own},
-		{"network", slices.Concat(c.Own, c.Network)},
-		{"exempt", append([]netip.Prefix{multicast}, c.NoMasqueradeTo...)},
-	} {
-		name := setName(s.name, f)
-		t.Sets = append(t.Sets, nft.NewIntervals(name, nft.Addr(f)))
-		t.Elements = append(t.Elements, ranges(name, f.Filter(s.prefixes))...)
-	}
+// addIntervals adds a set of the prefixes of the family.
+func addIntervals(t *nft.Table, what string, f family.Family, prefixes []netip.Prefix) {
+	name := setName(what, f)
+	t.Sets = append(t.Sets, nft.NewIntervals(name, nft.Addr(f)))
+	t.Elements = append(t.Elements, ranges(name, f.Filter(prefixes))...)
 }
 
 // ranges returns the fewest elements of a set that cover the prefixes, all of
@@ -141,8 +117,10 @@ func ranges(set string, prefixes []netip.Prefix) []nft.Element {
 }
 
 func check(c Config) error {
-	if c.Bridge == "" || len(c.Bridge) >= unix.IFNAMSIZ {
-		return fmt.Errorf("firewall: bridge name %q: must have 1 to %d bytes", c.Bridge, unix.IFNAMSIZ-1)
+	for what, name := range map[string]string{"bridge": c.Bridge, "tunnel": c.Tunnel.Device} {
+		if name == "" || len(name) >= unix.IFNAMSIZ {
+			return fmt.Errorf("firewall: %s name %q: must have 1 to %d bytes", what, name, unix.IFNAMSIZ-1)
+		}
 	}
 	for _, p := range slices.Concat(c.Own, c.Network) {
 		if err := subnet.Check(p); err != nil {

@@ -28,7 +28,14 @@ func testConfig() firewall.Config {
 		NoMasqueradeTo: prefixes("192.0.2.0/24", "2001:db8::/32"),
 		Masquerade:     true,
 		Bridge:         "cni0",
+		Tunnel:         testTunnel(),
 	}
+}
+
+func testTunnel() firewall.Tunnel {
+	return firewall.Tunnel{Device: "overlay0", VNI: 1, Port: 4789, Peers: []netip.Addr{
+		netip.MustParseAddr("192.168.77.2"), netip.MustParseAddr("fd77::2"), netip.MustParseAddr("192.168.77.9"), netip.MustParseAddr("192.168.77.2"),
+	}}
 }
 
 func desired(t testing.TB, c firewall.Config) *nft.Table {
@@ -60,6 +67,7 @@ func TestDesiredElements(t *testing.T) {
 		want map[string]string
 	}{
 		{"dual stack", testConfig(), map[string]string{
+			"peers4": "192.168.77.2 192.168.77.9", "peers6": "fd77::2",
 			"exempt4":  "192.0.2.0-192.0.2.255 224.0.0.0-239.255.255.255",
 			"exempt6":  "2001:db8::-2001:db8:ffff:ffff:ffff:ffff:ffff:ffff ff00::-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
 			"network4": "10.244.1.0-10.244.2.255 10.244.9.0-10.244.9.255",
@@ -67,12 +75,14 @@ func TestDesiredElements(t *testing.T) {
 			"own4":     "10.244.1.0-10.244.1.255",
 			"own6":     "fd00:1::-fd00:1::ffff:ffff:ffff:ffff",
 		}},
-		{"masquerade off", firewall.Config{Own: prefixes("10.244.1.0/24"), Bridge: "cni0"}, map[string]string{}},
-		{"own subnets belong to the network", firewall.Config{Own: prefixes("10.244.1.0/24"), Masquerade: true, Bridge: "cni0"}, map[string]string{
+		{"masquerade off", firewall.Config{Own: prefixes("10.244.1.0/24"), Bridge: "cni0", Tunnel: firewall.Tunnel{Device: "overlay0"}}, map[string]string{
+			"network4": "10.244.1.0-10.244.1.255", "network6": "", "peers4": "", "peers6": "",
+		}},
+		{"own subnets belong to the network", firewall.Config{Own: prefixes("10.244.1.0/24"), Masquerade: true, Bridge: "cni0", Tunnel: testTunnel()}, map[string]string{
 			"exempt4": "224.0.0.0-239.255.255.255",
 			"exempt6": "ff00::-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
 			"own4":    "10.244.1.0-10.244.1.255", "network4": "10.244.1.0-10.244.1.255",
-			"own6": "", "network6": "",
+			"own6": "", "network6": "", "peers4": "192.168.77.2 192.168.77.9", "peers6": "fd77::2",
 		}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -130,6 +140,7 @@ func TestDesiredRefuses(t *testing.T) {
 		want  string
 	}{
 		{"no bridge", func(c *firewall.Config) { c.Bridge = "" }, "bridge name"},
+		{"no tunnel", func(c *firewall.Config) { c.Tunnel.Device = "" }, "tunnel name"},
 		{"long bridge", func(c *firewall.Config) { c.Bridge = "sixteen-letters1" }, "1 to 15 bytes"},
 		{"zero own subnet", func(c *firewall.Config) { c.Own = []netip.Prefix{{}} }, "pod subnet"},
 		{"host bits", func(c *firewall.Config) { c.Network = prefixes("10.244.1.7/24") }, "write 10.244.1.0/24"},

@@ -75,7 +75,7 @@ func Compute(in Input) (Desired, error) {
 	}
 	table, err := firewall.Desired(firewall.Config{
 		Own: in.Own.Subnets, Network: podSubnets(in.Nodes), NoMasqueradeTo: in.Config.NoMasqueradeTo,
-		Masquerade: in.Config.Masquerade, Bridge: in.Config.Bridge,
+		Masquerade: in.Config.Masquerade, Bridge: in.Config.Bridge, Tunnel: tunnelPackets(in),
 	})
 	if err != nil {
 		return Desired{}, &Refusal{err}
@@ -106,7 +106,19 @@ func Compute(in Input) (Desired, error) {
 		},
 		Text: in.Config.Text,
 		Note: singleStack(in.Nodes),
-	}, errors.Join(peers, apart(in.Own, in.Nodes), leftOut(in.Own, in.Underlay))
+	}, errors.Join(peers, apart(in.Own, in.Nodes), leftOut(in.Own, in.Underlay), unlisted(in))
+}
+
+// tunnelPackets describes the tunnel's packets to the firewall.
+func tunnelPackets(in Input) firewall.Tunnel {
+	c := in.Config.VXLAN
+	t := firewall.Tunnel{Device: c.Device, VNI: c.VNI, Port: c.Port, AnySource: c.AnySource, Tracked: c.Tracked}
+	for _, n := range in.Nodes {
+		if n.Name != in.Own.Name {
+			t.Peers = append(t.Peers, n.Addresses...)
+		}
+	}
+	return t
 }
 
 // routesOf returns the routes that other programs must leave alone.
@@ -195,5 +207,16 @@ func leftOut(own registry.Node, u underlay.Underlay) error {
 		return nil
 	}
 	return fmt.Errorf("node %q has the addresses %v in the registry, but its tunnel uses %s on %s, of the other family, so other hosts leave this one out: add an address of the tunnel's family, or change underlayFamily on all hosts",
+		own.Name, own.Addresses, u.Address, u.Name)
+}
+
+// unlisted returns an error if the registry lacks the address from which this host
+// sends: then other hosts drop its packets. leftOut is about the other family.
+func unlisted(in Input) error {
+	own, u := in.Own, in.Underlay
+	if in.Config.VXLAN.AnySource || leftOut(own, u) != nil || slices.Contains(own.Addresses, u.Address) {
+		return nil
+	}
+	return fmt.Errorf("node %q has the addresses %v in the registry, but its tunnel sends from %s on %s, so other hosts drop its packets: correct the registry or underlay, or set vxlan.checkSource to false on all hosts if the network translates addresses",
 		own.Name, own.Addresses, u.Address, u.Name)
 }

@@ -138,10 +138,19 @@ func TestComputeFollowsTheConfiguration(t *testing.T) {
 				return d.Tunnel.Device.Tunnel.VNI == 7 && d.Tunnel.Device.Tunnel.Port == 8472
 			}},
 			{"no masquerading", func(in *Input) { in.Config.Masquerade = false }, func(d Desired) bool {
-				return len(d.Firewall.Sets) == 0
+				return !slices.ContainsFunc(d.Firewall.Chains, func(c nft.Chain) bool { return c.Hook.Type == "nat" })
 			}},
 			{"exempt destinations", func(in *Input) { in.Config.NoMasqueradeTo = prefixes("198.51.100.0/24 2001:db8::/32") }, func(d Desired) bool {
 				return strings.Contains(raw(d.Firewall), string([]byte{198, 51, 100, 0})) && strings.Contains(raw(d.Firewall), "\x20\x01\x0d\xb8")
+			}},
+			{"peers may send", func(in *Input) {}, func(d Desired) bool {
+				return strings.Contains(raw(d.Firewall), "\xc0\xa8\x4d\x02") && !strings.Contains(raw(d.Firewall), "\xc0\xa8\x4d\x01")
+			}},
+			{"any source", func(in *Input) { in.Config.VXLAN.AnySource = true }, func(d Desired) bool {
+				return strings.Contains(raw(d.Firewall), "pods send no packets of the tunnel") && !strings.Contains(raw(d.Firewall), "of the registry")
+			}},
+			{"tracked", func(in *Input) { in.Config.VXLAN.Tracked = true }, func(d Desired) bool {
+				return !strings.Contains(raw(d.Firewall), "notrack")
 			}},
 			{"claimed", func(in *Input) { in.Claimed = true }, func(d Desired) bool { return d.Tunnel.Device.Claimed }},
 			{"peers gone", func(in *Input) { in.Nodes = in.Nodes[:1] }, func(d Desired) bool {
@@ -172,6 +181,11 @@ func TestComputeRefuses(t *testing.T) {
 			{"a peer without an address", func(in *Input) { in.Nodes[1].Addresses = nil }, `peer "host-2" is left out`, 1},
 			{"a peer with this host's address", func(in *Input) { in.Nodes[1].Addresses = []netip.Addr{in.Underlay.Address} }, "is this host's own", 1},
 			{"a peer without a subnet", func(in *Input) { in.Nodes[1].Subnets = nil }, "", 1},
+			{"another address than the tunnel's", func(in *Input) { in.Own.Addresses = []netip.Addr{sibling(in.Underlay.Address)} },
+				"so other hosts drop its packets: correct the registry or underlay, or set vxlan.checkSource to false", 2},
+			{"another address, of no account", func(in *Input) {
+				in.Own.Addresses, in.Config.VXLAN.AnySource = []netip.Addr{sibling(in.Underlay.Address)}, true
+			}, "", 2},
 			{"no subnet", func(in *Input) { in.Own.Subnets = nil }, `node "host-1" has no pod subnet yet`, -1},
 			{"too large an MTU", func(in *Input) { in.Config.MTU = 1451 }, "mtu 1451 is too large for underlay eth0", -1},
 		} {
@@ -195,6 +209,14 @@ func TestComputeRefuses(t *testing.T) {
 			})
 		}
 	}
+}
+
+// sibling is another address of the family.
+func sibling(a netip.Addr) netip.Addr {
+	for range 100 {
+		a = a.Next()
+	}
+	return a
 }
 
 func TestOwnNode(t *testing.T) {
@@ -251,7 +273,9 @@ func raw(t *nft.Table) string {
 	var b strings.Builder
 	for _, c := range t.Chains {
 		for _, r := range c.Rules {
+			b.WriteString(r.Comment)
 			for _, e := range r.Exprs {
+				b.WriteString(e.Name)
 				b.Write(e.Data)
 			}
 		}

@@ -360,8 +360,9 @@ func connect(hosts [2]*host, f familyCase, direct [2]bool) {
 // firewall that masquerades.
 func withPods(hosts [2]*host, f familyCase) {
 	var subnets []netip.Prefix
+	packets := firewall.Tunnel{Device: "overlay0", VNI: testConfig().VNI, Port: testConfig().Port}
 	for _, n := range f.nodes(1, 2) {
-		subnets = append(subnets, n.Subnets...)
+		subnets, packets.Peers = append(subnets, n.Subnets...), append(packets.Peers, n.Addresses...)
 	}
 	for i, h := range hosts {
 		h.t.Helper()
@@ -369,7 +370,7 @@ func withPods(hosts [2]*host, f familyCase) {
 		for _, p := range own {
 			h.addAddr("lo", subnet.Host(pod(p)).String())
 		}
-		table, err := firewall.Desired(firewall.Config{Own: own, Network: subnets, Masquerade: true, Bridge: "cni0"})
+		table, err := firewall.Desired(firewall.Config{Own: own, Network: subnets, Masquerade: true, Bridge: "cni0", Tunnel: packets})
 		h.must(err)
 		k := firewall.New(network.Default)
 		h.in(func() error {

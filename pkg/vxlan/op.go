@@ -123,7 +123,7 @@ func (d *Device) describe(v Verb) string {
 	case SetNoAutoAddress:
 		return "on " + d.Name
 	case SetTunnel:
-		return fmt.Sprintf("of %s: from %s on interface %d, TTL %s, DF %s", d.Name, d.Tunnel.Local, d.Tunnel.Underlay, d.Tunnel.TTL, d.Tunnel.DF)
+		return fmt.Sprintf("of %s: from %s on interface %d, TTL %s, TOS %s, DF %s", d.Name, d.Tunnel.Local, d.Tunnel.Underlay, d.Tunnel.TTL, d.Tunnel.TOS, d.Tunnel.DF)
 	case SetTxChecksum:
 		return fmt.Sprintf("of %s: %t", d.Name, d.TxChecksum)
 	}

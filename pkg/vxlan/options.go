@@ -18,6 +18,8 @@ func checkOptions(o tunnel.Options, local netip.Addr) error {
 		return fmt.Errorf("source ports %s: expected LOW-HIGH with 0 < LOW < HIGH, where HIGH is not used itself", ports)
 	case o.TTL < tunnel.InheritTTL || o.TTL > 255:
 		return fmt.Errorf("ttl %s: expected 1 to 255, auto or inherit", o.TTL)
+	case o.TOS != tunnel.InheritTOS && o.TOS&ecn != 0:
+		return fmt.Errorf("tos %s: expected inherit, or a multiple of 4 up to 252, because the two lowest bits are the inner packet's", o.TOS)
 	case o.DF > tunnel.DFInherit:
 		return fmt.Errorf("df %s: expected unset, set or inherit", o.DF)
 	case o.DF != tunnel.DFUnset && local.Is6():
@@ -25,6 +27,9 @@ func checkOptions(o tunnel.Options, local netip.Addr) error {
 	}
 	return nil
 }
+
+// ecn are the bits of a TOS that the kernel copies from the inner packet (RFC 6040).
+const ecn = 3
 
 // optionsOver returns the options that have an effect in the tunnel's family. A
 // host that sends no checksums has to accept packets without checksums from the
@@ -39,7 +44,7 @@ func fixedOptions(o tunnel.Options) tunnel.Options {
 	if o.TTL != tunnel.InheritTTL {
 		o.TTL = 0
 	}
-	o.DF = tunnel.DFUnset
+	o.DF, o.TOS = tunnel.DFUnset, 0
 	return o
 }
 

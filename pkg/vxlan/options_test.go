@@ -2,6 +2,7 @@ package vxlan
 
 import (
 	"encoding/binary"
+	"errors"
 	"net"
 	"net/netip"
 	"strings"
@@ -35,6 +36,8 @@ func optionCases() []struct {
 		{name: "zero checksum accepted", set: func(c *Config) { c.AcceptZeroChecksum = true }, only6: true},
 		{name: "TTL", set: func(c *Config) { c.TTL = 7 }, live: true},
 		{name: "TTL inherited", set: func(c *Config) { c.TTL = tunnel.InheritTTL }},
+		{name: "TOS", set: func(c *Config) { c.TOS = 184 }, live: true},
+		{name: "TOS inherited", set: func(c *Config) { c.TOS = tunnel.InheritTOS }, live: true},
 		{name: "DF", set: func(c *Config) { c.DF = tunnel.DFSet }, live: true, only4: true},
 		{name: "DF inherited", set: func(c *Config) { c.DF = tunnel.DFInherit }, live: true, only4: true},
 		{name: "checksum offload off", set: func(c *Config) { c.TxChecksum = tunnel.OffloadOff }, live: true},
@@ -117,6 +120,8 @@ func TestOptionsAreChecked(t *testing.T) {
 		{"all source ports", four, tunnel.Options{SourcePorts: tunnel.PortRange{Low: 1, High: 65535}}, ""},
 		{"TTL too large", four, tunnel.Options{TTL: 256}, "ttl 256: expected 1 to 255"},
 		{"TTL too small", six, tunnel.Options{TTL: -2}, "ttl -2"},
+		{"TOS with a bit of ECN", four, tunnel.Options{TOS: 186}, "tos 186: expected inherit, or a multiple of 4"},
+		{"TOS inherited", six, tunnel.Options{TOS: tunnel.InheritTOS}, ""},
 		{"DF over IPv6", six, tunnel.Options{DF: tunnel.DFSet}, "set df to unset"},
 		{"unknown DF", four, tunnel.Options{DF: 3}, "df 3: expected unset"},
 	}
@@ -204,7 +209,7 @@ func TestOptionsOnTheWire(t *testing.T) {
 		checks func(t *testing.T, p outer)
 	}{
 		{"none", func(*Config) {}, false, func(t *testing.T, p outer) {
-			if p.ttl != 64 || p.zeroChecksum || p.df {
+			if p.ttl != 64 || p.zeroChecksum || p.df || p.tos != innerTOS&ecn {
 				t.Errorf("got %+v", p)
 			}
 		}},
@@ -226,6 +231,16 @@ func TestOptionsOnTheWire(t *testing.T) {
 		{"TTL inherited", func(c *Config) { c.TTL = tunnel.InheritTTL }, false, func(t *testing.T, p outer) {
 			if p.ttl != innerTTL {
 				t.Errorf("TTL %d", p.ttl)
+			}
+		}},
+		{"TOS", func(c *Config) { c.TOS = 0x88 }, false, func(t *testing.T, p outer) {
+			if p.tos != 0x88|innerTOS&ecn {
+				t.Errorf("TOS %#x", p.tos)
+			}
+		}},
+		{"TOS inherited", func(c *Config) { c.TOS = tunnel.InheritTOS }, false, func(t *testing.T, p outer) {
+			if p.tos != innerTOS {
+				t.Errorf("TOS %#x", p.tos)
 			}
 		}},
 		{"DF", func(c *Config) { c.DF = tunnel.DFSet }, true, func(t *testing.T, p outer) {
@@ -303,12 +318,16 @@ func tunnelled(t *testing.T, f familyCase, set func(*Config)) [2]*host {
 // outer is what was on the wire around a packet of the tunnel.
 type outer struct {
 	port         uint16
-	ttl          byte
+	ttl, tos     byte
 	df           bool
 	zeroChecksum bool
 }
 
-const innerTTL = 33
+// Those of the packet in the tunnel. The lowest bits of the TOS are ECN's: ECT(0).
+const (
+	innerTTL = 33
+	innerTOS = 46<<2 | 2
+)
 
 // sendOne sends a packet to a pod on another host and catches it there.
 func sendOne(t *testing.T, f familyCase, set func(*Config)) outer {
@@ -322,7 +341,7 @@ func sendOne(t *testing.T, f familyCase, set func(*Config)) outer {
 		return err
 	})
 	defer c.Close()
-	hosts[0].must(setTTL(c.(*net.UDPConn), to.Addr().Is4()))
+	hosts[0].must(setInner(c.(*net.UDPConn), to.Addr().Is4()))
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
 		_, err := c.Write(make([]byte, 100)) // more than once: the first ones may be lost
 		if err != nil {
@@ -336,7 +355,7 @@ func sendOne(t *testing.T, f familyCase, set func(*Config)) outer {
 	return outer{}
 }
 
-func setTTL(c *net.UDPConn, is4 bool) error {
+func setInner(c *net.UDPConn, is4 bool) error {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return err
@@ -344,9 +363,11 @@ func setTTL(c *net.UDPConn, is4 bool) error {
 	var failed error
 	err = raw.Control(func(fd uintptr) {
 		if is4 {
-			failed = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_TTL, innerTTL)
+			failed = errors.Join(unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_TTL, innerTTL),
+				unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_TOS, innerTOS))
 		} else {
-			failed = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS, innerTTL)
+			failed = errors.Join(unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS, innerTTL),
+				unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_TCLASS, innerTOS))
 		}
 	})
 	if err != nil {
@@ -385,10 +406,10 @@ func parseOuter(ip []byte) (outer, bool) {
 	if len(ip) < 48 {
 		return outer{}, false
 	}
-	p := outer{ttl: ip[8], df: ip[6]&0x40 != 0}
+	p := outer{ttl: ip[8], tos: ip[1], df: ip[6]&0x40 != 0}
 	udp, protocol := ip[20:], ip[9]
 	if ip[0]>>4 == 6 {
-		p = outer{ttl: ip[7]}
+		p = outer{ttl: ip[7], tos: ip[0]<<4 | ip[1]>>4}
 		udp, protocol = ip[40:], ip[6]
 	}
 	if protocol != unix.IPPROTO_UDP || binary.BigEndian.Uint16(udp[2:]) != 4789 {

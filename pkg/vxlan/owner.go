@@ -49,6 +49,7 @@ func differences(want, have tunnel.Tunnel) []string {
 	add(want.ZeroChecksum != have.ZeroChecksum, "zero UDP checksums sent: %t instead of %t", have.ZeroChecksum, want.ZeroChecksum)
 	add(want.AcceptZeroChecksum != have.AcceptZeroChecksum, "zero UDP checksums accepted: %t instead of %t", have.AcceptZeroChecksum, want.AcceptZeroChecksum)
 	add(want.TTL != have.TTL, "TTL %s instead of %s", have.TTL, want.TTL)
+	add(want.TOS != have.TOS, "TOS %s instead of %s", have.TOS, want.TOS)
 	add(want.DF != have.DF, "DF %s instead of %s", have.DF, want.DF)
 	add(want.More != have.More, "further options%s", have.More)
 	return diff

@@ -137,6 +137,7 @@ func randomDesired(r *rand.Rand) State {
 	in.Config.VNI += uint32(r.IntN(2))
 	in.Config.DirectRouting = r.IntN(2) == 0
 	in.Config.TTL = tunnel.TTL(r.IntN(3) - 1)
+	in.Config.TOS = tunnel.TOS(r.IntN(2))
 	in.Config.ZeroChecksum = r.IntN(4) == 0
 	in.Config.TxChecksum = tunnel.Offload(r.IntN(3))
 	in.Underlay.Index += r.IntN(2)
@@ -224,9 +225,9 @@ func TestPlanTakesTheLeastChange(t *testing.T) {
 			"delete address 10.244.1.0/32\nadd address 10.244.1.0/31"},
 		{"another MTU", func(w *State) { w.Device.MTU = 1400 }, "set MTU 1400 of overlay0"},
 		{"another local address", func(w *State) { w.Device.Tunnel.Local = netip.MustParseAddr("192.168.77.9") },
-			"set tunnel of overlay0: from 192.168.77.9 on interface 2, TTL auto, DF unset"},
+			"set tunnel of overlay0: from 192.168.77.9 on interface 2, TTL auto, TOS 0, DF unset"},
 		{"another underlay", func(w *State) { w.Device.Tunnel.Underlay = 7 },
-			"set tunnel of overlay0: from 192.168.77.1 on interface 7, TTL auto, DF unset"},
+			"set tunnel of overlay0: from 192.168.77.1 on interface 7, TTL auto, TOS 0, DF unset"},
 		{"a peer moves", func(w *State) {
 			mac := vtepMAC(f.node(2))
 			w.FDB[mac] = FDBEntry{Host: netip.MustParseAddr("192.168.77.9")}

@@ -36,6 +36,17 @@ func eachMode(t *testing.T, test func(t *testing.T, m mode)) {
 	}
 }
 
+// eachFamily is eachMode for what depends on the tunnel's family alone.
+func eachFamily(t *testing.T, test func(t *testing.T, m mode)) {
+	t.Helper()
+	for _, m := range modes[:2] {
+		t.Run(m.name, func(t *testing.T) {
+			t.Parallel()
+			test(t, m)
+		})
+	}
+}
+
 // dual runs a test where the family makes no difference: once, with both.
 func dual(t *testing.T, test func(t *testing.T, m mode)) {
 	t.Helper()

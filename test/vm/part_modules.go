@@ -53,8 +53,8 @@ func (n *node) has(ctx context.Context, modules ...string) error {
 
 // The modules that overlayd needs, and those that only pods need.
 var (
-	daemonModules = []string{"vxlan", "bridge", "nf_tables", "nft_chain_nat", "nft_masq", "nf_nat"}
-	pluginModules = []string{"veth", "nft_fib_inet", "sch_tbf", "ifb", "br_netfilter"}
+	daemonModules = []string{"vxlan", "bridge", "nf_tables", "nft_chain_nat", "nft_masq", "nf_nat", "nft_ct", "nft_fib_inet"}
+	pluginModules = []string{"veth", "sch_tbf", "ifb", "br_netfilter"}
 )
 
 // lack is a missing module and the text by which an error must name it.
@@ -76,12 +76,12 @@ func (s *suite) modules() error {
 		{"bridge", "load the module bridge"},
 		{"vxlan", "load the module vxlan"},
 		{"nf_tables", "ask nf_tables for its generation: the kernel lacks nf_tables"},
+		{"nft_fib_inet", "change table inet overlay-cni: the kernel lacks nf_tables or a part of it"},
 		{"nft_masq", "change table inet overlay-cni: the kernel lacks nf_tables or a part of it"},
 	}); err != nil {
 		return err
 	}
 	s.podWithout(n, lack{"veth", "load the module veth"}, nil)
-	s.podWithout(n, lack{"nft_fib_inet", "nft_fib_inet"}, capabilities{"portMappings": []any{tcpPort}})
 	s.podWithout(n, lack{"sch_tbf", "sch_tbf"}, capabilities{"bandwidth": ingressLimit})
 	s.podWithout(n, lack{"ifb", "ifb"}, capabilities{"bandwidth": egressLimit})
 	s.check("a pod comes and goes without modprobe", func(ctx context.Context) (string, error) {
