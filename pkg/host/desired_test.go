@@ -143,6 +143,13 @@ func TestComputeFollowsTheConfiguration(t *testing.T) {
 			{"exempt destinations", func(in *Input) { in.Config.NoMasqueradeTo = prefixes("198.51.100.0/24 2001:db8::/32") }, func(d Desired) bool {
 				return strings.Contains(raw(d.Firewall), string([]byte{198, 51, 100, 0})) && strings.Contains(raw(d.Firewall), "\x20\x01\x0d\xb8")
 			}},
+			{"fragments", func(in *Input) { in.Config.VXLAN.DF = tunnel.DFUnset }, func(d Desired) bool {
+				return d.Sysctls.ForwardByPMTU == (d.Tunnel.Device.Tunnel.Local.Is6() && d.Sysctls.Routers != nil)
+			}},
+			{"no fragments", func(in *Input) {
+				in.Config.VXLAN.DF, in.Underlay.Address = tunnel.DFInherit, netip.MustParseAddr("192.168.77.1")
+			},
+				func(d Desired) bool { return d.Sysctls.ForwardByPMTU == (d.Sysctls.Routers != nil) }},
 			{"peers may send", func(in *Input) {}, func(d Desired) bool {
 				return strings.Contains(raw(d.Firewall), "\xc0\xa8\x4d\x02") && !strings.Contains(raw(d.Firewall), "\xc0\xa8\x4d\x01")
 			}},

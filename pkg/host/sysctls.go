@@ -23,6 +23,9 @@ type Sysctls struct {
 	// advertisements: pods, and whoever else can send through the tunnel, are no
 	// routers of this host.
 	IgnoreRA string
+	// ForwardByPMTU makes the kernel respect the known MTU of a path when it forwards
+	// IPv4, as it always does for IPv6.
+	ForwardByPMTU bool
 }
 
 func sysctlsOf(in Input) Sysctls {
@@ -30,6 +33,7 @@ func sysctlsOf(in Input) Sysctls {
 	if len(family.IPv4.Filter(in.Own.Subnets)) > 0 {
 		s.Routers = []string{in.Config.Bridge, in.Config.VXLAN.Device}
 		s.Underlay, s.Bridge = in.Underlay.Name, in.Config.Bridge
+		s.ForwardByPMTU = !fragmented(in)
 	}
 	if len(family.IPv6.Filter(in.Own.Subnets)) > 0 {
 		s.Routers6 = []string{in.Config.Bridge, in.Config.VXLAN.Device}
@@ -38,7 +42,7 @@ func sysctlsOf(in Input) Sysctls {
 }
 
 func (s Sysctls) sync() ([]string, error) {
-	changes, err := sysctl.Sync(slices.Concat(s.routing(), s.routing6(), s.answering(), s.ignoreRA()))
+	changes, err := sysctl.Sync(slices.Concat(s.routing(), s.routing6(), s.answering(), s.ignoreRA(), s.forwardByPMTU()))
 	return changes, errors.Join(err, s.silent())
 }
 
