@@ -60,9 +60,12 @@ type daemon struct {
 	// resynced is when the parts of the network last read everything.
 	resynced time.Time
 	computed computed
+	moves    moves
 	// published is what the last round for pods followed.
 	published nodestate.State
 	logged    logged
+	// again runs another round for the network after a time.
+	again func(time.Duration)
 }
 
 // finder is an underlay.Finder.
@@ -122,6 +125,7 @@ func newDaemon(c config.Config, parts []part.Part[host.Desired], log *slog.Logge
 		// Without pods there is no round for pods, and nothing to wait for.
 		status: health.NewTracker(host.RoundNetwork),
 		runDir: c.RunDir, node: c.NodeName, resync: c.Resync, log: log, logged: logged{},
+		again: func(time.Duration) {},
 	}
 }
 
@@ -148,6 +152,7 @@ func (d *daemon) run(parent context.Context, c config.Config) error {
 		Name: host.RoundPods, Sync: d.syncPods, Resync: d.resync, Pause: podsPause, Settle: podsSettle,
 		Due: d.pods.Due, Log: d.log,
 	})
+	d.again = func(after time.Duration) { time.AfterFunc(after, network.Trigger) }
 	for _, task := range d.triggers(network, pods) {
 		wg.Go(func() { task(ctx) })
 	}

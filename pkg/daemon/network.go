@@ -171,12 +171,32 @@ func (d *daemon) input(c config.Config, nodes []registry.Node) (host.Input, erro
 	if err != nil {
 		return host.Input{}, err
 	}
+	former := d.moves.addresses(nodes, time.Now())
+	if len(former) > 0 {
+		d.again(keepAddress)
+	}
+	if !c.VXLAN.AnySource {
+		u = d.holdAddress(u, spec)
+	}
 	d.sayUnderlay(u, own)
 	published, _ := nodestate.Last(d.runDir) // there may be none yet
 	if err := d.movedBridge(c, published); err != nil {
 		return host.Input{}, err
 	}
-	return host.Input{Config: c, Own: own, Nodes: nodes, Underlay: u, Claimed: published.Device == c.VXLAN.Device}, nil
+	return host.Input{Config: c, Own: own, Nodes: nodes, Underlay: u, Former: former, Claimed: published.Device == c.VXLAN.Device}, nil
+}
+
+// holdAddress returns the underlay with the address from which the tunnel still sends,
+// see moves.
+func (d *daemon) holdAddress(u underlay.Underlay, spec underlay.Spec) underlay.Underlay {
+	held, left := d.moves.hold(u, func(want config.Underlay) (underlay.Underlay, error) {
+		spec.Want = want
+		return d.underlay.Find(spec)
+	}, time.Now())
+	if left > 0 {
+		d.again(left)
+	}
+	return held
 }
 
 func (d *daemon) sayUnderlay(u underlay.Underlay, own registry.Node) {

@@ -30,6 +30,8 @@ type Input struct {
 	Own      registry.Node   // this host
 	Nodes    []registry.Node // all hosts, this one among them, sorted by name
 	Underlay underlay.Underlay
+	// Former are addresses that hosts had in the registry until lately, in order.
+	Former []netip.Addr
 	// Claimed says that a daemon has published the VXLAN device's name on this host.
 	// So a device with that name is ours, even without our alias.
 	Claimed bool
@@ -37,7 +39,7 @@ type Input struct {
 
 // Equal reports whether two inputs give the same desired state.
 func (in Input) Equal(o Input) bool {
-	return in.Claimed == o.Claimed && in.Own.Equal(o.Own) && slices.EqualFunc(in.Nodes, o.Nodes, registry.Node.Equal) &&
+	return in.Claimed == o.Claimed && slices.Equal(in.Former, o.Former) && in.Own.Equal(o.Own) && slices.EqualFunc(in.Nodes, o.Nodes, registry.Node.Equal) &&
 		reflect.DeepEqual(in.Underlay, o.Underlay) && reflect.DeepEqual(in.Config, o.Config)
 }
 
@@ -112,7 +114,7 @@ func Compute(in Input) (Desired, error) {
 // tunnelPackets describes the tunnel's packets to the firewall.
 func tunnelPackets(in Input) firewall.Tunnel {
 	c := in.Config.VXLAN
-	t := firewall.Tunnel{Device: c.Device, VNI: c.VNI, Port: c.Port, AnySource: c.AnySource, Tracked: c.Tracked}
+	t := firewall.Tunnel{Device: c.Device, VNI: c.VNI, Port: c.Port, AnySource: c.AnySource, Tracked: c.Tracked, Peers: slices.Clone(in.Former)}
 	for _, n := range in.Nodes {
 		if n.Name != in.Own.Name {
 			t.Peers = append(t.Peers, n.Addresses...)
@@ -214,7 +216,7 @@ func leftOut(own registry.Node, u underlay.Underlay) error {
 // sends: then other hosts drop its packets. leftOut is about the other family.
 func unlisted(in Input) error {
 	own, u := in.Own, in.Underlay
-	if in.Config.VXLAN.AnySource || leftOut(own, u) != nil || slices.Contains(own.Addresses, u.Address) {
+	if in.Config.VXLAN.AnySource || leftOut(own, u) != nil || slices.Contains(slices.Concat(own.Addresses, in.Former), u.Address) {
 		return nil
 	}
 	return fmt.Errorf("node %q has the addresses %v in the registry, but its tunnel sends from %s on %s, so other hosts drop its packets: correct the registry or underlay, or set vxlan.checkSource to false on all hosts if the network translates addresses",

@@ -133,6 +133,11 @@ func (h *Host) networkParts() []part.Part[Desired] {
 		Sync:   func(want Desired) ([]string, error) { return h.bridge.Sync(want.Bridge) },
 		Remove: func(was Desired) ([]string, error) { return h.removeBridge(was.Bridge.Name) },
 	}, {
+		// It comes before the tunnel: a peer's packets are let in before others go there.
+		Name: partFirewall, Round: RoundNetwork,
+		Sync:   func(want Desired) ([]string, error) { return h.firewall.Sync(want.Firewall) },
+		Remove: func(Desired) ([]string, error) { return h.removeFirewall() },
+	}, {
 		Name: partTunnel, Round: RoundNetwork,
 		// An incomplete peer is no reason to keep this host's pods out.
 		Minor:       func(err error) bool { return errors.Is(err, vxlan.ErrPeers) },
@@ -159,10 +164,6 @@ func (h *Host) networkParts() []part.Part[Desired] {
 		// A device that could not be synced may be somebody else's.
 		Needs: []string{partBridge, partTunnel},
 		Sync:  func(want Desired) ([]string, error) { return want.Sysctls.sync() },
-	}, {
-		Name: partFirewall, Round: RoundNetwork,
-		Sync:   func(want Desired) ([]string, error) { return h.firewall.Sync(want.Firewall) },
-		Remove: func(Desired) ([]string, error) { return h.removeFirewall() },
 	}, {
 		Name: partIPTables, Round: RoundNetwork,
 		Sync:        func(want Desired) ([]string, error) { return h.iptables.Sync(want.IPTables) },

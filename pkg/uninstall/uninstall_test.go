@@ -140,7 +140,7 @@ const conflist, program = "net.d/" + cnifiles.DefaultConfName, "bin/overlay-cni"
 func TestCleanGoesBackwards(t *testing.T) {
 	i := newInstallation(t)
 	i.install("cni0", "overlay0")
-	i.removes(conflist, "table inet overlay-cni", "device overlay0", "bridge cni0", "run", program)
+	i.removes(conflist, "device overlay0", "table inet overlay-cni", "bridge cni0", "run", program)
 	i.removes()
 	links, err := i.links.LinkList()
 	i.must(err)
@@ -160,7 +160,7 @@ func TestCleanRefusesBesideADaemon(t *testing.T) {
 	i.must(err)
 	i.refuses("overlayd runs on this host (in this network namespace), and would make everything again: stop it first")
 	i.must(claim.Close())
-	i.removes(conflist, "table inet overlay-cni", "device overlay0", "bridge cni0", "run", program)
+	i.removes(conflist, "device overlay0", "table inet overlay-cni", "bridge cni0", "run", program)
 }
 
 // Pods are found by their ports, for the records may be lost.
@@ -171,7 +171,7 @@ func TestCleanRefusesWhilePodsAreThere(t *testing.T) {
 	i.addPort("cni0", port)
 	i.refuses("pods of this host are on the network: " + port + ": delete them first")
 	i.options.Force = true
-	i.removes(conflist, "port "+port, "table inet overlay-cni", "device overlay0", "bridge cni0", "run", program)
+	i.removes(conflist, "port "+port, "device overlay0", "table inet overlay-cni", "bridge cni0", "run", program)
 }
 
 // A part that can't be removed stops no other one. The names of what is left
@@ -181,7 +181,7 @@ func TestCleanGoesOnAfterAFailure(t *testing.T) {
 	i.install("br9", "tunnel9")
 	i.addPort("br9", "theirs")
 	removed, err := i.clean()
-	if want := []string{conflist, "table inet overlay-cni", "device tunnel9", program}; !slices.Equal(removed, want) {
+	if want := []string{conflist, "device tunnel9", "table inet overlay-cni", program}; !slices.Equal(removed, want) {
 		t.Errorf("removed %q, want %q", removed, want)
 	}
 	if err == nil || err.Error() != "remove bridge: br9 still has ports of other programs: remove the ports first: theirs" {
@@ -205,7 +205,7 @@ func TestCleanAfterOneThatWasKilled(t *testing.T) {
 	i.install("br-pods", "tun7")
 	i.must(nodestate.Withdraw(i.options.RunDir))
 	i.must(os.Remove(filepath.Join(i.options.Config.Dir, i.options.Config.Name)))
-	i.removes("table inet overlay-cni", "device tun7", "bridge br-pods", "run", program)
+	i.removes("device tun7", "table inet overlay-cni", "bridge br-pods", "run", program)
 }
 
 func TestNames(t *testing.T) {

@@ -51,6 +51,13 @@ func TestDaemonRegistryEdits(t *testing.T) {
 		f.eventually(ctx, func(context.Context) error { return knows(f.hosts[0], entries(f.hosts[1:]...)) })
 		f.end(ctx, streams)
 		f.eventually(ctx, func(context.Context) error { return knows(uninvolved, entries(f.hosts[0], f.hosts[1], f.hosts[3])) })
+		// A node's former address is let in for some more seconds.
+		f.eventually(ctx, func(context.Context) error {
+			if !slices.Equal(before, asNew(f.state(uninvolved))) {
+				return errors.New("the host's state is another one")
+			}
+			return nil
+		})
 		f.sameState(before, asNew(f.state(uninvolved)))
 	})
 }
