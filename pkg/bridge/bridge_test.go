@@ -53,7 +53,7 @@ func TestPlan(t *testing.T) {
 		{"no IPv6 in the kernel", changed(func(b *Bridge) { b.Sysctls = nil }), nil},
 		{"no ARP", changed(func(b *Bridge) { b.Resolves = false }), []string{"turn ARP and multicast on for cni0"}},
 		{"in a VRF", changed(func(b *Bridge) { b.Master = 7 }), []string{"take off its master: cni0"}},
-		{"a spanning tree", changed(func(b *Bridge) { b.Altered = []rtnl.BridgeOption{rtnl.BridgeSTP} }), []string{"set an option of cni0: stp_state 0"}},
+		{"a spanning tree", changed(func(b *Bridge) { b.Altered = []setting{{rtnl.BridgeSTP, 0}} }), []string{"set an option of cni0: stp_state 0"}},
 		{"MTU", changed(func(b *Bridge) { b.MTU = 1500 }), []string{"set MTU of cni0: 1450"}},
 		{"MAC", changed(func(b *Bridge) { b.MAC = nil }), []string{"set MAC of cni0: " + want.MAC.String()}},
 		{"forwarding", changed(func(b *Bridge) { b.Forwards = nil }), []string{"turn forwarding on for cni0: net.ipv4.conf.all.forwarding", "turn forwarding on for cni0: net.ipv6.conf.all.forwarding"}},
@@ -133,17 +133,17 @@ func TestSyncKeepsOptions(t *testing.T) {
 		if _, err := k.Sync(spec); err != nil {
 			return err
 		}
-		for o, value := range options {
+		for _, o := range options() {
 			link, err := k.conn.Bridge("cni0")
 			if err != nil {
 				return err
 			}
-			if _, known := link.Option(o); !known {
+			if _, known := link.Option(o.BridgeOption); !known {
 				t.Logf("this kernel has no %s", o.Name)
 				continue
 			}
 			var b rtnl.Batch
-			b.SetBridgeOption("cni0", o, 1-min(value, 1))
+			b.SetBridgeOption("cni0", o.BridgeOption, 1-min(o.value, 1))
 			if err := k.conn.Run(&b); errors.Is(err, unix.EOPNOTSUPP) {
 				t.Logf("this kernel has no %s", o.Name)
 				continue

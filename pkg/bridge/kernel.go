@@ -347,7 +347,7 @@ func (k *Kernel) apply(o op) error {
 	case setResolve:
 		b.SetResolvesNeighbors(o.bridge)
 	case setOption:
-		b.SetBridgeOption(o.bridge, o.option, options[o.option])
+		b.SetBridgeOption(o.bridge, o.option.BridgeOption, o.option.value)
 	case release:
 		b.SetNoMaster(o.bridge)
 	case addAddress:

@@ -1,7 +1,6 @@
 package bridge
 
 import (
-	"cmp"
 	"fmt"
 	"net"
 	"net/netip"
@@ -24,8 +23,8 @@ type Bridge struct {
 	// Master is the index of the device that the bridge is part of, such as a VRF, 0
 	// for none.
 	Master int
-	// Altered are the options that differ from options.
-	Altered []rtnl.BridgeOption
+	// Altered are the options that differ from those of options, with the values there.
+	Altered []setting
 	// Forwards says for each address family in use whether the kernel forwards.
 	Forwards map[family.Family]bool
 	Sysctls  []sysctl.Parameter
@@ -90,7 +89,7 @@ type op struct {
 	family  family.Family // of setForward
 	address netip.Prefix  // of addAddress and delAddress
 	param   sysctl.Parameter
-	option  rtnl.BridgeOption
+	option  setting
 	mac     net.HardwareAddr
 	mtu     int
 }
@@ -104,7 +103,7 @@ func (o op) String() string {
 	case setSysctl:
 		return fmt.Sprintf("%s %s: %s", o.verb, o.bridge, o.param)
 	case setOption:
-		return fmt.Sprintf("%s %s: %s %d", o.verb, o.bridge, o.option.Name, options[o.option])
+		return fmt.Sprintf("%s %s: %s %d", o.verb, o.bridge, o.option.Name, o.option.value)
 	case setMAC:
 		return fmt.Sprintf("%s %s: %s", o.verb, o.bridge, o.mac)
 	case setMTU:
@@ -114,26 +113,36 @@ func (o op) String() string {
 	}
 }
 
-// options are those of a bridge that matter to pods, with their values. A spanning tree
-// keeps new ports closed for 30 seconds. Without ageing, the bridge learns no MAC
+// setting is an option with its value.
+type setting struct {
+	rtnl.BridgeOption
+	value uint32
+}
+
+// options returns those of a bridge that matter to pods, with their values. A spanning
+// tree keeps new ports closed for 30 seconds. Without ageing, the bridge learns no MAC
 // address, and sends what is for one pod to all. VLANs drop or separate pods' frames.
 // With snooping, the kernel sets timers of all ports for each new port. The settings
 // for netfilter are the host's own (see package veth). The kernel's limit of FDB
-// entries is none.
-var options = map[rtnl.BridgeOption]uint32{
-	rtnl.BridgeSTP: 0, rtnl.BridgeAgeing: 30000, rtnl.BridgeVLANFiltering: 0, rtnl.BridgeMcastSnooping: 0,
-	rtnl.BridgeNFCallIPTables: 0, rtnl.BridgeNFCallIP6Tables: 0, rtnl.BridgeNFCallARPTables: 0, rtnl.BridgeFDBMaxLearned: 0,
+// entries is none. It is a function because an ADD doesn't need the list, and would pay
+// for making it.
+func options() []setting {
+	const fiveMinutes = 30000
+	return []setting{
+		{rtnl.BridgeSTP, 0}, {rtnl.BridgeAgeing, fiveMinutes}, {rtnl.BridgeVLANFiltering, 0}, {rtnl.BridgeMcastSnooping, 0},
+		{rtnl.BridgeNFCallIPTables, 0}, {rtnl.BridgeNFCallIP6Tables, 0}, {rtnl.BridgeNFCallARPTables, 0}, {rtnl.BridgeFDBMaxLearned, 0},
+	}
 }
 
-// altered lists the options that differ, and that the kernel has.
-func altered(link rtnl.BridgeLink) []rtnl.BridgeOption {
-	var all []rtnl.BridgeOption
-	for o, want := range options {
-		if v, ok := link.Option(o); ok && v != want {
+// altered lists the options that differ, and that the kernel has, with the values that
+// they should have.
+func altered(link rtnl.BridgeLink) []setting {
+	var all []setting
+	for _, o := range options() {
+		if v, ok := link.Option(o.BridgeOption); ok && v != o.value {
 			all = append(all, o)
 		}
 	}
-	slices.SortFunc(all, func(a, b rtnl.BridgeOption) int { return cmp.Compare(a.Attr, b.Attr) })
 	return all
 }
 

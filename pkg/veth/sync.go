@@ -38,22 +38,28 @@ const (
 	restore portVerb = "properties restored"
 )
 
-// newPort are the properties that every new port has. Another value stops a pod's
-// traffic, or makes the bridge send it to other pods.
-var newPort = []struct {
+// setting is a property with its value.
+type setting struct {
 	rtnl.PortProperty
 	value uint8
-}{
-	{rtnl.PortState, rtnl.PortForwarding}, {rtnl.PortBPDUGuard, 0}, {rtnl.PortRootBlock, 0}, {rtnl.PortLearning, 1}, {rtnl.PortFlood, 1},
-	{rtnl.PortProxyARP, 0}, {rtnl.PortProxyARPWiFi, 0}, {rtnl.PortMcastToUcast, 0}, {rtnl.PortVLANTunnel, 0}, {rtnl.PortNeighSuppress, 0},
-	{rtnl.PortLocked, 0}, {rtnl.PortMAB, 0},
+}
+
+// newPort returns the properties that every new port has. Another value stops a pod's
+// traffic, or makes the bridge send it to other pods. It is a function because an ADD
+// doesn't need the list, and would pay for making it.
+func newPort() []setting {
+	return []setting{
+		{rtnl.PortState, rtnl.PortForwarding}, {rtnl.PortBPDUGuard, 0}, {rtnl.PortRootBlock, 0}, {rtnl.PortLearning, 1}, {rtnl.PortFlood, 1},
+		{rtnl.PortProxyARP, 0}, {rtnl.PortProxyARPWiFi, 0}, {rtnl.PortMcastToUcast, 0}, {rtnl.PortVLANTunnel, 0}, {rtnl.PortNeighSuppress, 0},
+		{rtnl.PortLocked, 0}, {rtnl.PortMAB, 0},
+	}
 }
 
 // altered lists the properties in which a port differs from a new one. The kernel
 // itself disables a port that is down or whose pod's end is down.
 func altered(p rtnl.PortEntry) []rtnl.PortProperty {
 	var all []rtnl.PortProperty
-	for _, n := range newPort {
+	for _, n := range newPort() {
 		if n.PortProperty == rtnl.PortState && !(p.Up() && p.Carrier()) {
 			continue
 		}
@@ -82,7 +88,7 @@ func join(verbs []portVerb, altered []rtnl.PortProperty) string {
 // defaults returns the values that a new port has.
 func defaults(of []rtnl.PortProperty) map[rtnl.PortProperty]uint8 {
 	values := map[rtnl.PortProperty]uint8{}
-	for _, n := range newPort {
+	for _, n := range newPort() {
 		if slices.Contains(of, n.PortProperty) {
 			values[n.PortProperty] = n.value
 		}

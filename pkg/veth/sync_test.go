@@ -71,7 +71,7 @@ func idle(string) bool { return false }
 // alterations give each property of the port b another value.
 func alterations(conn *rtnl.Conn) map[string]func() error {
 	all := map[string]func() error{}
-	for _, n := range newPort {
+	for _, n := range newPort() {
 		values := map[rtnl.PortProperty]uint8{n.PortProperty: 1 - min(n.value, 1)}
 		switch n.PortProperty {
 		case rtnl.PortState:
