@@ -329,6 +329,9 @@ func (k *Kernel) apply(o op) error {
 	var b rtnl.Batch
 	switch o.verb {
 	case setMAC:
+		if err := sysctl.SyncKnown(announcing(o.bridge)); err != nil {
+			return err
+		}
 		return h.LinkSetHardwareAddr(device(link.Index), o.mac)
 	case setMTU:
 		return h.LinkSetMTU(device(link.Index), o.mtu)

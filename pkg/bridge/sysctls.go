@@ -24,6 +24,16 @@ func (s Spec) sysctls() []sysctl.Parameter {
 	return want
 }
 
+// announcing are the sysctls with which the kernel tells pods of the bridge's new MAC
+// address (inetdev_event in net/ipv4/devinet.c, ndisc_netdev_event in
+// net/ipv6/ndisc.c). Otherwise pods send to the old one for half a minute.
+func announcing(bridge string) []sysctl.Parameter {
+	return []sysctl.Parameter{
+		{Path: "net/ipv4/conf/" + bridge + "/arp_notify", Value: "1"},
+		sysctl.IPv6(bridge, "ndisc_notify", "1"),
+	}
+}
+
 // readSysctls returns the values that the sysctls have. Sysctls that the kernel
 // doesn't have are left out.
 func readSysctls(want []sysctl.Parameter) []sysctl.Parameter {

@@ -115,9 +115,4 @@ func (r tracked) write(text *strings.Builder, round string) {
 	if r.Note != "" {
 		fmt.Fprintf(text, "%s: note: %s\n", round, r.Note)
 	}
-	for _, p := range r.Parts {
-		if p.Note != "" {
-			fmt.Fprintf(text, "%s: note: %s: %s\n", round, p.Part, p.Note)
-		}
-	}
 }

@@ -95,7 +95,7 @@ func Compute(in Input) (Desired, error) {
 		Routes:   routesOf(cni0, tunnel),
 		Rules:    rulesOf(in, tunnel),
 		Tunnel:   tunnel,
-		Sysctls:  sysctlsOf(in, tunnel.Device.MTU),
+		Sysctls:  sysctlsOf(in),
 		Firewall: table,
 		IPTables: chains,
 		Published: nodestate.State{

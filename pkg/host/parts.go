@@ -17,6 +17,7 @@ import (
 	"github.com/overlay-cni/overlay-cni/pkg/cnifiles"
 	"github.com/overlay-cni/overlay-cni/pkg/config"
 	"github.com/overlay-cni/overlay-cni/pkg/firewall"
+	"github.com/overlay-cni/overlay-cni/pkg/flannel"
 	"github.com/overlay-cni/overlay-cni/pkg/iprule"
 	"github.com/overlay-cni/overlay-cni/pkg/iptables"
 	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
@@ -56,6 +57,7 @@ type Host struct {
 	firewall *firewall.Kernel
 	iptables *iptables.Kernel
 	pods     *pods.Host
+	flannel  *flannel.Kernel
 	store    *attachment.Store
 	conflist watchedFile
 }
@@ -86,6 +88,9 @@ func (h *Host) open() (err error) {
 	if h.rules, err = iprule.Open(); err != nil {
 		return err
 	}
+	if h.flannel, err = flannel.Open(); err != nil {
+		return err
+	}
 	h.pods, err = pods.Open(h.runDir)
 	return err
 }
@@ -103,6 +108,9 @@ func (h *Host) Close() {
 	if h.routes != nil {
 		_ = h.routes.Close()
 	}
+	if h.flannel != nil {
+		h.flannel.Close()
+	}
 	if h.vxlan != nil {
 		_ = h.vxlan.Close()
 	}
@@ -118,7 +126,7 @@ func (h *Host) Close() {
 // address of the subnet. The network configuration comes last, because the runtime
 // creates pods as soon as it exists.
 func (h *Host) Parts() []part.Part[Desired] {
-	return append(h.networkParts(), h.guardPart(), h.hostPortsPart(), h.podsPart(), h.conflistPart())
+	return append(h.networkParts(), h.guardPart(), h.hostPortsPart(), h.podsPart(), h.conflistPart(), h.flannelPart())
 }
 
 func (h *Host) networkParts() []part.Part[Desired] {
@@ -144,7 +152,6 @@ func (h *Host) networkParts() []part.Part[Desired] {
 		Sync:        func(want Desired) ([]string, error) { return h.vxlan.Sync(want.Tunnel) },
 		Remove:      func(was Desired) ([]string, error) { return h.removeTunnel(was.Tunnel.Device.Name) },
 		ForceResync: h.vxlan.ForceResync,
-		Notes:       h.vxlan.Notes,
 		Watch:       h.vxlan.Watch,
 	}, {
 		Name: partRoutes, Round: RoundNetwork,
@@ -250,6 +257,18 @@ func (h *Host) conflistPart() part.Part[Desired] {
 		Sync:   func(want Desired) ([]string, error) { return h.keepConflist(want.Conflist) },
 		Watch:  h.conflist.watch,
 		Remove: func(was Desired) ([]string, error) { return was.Conflist.Remove() },
+	}
+}
+
+// flannelPart makes nothing: it tells of another network.
+func (h *Host) flannelPart() part.Part[Desired] {
+	return part.Part[Desired]{
+		Name: "flannel", Round: RoundNetwork,
+		Minor: func(error) bool { return true },
+		Sync: func(Desired) ([]string, error) {
+			found, err := h.flannel.Find()
+			return nil, errors.Join(err, found.Err())
+		},
 	}
 }
 

@@ -3,12 +3,14 @@ package vxlan
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/overlay-cni/overlay-cni/internal/family"
 	"github.com/overlay-cni/overlay-cni/internal/network"
 	"github.com/overlay-cni/overlay-cni/internal/nl"
 	"github.com/overlay-cni/overlay-cni/internal/rtnl"
@@ -29,9 +31,6 @@ type Kernel struct {
 	// reread makes the next Sync read all entries. It is false only after a Sync
 	// that read them, found nothing to do, and heard of no change since.
 	reread bool
-	// look makes the next Sync look for what Notes returns.
-	look  bool
-	notes []string
 }
 
 // Open opens the sockets of a Kernel in the network namespace of the calling
@@ -45,7 +44,7 @@ func Open() (*Kernel, error) {
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
-	return &Kernel{conn: conn, notices: notices, reread: true, look: true}, nil
+	return &Kernel{conn: conn, notices: notices, reread: true}, nil
 }
 
 // Close frees the sockets. It leaves everything in the kernel as it is.
@@ -78,10 +77,6 @@ func (k *Kernel) sync(want State) (Changes, error) {
 	if device.Device.Index == 0 {
 		k.reread = true
 		return done, err
-	}
-	if k.look {
-		k.lookAround(device.Device)
-		k.look = false
 	}
 	if !k.reread && len(done) == 0 && k.expected.Device.Index == device.Device.Index && k.expected.sameEntries(want) {
 		return nil, err
@@ -136,7 +131,7 @@ func (o Op) ambiguous() bool {
 func (k *Kernel) ForceResync() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.reread, k.look = true, true
+	k.reread = true
 }
 
 // deviceRounds bounds how often Sync reads and changes the device. A new device
@@ -259,7 +254,7 @@ func (k *Kernel) apply(ops []Op, index int) (Changes, error) {
 	var failed []error
 	for i := range ops {
 		if err := k.result(&ops[i], requests[i]); err != nil {
-			failed = append(failed, ops[i].explain(err))
+			failed = append(failed, k.explainOp(ops[i], err))
 			continue
 		}
 		done = append(done, ops[i])
@@ -286,13 +281,36 @@ func (k *Kernel) result(o *Op, r *nl.Request) error {
 	return r.Err()
 }
 
-// explain adds to an error what an operator can do about it.
-func (o *Op) explain(err error) error {
-	if o.Verb == SetRoute && errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("%w: another device has a route to it (ip route show %s): give that node another pod subnet, or remove the route",
-			err, o.Subnet)
+// explainOp adds to an error what an operator can do about it.
+func (k *Kernel) explainOp(o Op, err error) error {
+	if o.Verb != SetRoute || !errors.Is(err, unix.EEXIST) {
+		return err
 	}
-	return err
+	device := k.rival(o.Subnet)
+	if strings.HasPrefix(device, "flannel") {
+		return fmt.Errorf("%w: flannel's device %s has the route to it: see \"Leaving flannel\" in docs/install.md", err, device)
+	}
+	return fmt.Errorf("%w: another device has a route to it (ip route show %s): give that node another pod subnet, or remove the route from %s",
+		err, o.Subnet, device)
+}
+
+// rival returns the name of the device that has another program's route to a subnet.
+func (k *Kernel) rival(subnet netip.Prefix) string {
+	var routes []rtnl.RouteEntry
+	err := k.conn.EachRoute(family.Of(subnet.Addr()), 0, func(r rtnl.RouteEntry) {
+		if r.Dst == subnet && r.Table == unix.RT_TABLE_MAIN {
+			routes = append(routes, r)
+		}
+	})
+	name := "that device"
+	if err == nil && len(routes) > 0 {
+		_ = k.conn.EachLink("", func(l rtnl.LinkEntry) {
+			if routes[0].Uses(l.Attrs().Index) {
+				name = l.Attrs().Name
+			}
+		})
+	}
+	return name
 }
 
 // summary joins the first few errors, since they tend to be alike. It leaves out

@@ -179,19 +179,33 @@ type talk []*probe.Stream
 
 func (f *fleet) talk(ctx context.Context, a, b *lab.Pod) talk {
 	f.t.Helper()
+	return f.converse(ctx, placeOf(a), placeOf(b))
+}
+
+// place is a network namespace with its addresses: a pod, whoever made it.
+type place struct {
+	ns        *sandbox.Netns
+	addresses []netip.Addr
+}
+
+func placeOf(p *lab.Pod) place { return place{p.Netns(), p.Addresses} }
+
+// converse is talk for any pods.
+func (f *fleet) converse(ctx context.Context, a, b place) talk {
+	f.t.Helper()
 	var streams talk
-	for _, way := range [][2]*lab.Pod{{a, b}, {b, a}} {
-		for _, address := range way[1].Addresses {
-			echo, err := probe.ServeEcho(way[1].Netns(), netip.AddrPortFrom(address, 0))
+	for _, way := range [][2]place{{a, b}, {b, a}} {
+		for _, address := range way[1].addresses {
+			echo, err := probe.ServeEcho(way[1].ns, netip.AddrPortFrom(address, 0))
 			f.must(err)
 			f.t.Cleanup(func() { echo.Close() })
 			// The kernel keeps only so many packets for a neighbour that has not
 			// answered yet: those of a stream that begins too early are lost.
 			f.must(probe.Eventually(ctx, func(ctx context.Context) error {
-				_, err := probe.UDP(ctx, way[0].Netns(), echo.Addr)
+				_, err := probe.UDP(ctx, way[0].ns, echo.Addr)
 				return err
 			}))
-			s, err := probe.StartStream(way[0].Netns(), echo.Addr)
+			s, err := probe.StartStream(way[0].ns, echo.Addr)
 			f.must(err)
 			f.t.Cleanup(func() { s.Stop() })
 			streams = append(streams, s)

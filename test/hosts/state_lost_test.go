@@ -12,13 +12,15 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/overlay-cni/overlay-cni/internal/lab"
 	"github.com/overlay-cni/overlay-cni/pkg/nodestate"
 )
 
 // losses of the run directory's state, or of parts of it.
 var stateLosses = map[string]func(runDir string) error{
-	"the run directory is deleted":        os.RemoveAll,
+	"the run directory is deleted":        removeAll,
 	"the run directory is moved away":     func(dir string) error { return os.Rename(dir, dir+"-moved") },
 	"the reservations are deleted":        removes("addresses"),
 	"each reservation is deleted":         func(dir string) error { return removeAllOf(filepath.Join(dir, "addresses")) },
@@ -27,6 +29,15 @@ var stateLosses = map[string]func(runDir string) error{
 	"each attachment is deleted":          func(dir string) error { return removeAllOf(filepath.Join(dir, "attachments")) },
 	"all but what is published is gone":   removes("attachments", "addresses", "cursors"),
 	"records and published state is gone": removes("attachments", nodestate.FileName),
+}
+
+// removeAll removes a directory, into which a daemon may write meanwhile.
+func removeAll(dir string) error {
+	for {
+		if err := os.RemoveAll(dir); !errors.Is(err, unix.ENOTEMPTY) {
+			return err
+		}
+	}
 }
 
 func removes(names ...string) func(string) error {
