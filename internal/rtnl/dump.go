@@ -39,6 +39,10 @@ type LinkEntry struct {
 	// AutoAddress says that the kernel adds a link-local IPv6 address when the
 	// interface goes up (see Batch.SetNoAutoAddress).
 	AutoAddress bool
+	// ProtoDown says that a program has taken the carrier away.
+	ProtoDown bool
+	// XDP says that an XDP program is attached.
+	XDP bool
 	// data holds the options that only this kind of interface has (IFLA_INFO_DATA).
 	data nl.Attrs
 }
@@ -58,13 +62,19 @@ func (c *Conn) EachLink(kind string, each func(LinkEntry)) error {
 		} else if kind == "" || link.Type() == kind {
 			attrs := nl.Attrs(body[unix.SizeofIfInfomsg:])
 			each(LinkEntry{
-				Link: link, AutoAddress: autoAddress(attrs),
+				Link: link, AutoAddress: autoAddress(attrs), ProtoDown: attrs.Get(iflaProtoDown).Uint8() != 0,
+				XDP:  attrs.Get(unix.IFLA_XDP, iflaXDPAttached).Uint8() != 0,
 				data: attrs.Get(unix.IFLA_LINKINFO, unix.IFLA_INFO_DATA).Attrs(),
 			})
 		}
 	})
 	return errors.Join(err, failed)
 }
+
+const (
+	iflaProtoDown   = 39 // IFLA_PROTO_DOWN, linux/if_link.h
+	iflaXDPAttached = 2  // IFLA_XDP_ATTACHED, linux/if_link.h
+)
 
 // autoAddress reads IFLA_INET6_ADDR_GEN_MODE. It is absent if the interface or
 // the kernel has no IPv6.

@@ -121,6 +121,8 @@ func headerOf(typ uint16) int {
 		return sizeofRule
 	case unix.RTM_NEWNETCONF, unix.RTM_DELNETCONF:
 		return sizeofNetconfmsg
+	case unix.RTM_NEWQDISC:
+		return sizeofTcMsg
 	}
 	return 0
 }

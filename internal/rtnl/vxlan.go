@@ -27,6 +27,7 @@ const (
 	vxlanTTL        = 5
 	vxlanTOS        = 6
 	vxlanLearn      = 7
+	vxlanLimit      = 9 // of FDB entries
 	vxlanPortRange  = 10
 	vxlanPort       = 15
 	vxlanGroup6     = 16
@@ -135,6 +136,10 @@ func (l LinkEntry) Tunnel() tunnel.Tunnel {
 			zero6 = isOn(value)
 		case vxlanZeroRx6:
 			zeroRx6 = isOn(value)
+		case vxlanLimit:
+			if n := value.Uint32(); n > 0 {
+				t.More += fmt.Sprintf(" maxaddress %d", n)
+			}
 		case vxlanGroup, vxlanGroup6:
 			t.More += " remote " + value.Addr().String()
 		default:

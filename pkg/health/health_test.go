@@ -32,6 +32,8 @@ func TestReady(t *testing.T) {
 		{"well", Status{}, true, "network: ok\npods: ok\n"},
 		{"another program undoes a part", Status{Parts: []part.Numbers{{Part: "bridge"}, {Part: "tunnel", Contest: contest}}}, true,
 			"network: degraded since 2026-01-02T03:00:00Z: tunnel: " + contest.Text() + "\npods: ok\n"},
+		{"well, with a part's note", Status{Parts: []part.Numbers{{Part: "tunnel", Note: "overlay0 has the qdisc pfifo"}}}, true,
+			"network: ok\nnetwork: note: tunnel: overlay0 has the qdisc pfifo\npods: ok\n"},
 		{"well, with a note", Status{Note: "b has IPv4 alone"}, true, "network: ok\nnetwork: note: b has IPv4 alone\npods: ok\n"},
 	} {
 		now = now.Add(time.Second)

@@ -115,4 +115,9 @@ func (r tracked) write(text *strings.Builder, round string) {
 	if r.Note != "" {
 		fmt.Fprintf(text, "%s: note: %s\n", round, r.Note)
 	}
+	for _, p := range r.Parts {
+		if p.Note != "" {
+			fmt.Fprintf(text, "%s: note: %s: %s\n", round, p.Part, p.Note)
+		}
+	}
 }

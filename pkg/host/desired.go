@@ -95,7 +95,7 @@ func Compute(in Input) (Desired, error) {
 		Routes:   routesOf(cni0, tunnel),
 		Rules:    rulesOf(in, tunnel),
 		Tunnel:   tunnel,
-		Sysctls:  sysctlsOf(in),
+		Sysctls:  sysctlsOf(in, tunnel.Device.MTU),
 		Firewall: table,
 		IPTables: chains,
 		Published: nodestate.State{

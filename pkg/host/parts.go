@@ -152,6 +152,7 @@ func (h *Host) networkParts() []part.Part[Desired] {
 		Sync:        func(want Desired) ([]string, error) { return h.vxlan.Sync(want.Tunnel) },
 		Remove:      func(was Desired) ([]string, error) { return h.removeTunnel(was.Tunnel.Device.Name) },
 		ForceResync: h.vxlan.ForceResync,
+		Notes:       h.vxlan.Notes,
 		Watch:       h.vxlan.Watch,
 	}, {
 		Name: partRoutes, Round: RoundNetwork,

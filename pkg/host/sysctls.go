@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 
 	"github.com/overlay-cni/overlay-cni/internal/family"
 	"github.com/overlay-cni/overlay-cni/internal/sysctl"
@@ -19,17 +20,17 @@ type Sysctls struct {
 	Underlay string
 	// Bridge is the device on which pods ask for their gateway's MAC address.
 	Bridge string
-	// IgnoreRA is the device on which the kernel must not accept router
-	// advertisements: pods, and whoever else can send through the tunnel, are no
-	// routers of this host.
-	IgnoreRA string
+	// Tunnel is the tunnel's device.
+	Tunnel string
+	// MTU6 is the device's MTU for IPv6, in bytes; 0: pods have no IPv6.
+	MTU6 int
 	// ForwardByPMTU makes the kernel respect the known MTU of a path when it forwards
 	// IPv4, as it always does for IPv6.
 	ForwardByPMTU bool
 }
 
-func sysctlsOf(in Input) Sysctls {
-	s := Sysctls{IgnoreRA: in.Config.VXLAN.Device}
+func sysctlsOf(in Input, mtu int) Sysctls {
+	s := Sysctls{Tunnel: in.Config.VXLAN.Device}
 	if len(family.IPv4.Filter(in.Own.Subnets)) > 0 {
 		s.Routers = []string{in.Config.Bridge, in.Config.VXLAN.Device}
 		s.Underlay, s.Bridge = in.Underlay.Name, in.Config.Bridge
@@ -37,12 +38,13 @@ func sysctlsOf(in Input) Sysctls {
 	}
 	if len(family.IPv6.Filter(in.Own.Subnets)) > 0 {
 		s.Routers6 = []string{in.Config.Bridge, in.Config.VXLAN.Device}
+		s.MTU6 = mtu
 	}
 	return s
 }
 
 func (s Sysctls) sync() ([]string, error) {
-	changes, err := sysctl.Sync(slices.Concat(s.routing(), s.routing6(), s.answering(), s.ignoreRA(), s.forwardByPMTU()))
+	changes, err := sysctl.Sync(slices.Concat(s.routing(), s.routing6(), s.answering(), s.tunnel(), s.forwardByPMTU()))
 	return changes, errors.Join(err, s.silent())
 }
 
@@ -100,13 +102,23 @@ func (s Sysctls) silent() error {
 	return nil
 }
 
-// ignoreRA returns nothing in a kernel without IPv6.
-func (s Sysctls) ignoreRA() []sysctl.Parameter {
-	p := sysctl.Parameter{Path: "net/ipv6/conf/" + s.IgnoreRA + "/accept_ra", Value: "0"}
-	if _, err := sysctl.Get(p.Path); err != nil {
-		return nil
+// tunnel returns what else the tunnel's device must have, as far as the kernel has it.
+// docs/architecture.md says why the other sysctls of the device don't matter.
+func (s Sysctls) tunnel() []sysctl.Parameter {
+	want := []sysctl.Parameter{
+		// Else programs that listen on 127.0.0.1 alone could be reached from other hosts.
+		{Path: conf(s.Tunnel, "route_localnet"), Value: "0"},
+		// Pods, and whoever else can send through the tunnel, are no routers of this host.
+		sysctl.IPv6(s.Tunnel, sysctl.AcceptRA, "0"),
 	}
-	return []sysctl.Parameter{p}
+	if s.MTU6 > 0 {
+		// The kernel keeps an MTU of its own for IPv6, at most the device's.
+		want = append(want, sysctl.IPv6(s.Tunnel, sysctl.DisableIPv6, "0"), sysctl.IPv6(s.Tunnel, "mtu", strconv.Itoa(s.MTU6)))
+	}
+	return slices.DeleteFunc(want, func(p sysctl.Parameter) bool {
+		_, err := sysctl.Get(p.Path)
+		return err != nil
+	})
 }
 
 // Values of rp_filter (Documentation/networking/ip-sysctl.rst): the kernel uses

@@ -1,6 +1,7 @@
 package part
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,6 +40,7 @@ type Numbers struct {
 	Err      error         // of the last Sync
 	Undone   int           // changes that were made before, with the same desired state
 	Contest  Contest       // over the part, at the moment
+	Note     string        // what the part leaves alone, though it may matter
 }
 
 // InRound returns the parts that one loop of the daemon syncs.
@@ -119,6 +121,7 @@ func (l *List[D]) sync(i int, want D) error {
 	changes, err := p.Sync(want)
 	l.judge(i, changes)
 	l.count(i, begin, len(changes), err)
+	l.note(i)
 	return named(p.Name, err)
 }
 
@@ -167,6 +170,21 @@ func (l *List[D]) count(i int, begin time.Time, changes int, err error) {
 	n.Changes += changes
 	if err != nil {
 		n.Failures++
+	}
+}
+
+// note takes over what the part saw and left alone, and logs it if it is new.
+func (l *List[D]) note(i int) {
+	if l.parts[i].Notes == nil {
+		return
+	}
+	note := strings.Join(l.parts[i].Notes(), "; ")
+	l.mu.Lock()
+	changed := l.numbers[i].Note != note
+	l.numbers[i].Note = note
+	l.mu.Unlock()
+	if changed {
+		l.log.Info("left alone, though it may matter", "part", l.parts[i].Name, "what", cmp.Or(note, "nothing any more"))
 	}
 }
 

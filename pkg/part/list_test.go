@@ -144,6 +144,26 @@ func TestForceResync(t *testing.T) {
 	}
 }
 
+// What a part leaves alone is among its numbers, and logged when it changes.
+func TestNotes(t *testing.T) {
+	var log bytes.Buffer
+	var notes []string
+	list := NewList(slog.New(slog.NewTextHandler(&log, nil)), time.Minute, Part[string]{
+		Name: "a", Sync: func(string) ([]string, error) { return nil, nil }, Notes: func() []string { return notes },
+	})
+	for _, tt := range []struct {
+		notes  []string
+		want   string
+		logged int
+	}{{nil, "", 0}, {[]string{"x", "y"}, "x; y", 1}, {[]string{"x", "y"}, "x; y", 1}, {nil, "", 2}} {
+		notes = tt.notes
+		_, _ = list.Sync("x")
+		if n := list.Numbers()[0].Note; n != tt.want || strings.Count(log.String(), "\n") != tt.logged {
+			t.Errorf("%q gives %q, logged:\n%s", tt.notes, n, &log)
+		}
+	}
+}
+
 // A part may have nothing to keep, to remove or to read again.
 func TestAPartWithNothingButAName(t *testing.T) {
 	list := NewList(slog.New(slog.DiscardHandler), time.Minute, Part[string]{Name: "a"})

@@ -31,6 +31,9 @@ type Part[D any] struct {
 	Remove func(was D) (removed []string, err error)
 	// ForceResync makes the next Sync read everything. Nil: each Sync reads everything.
 	ForceResync func()
+	// Notes says what the last Sync saw and left alone, though it may matter. Nil:
+	// nothing.
+	Notes func() []string
 	// Watch calls changed when somebody else changed the part, until ctx ends. Nil:
 	// package monitor or the resync notices changes.
 	Watch func(ctx context.Context, changed func()) error

@@ -31,6 +31,9 @@ type Kernel struct {
 	// reread makes the next Sync read all entries. It is false only after a Sync
 	// that read them, found nothing to do, and heard of no change since.
 	reread bool
+	// look makes the next Sync look for what Notes returns.
+	look  bool
+	notes []string
 }
 
 // Open opens the sockets of a Kernel in the network namespace of the calling
@@ -44,7 +47,7 @@ func Open() (*Kernel, error) {
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
-	return &Kernel{conn: conn, notices: notices, reread: true}, nil
+	return &Kernel{conn: conn, notices: notices, reread: true, look: true}, nil
 }
 
 // Close frees the sockets. It leaves everything in the kernel as it is.
@@ -77,6 +80,10 @@ func (k *Kernel) sync(want State) (Changes, error) {
 	if device.Device.Index == 0 {
 		k.reread = true
 		return done, err
+	}
+	if k.look {
+		k.lookAround(device.Device)
+		k.look = false
 	}
 	if !k.reread && len(done) == 0 && k.expected.Device.Index == device.Device.Index && k.expected.sameEntries(want) {
 		return nil, err
@@ -131,7 +138,7 @@ func (o Op) ambiguous() bool {
 func (k *Kernel) ForceResync() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.reread = true
+	k.reread, k.look = true, true
 }
 
 // deviceRounds bounds how often Sync reads and changes the device. A new device

@@ -196,6 +196,24 @@ func deviceFaults() []fault {
 				VtepDevIndex: s.index("eth0"), SrcAddr: s.want.Device.Tunnel.Local.AsSlice(),
 			}))
 		}},
+		{"made a bridge's port", func(s scene) { s.must(s.nl.LinkSetMaster(overlay(s), s.link("other"))) }},
+		{"ARP turned off", func(s scene) { s.must(s.nl.LinkSetARPOff(overlay(s))) }},
+		{"multicast turned off", func(s scene) { s.must(s.nl.LinkSetMulticastOff(overlay(s))) }},
+		{"carrier taken away", func(s scene) { s.setLink("overlay0", nl.NewRtAttr(39, []byte{1})) }}, // IFLA_PROTO_DOWN
+		{"learning turned on", func(s scene) {
+			s.setVXLAN(nl.NewRtAttr(nl.IFLA_VXLAN_LEARNING, []byte{1}))
+		}},
+		{"remote set", func(s scene) {
+			typ := map[bool]int{true: nl.IFLA_VXLAN_GROUP, false: nl.IFLA_VXLAN_GROUP6}[s.otherHost().Is4()]
+			s.setVXLAN(nl.NewRtAttr(typ, s.otherHost().AsSlice()))
+		}},
+		{"recreated with room for one peer", func(s scene) {
+			s.must(s.nl.LinkDel(overlay(s)))
+			s.must(s.nl.LinkAdd(&netlink.Vxlan{
+				LinkAttrs: netlink.LinkAttrs{Name: "overlay0"}, VxlanId: 1, Port: 4789, UDPCSum: true, Limit: 1,
+				VtepDevIndex: s.index("eth0"), SrcAddr: s.want.Device.Tunnel.Local.AsSlice(),
+			}))
+		}},
 		{"link-local addresses turned on", func(s scene) {
 			s.in(func() error {
 				return os.WriteFile("/proc/sys/net/ipv6/conf/overlay0/addr_gen_mode", []byte("0"), 0o644)
@@ -229,6 +247,31 @@ func deviceFaults() []fault {
 			s.must(s.nl.AddrAdd(overlay(s), &netlink.Addr{IPNet: ipNet("10.98.0.1/32"), Peer: ipNet("10.98.0.2/32")}))
 		}},
 	}
+}
+
+// setLink sets an attribute of a link for which netlink has no function.
+func (s scene) setLink(name string, attr *nl.RtAttr) {
+	s.t.Helper()
+	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_ACK)
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Index = int32(s.index(name))
+	req.AddData(msg)
+	req.AddData(attr)
+	s.in(func() error {
+		_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+		return err
+	})
+}
+
+// setVXLAN sets an option of the device, as "ip link set overlay0 type vxlan" does.
+func (s scene) setVXLAN(option *nl.RtAttr) {
+	s.t.Helper()
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("vxlan"))
+	data := info.AddRtAttr(nl.IFLA_INFO_DATA, nil)
+	data.AddRtAttr(nl.IFLA_VXLAN_ID, nl.Uint32Attr(s.want.Device.Tunnel.VNI))
+	data.AddChild(option)
+	s.setLink("overlay0", info)
 }
 
 // recreate makes the device anew, with other options.
@@ -433,6 +476,11 @@ func TestSyncMends(t *testing.T) {
 	t.Parallel()
 	faults := slices.Concat(deviceFaults(), routeFaults(), neighborFaults(), fdbFaults())
 	mends(t, faults, func(h *host, f familyCase) State {
+		if _, err := h.nl.LinkByName("other"); err != nil {
+			h.must(h.nl.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{
+				Name: "other", Flags: net.FlagUp, HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, 98},
+			}}))
+		}
 		want := h.want(f.underlay, f.node(1), f.nodes(1, 2, 3, 4)...)
 		want.Device.Claimed = true
 		return want

@@ -19,11 +19,14 @@ const (
 	DeleteDevice Verb = iota
 	CreateDevice
 	SetAlias
+	SetNoMaster
 	SetTunnel
 	SetMTU
 	SetMAC
 	SetNoAutoAddress
 	SetTxChecksum
+	SetResolvesNeighbors
+	SetNoProtoDown
 	SetUp
 	AddAddress
 	DeleteAddress
@@ -41,26 +44,29 @@ const (
 // verbs are the texts for the log, which counts the operations of a large sync by
 // verb.
 var verbs = [...]string{
-	DeleteDevice:     "delete device",
-	CreateDevice:     "create device",
-	SetAlias:         "set alias",
-	SetTunnel:        "set tunnel",
-	SetMTU:           "set MTU",
-	SetMAC:           "set MAC address",
-	SetNoAutoAddress: "turn automatic IPv6 address off",
-	SetTxChecksum:    "set transmit checksum offload",
-	SetUp:            "set device up",
-	AddAddress:       "add address",
-	DeleteAddress:    "delete address",
-	DeleteUnmanaged:  "delete unmanaged entry",
-	SetFDB:           "set FDB entry",
-	SetNeighbor:      "set neighbour",
-	AddHostRoute:     "add host route to a next hop",
-	SetRoute:         "set route",
-	DeleteHostRoute:  "delete host route to a next hop",
-	DeleteRoute:      "delete route",
-	DeleteNeighbor:   "delete neighbour",
-	DeleteFDB:        "delete FDB entry",
+	DeleteDevice:         "delete device",
+	CreateDevice:         "create device",
+	SetAlias:             "set alias",
+	SetNoMaster:          "take the device off its master",
+	SetTunnel:            "set tunnel",
+	SetMTU:               "set MTU",
+	SetMAC:               "set MAC address",
+	SetNoAutoAddress:     "turn automatic IPv6 address off",
+	SetTxChecksum:        "set transmit checksum offload",
+	SetResolvesNeighbors: "turn ARP and multicast on",
+	SetNoProtoDown:       "turn protodown off",
+	SetUp:                "set device up",
+	AddAddress:           "add address",
+	DeleteAddress:        "delete address",
+	DeleteUnmanaged:      "delete unmanaged entry",
+	SetFDB:               "set FDB entry",
+	SetNeighbor:          "set neighbour",
+	AddHostRoute:         "add host route to a next hop",
+	SetRoute:             "set route",
+	DeleteHostRoute:      "delete host route to a next hop",
+	DeleteRoute:          "delete route",
+	DeleteNeighbor:       "delete neighbour",
+	DeleteFDB:            "delete FDB entry",
 }
 
 func (v Verb) String() string { return verbs[v] }
@@ -120,7 +126,7 @@ func (d *Device) describe(v Verb) string {
 		return fmt.Sprintf("%s of %s", d.MAC, d.Name)
 	case CreateDevice:
 		return fmt.Sprintf("%s: VNI %d, port %d, from %s, MTU %d", d.Name, d.Tunnel.VNI, d.Tunnel.Port, d.Tunnel.Local, d.MTU)
-	case SetNoAutoAddress:
+	case SetNoAutoAddress, SetResolvesNeighbors, SetNoProtoDown:
 		return "on " + d.Name
 	case SetTunnel:
 		return fmt.Sprintf("of %s: from %s on interface %d, TTL %s, TOS %s, DF %s", d.Name, d.Tunnel.Local, d.Tunnel.Underlay, d.Tunnel.TTL, d.Tunnel.TOS, d.Tunnel.DF)
@@ -231,6 +237,12 @@ func (o *Op) deviceRequest(b *rtnl.Batch) *nl.Request {
 		return b.SetMAC(d.Name, d.MAC[:])
 	case SetNoAutoAddress:
 		return b.SetNoAutoAddress(d.Name)
+	case SetNoMaster:
+		return b.SetNoMaster(d.Name)
+	case SetResolvesNeighbors:
+		return b.SetResolvesNeighbors(d.Name)
+	case SetNoProtoDown:
+		return b.SetNoProtoDown(d.Name)
 	case SetUp:
 		return b.SetUpByName(d.Name)
 	}

@@ -56,7 +56,8 @@ func justCreated(d Device) Device {
 	return d
 }
 
-// changes lists the operations that change a device in place. The tunnel comes
+// changes lists the operations that change a device in place. The device leaves its
+// master first, for a bond sets MTU and MAC address of its ports. The tunnel comes
 // before the MTU, which the underlay limits. Automatic IPv6 addresses are turned
 // off before the device goes up.
 func changes(w, h Device) []Op {
@@ -67,11 +68,14 @@ func changes(w, h Device) []Op {
 		}
 	}
 	add(SetAlias, w.Alias != h.Alias)
+	add(SetNoMaster, h.Master != 0)
 	add(SetTunnel, w.Tunnel != h.Tunnel)
 	add(SetMTU, w.MTU != h.MTU)
 	add(SetMAC, w.MAC != h.MAC)
 	add(SetNoAutoAddress, h.AutoAddress && !w.AutoAddress)
 	add(SetTxChecksum, w.TxChecksum != h.TxChecksum)
+	add(SetResolvesNeighbors, h.NoNeighbors)
+	add(SetNoProtoDown, h.ProtoDown)
 	add(SetUp, w.Up && !h.Up)
 	return ops
 }

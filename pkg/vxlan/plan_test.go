@@ -82,6 +82,12 @@ func (s *State) applyDevice(op Op) {
 		d.AutoAddress = false
 	case SetTxChecksum:
 		d.TxChecksum = op.Device.TxChecksum
+	case SetNoMaster:
+		d.Master = 0
+	case SetResolvesNeighbors:
+		d.NoNeighbors = false
+	case SetNoProtoDown:
+		d.ProtoDown = false
 	case SetUp:
 		d.Up = true
 	}
@@ -163,6 +169,9 @@ func randomActual(r *rand.Rand) State {
 	chance(func() { s.Device.Tunnel.Learning = true })
 	chance(func() { s.Device.Tunnel.More = " gbp" })
 	chance(func() { s.Device.AutoAddress = true })
+	chance(func() { s.Device.Master = 7 })
+	chance(func() { s.Device.NoNeighbors = true })
+	chance(func() { s.Device.ProtoDown = true })
 	chance(func() { s.Device.TxChecksum = !s.Device.TxChecksum })
 	chance(func() { s.Device.Tunnel.SourcePorts.High = 9 })
 	chance(func() { s.Unmanaged = append(s.Unmanaged, *odd) })

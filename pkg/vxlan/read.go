@@ -95,7 +95,9 @@ func (k *Kernel) eachDevice(each func(Device)) error {
 		each(Device{
 			Name: a.Name, Tunnel: l.Tunnel(), MTU: a.MTU, MAC: macOf(a.HardwareAddr),
 			Up: a.RawFlags&unix.IFF_UP != 0, Alias: a.Alias, AutoAddress: l.AutoAddress,
-			Index: a.Index, Kind: kindVXLAN,
+			Master: a.MasterIndex, ProtoDown: l.ProtoDown,
+			NoNeighbors: a.RawFlags&unix.IFF_NOARP != 0 || a.RawFlags&unix.IFF_MULTICAST == 0,
+			Index:       a.Index, Kind: kindVXLAN, XDP: l.XDP,
 		})
 	})
 }

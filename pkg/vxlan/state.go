@@ -58,6 +58,15 @@ type Device struct {
 	// AutoAddress says that the kernel gives the device a link-local IPv6
 	// address when it goes up.
 	AutoAddress bool
+	// Master is the index of the device that the device is a port of: a bridge, a bond,
+	// a VRF. A port's packets go to its master instead of the host.
+	Master int
+	// NoNeighbors says that ARP or multicast is off. The kernel then forgets all
+	// neighbours, and takes no new ones but permanent ones.
+	NoNeighbors bool
+	// ProtoDown says that a program has taken the carrier away, as switches do with
+	// ports that fail: the device is up and drops what it should send.
+	ProtoDown bool
 	// TxChecksum leaves the checksums of packets in the tunnel to the underlay's
 	// hardware (ethtool: tx-checksum-ip-generic). On is the kernel's default.
 	TxChecksum bool
@@ -66,6 +75,9 @@ type Device struct {
 	// Kind is the kernel's name for the type of the device. In an actual state it
 	// differs from "vxlan" if another program uses the device's name.
 	Kind string
+	// XDP says that an XDP program sees the device's packets first. It is only read, and
+	// not compared: see Notes.
+	XDP bool
 	// Claimed says that an earlier run made a device of this name, so the device is
 	// ours even without our alias. It is set in a desired state only.
 	Claimed bool
