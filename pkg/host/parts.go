@@ -130,6 +130,10 @@ func (h *Host) Parts() []part.Part[Desired] {
 }
 
 func (h *Host) networkParts() []part.Part[Desired] {
+	return slices.Concat(h.deviceParts(), h.routingParts(), h.publishedParts())
+}
+
+func (h *Host) deviceParts() []part.Part[Desired] {
 	return []part.Part[Desired]{{
 		Name: "run directory", Round: RoundNetwork,
 		// What can't be written is the error of whoever writes it.
@@ -154,7 +158,12 @@ func (h *Host) networkParts() []part.Part[Desired] {
 		ForceResync: h.vxlan.ForceResync,
 		Notes:       h.vxlan.Notes,
 		Watch:       h.vxlan.Watch,
-	}, {
+	}}
+}
+
+// routingParts are what leads packets to pods and lets them pass.
+func (h *Host) routingParts() []part.Part[Desired] {
+	return []part.Part[Desired]{{
 		Name: partRoutes, Round: RoundNetwork,
 		// The routes are the bridge's, and are compared with the tunnel's.
 		Needs:       []string{partBridge},
@@ -179,7 +188,11 @@ func (h *Host) networkParts() []part.Part[Desired] {
 		Remove:      func(Desired) ([]string, error) { return h.removeIPTables() },
 		ForceResync: h.iptables.ForceResync,
 		Watch:       h.iptables.Watch,
-	}, {
+	}}
+}
+
+func (h *Host) publishedParts() []part.Part[Desired] {
+	return []part.Part[Desired]{{
 		Name: "addresses in use", Round: RoundNetwork,
 		// Two pods with one address are no reason to keep others out.
 		Minor: func(error) bool { return true },

@@ -57,7 +57,7 @@ func (k *Kernel) sync(f family.Family, networks []network) (changes []string, ne
 		if o.add != nil {
 			b.AddRule(*o.add).Tolerate(unix.EEXIST)
 		} else {
-			b.DelDumped("rule "+o.remove.Rule.String(), rtnl.DumpedRule, string(o.remove.Raw)).Tolerate(unix.ENOENT)
+			b.DelDumped("rule "+o.remove.String(), rtnl.DumpedRule, string(o.remove.Raw)).Tolerate(unix.ENOENT)
 		}
 		changes = append(changes, fmt.Sprintf("%s: %s", f, o))
 	}

@@ -19,7 +19,7 @@ func (o op) String() string {
 	if o.add != nil {
 		return "add rule " + o.add.String()
 	}
-	return "delete rule " + o.remove.Rule.String()
+	return "delete rule " + o.remove.String()
 }
 
 // plan lists the changes of a family's rules. have is in the kernel's order. A rule is

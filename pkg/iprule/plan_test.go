@@ -94,8 +94,6 @@ func parse(f family.Family, lines string) []rtnl.RuleEntry {
 				r.Action = rtnl.RuleGoto
 			case "ours":
 				r.Protocol = Protocol
-			default:
-				panic(words[i])
 			}
 		}
 		all = append(all, r)

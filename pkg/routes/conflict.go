@@ -84,7 +84,8 @@ func (h host) foreign(r *rtnl.RouteEntry) (subnet netip.Prefix, matters bool) {
 	case unix.RTN_LOCAL:
 		return subnet, !h.isLocal(r.Dst) // a gateway's, on whichever interface
 	case unix.RTN_UNICAST:
-		return subnet, !(h.own[subnet] && r.Index == h.bridge && !r.Via.IsValid() && len(r.Indexes) == 0)
+		toBridge := r.Index == h.bridge && !r.Via.IsValid() && len(r.Indexes) == 0
+		return subnet, !h.own[subnet] || !toBridge
 	}
 	return subnet, true
 }

@@ -60,7 +60,7 @@ func newPort() []setting {
 func altered(p rtnl.PortEntry) []rtnl.PortProperty {
 	var all []rtnl.PortProperty
 	for _, n := range newPort() {
-		if n.PortProperty == rtnl.PortState && !(p.Up() && p.Carrier()) {
+		if n.PortProperty == rtnl.PortState && (!p.Up() || !p.Carrier()) {
 			continue
 		}
 		if v, ok := p.Property(n.PortProperty); ok && v != n.value {
