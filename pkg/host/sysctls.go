@@ -3,6 +3,9 @@ package host
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 
@@ -45,7 +48,18 @@ func sysctlsOf(in Input, mtu int) Sysctls {
 
 func (s Sysctls) sync() ([]string, error) {
 	changes, err := sysctl.Sync(slices.Concat(s.routing(), s.routing6(), s.answering(), s.tunnel(), s.forwardByPMTU()))
+	devices := slices.Concat(s.Routers, s.Routers6, []string{s.Underlay, s.Bridge, s.Tunnel})
+	if errors.Is(err, fs.ErrNotExist) && slices.ContainsFunc(devices, isGone) {
+		// Somebody deleted the device since its part was synced. The kernel reports
+		// that, and the next round makes it again.
+		err = nil
+	}
 	return changes, errors.Join(err, s.silent())
+}
+
+func isGone(device string) bool {
+	_, err := os.Stat("/proc/sys/" + filepath.Dir(conf(device, rpFilter)))
+	return errors.Is(err, fs.ErrNotExist)
 }
 
 func (s Sysctls) routing() []sysctl.Parameter {

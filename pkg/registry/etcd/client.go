@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
+	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
@@ -100,9 +102,48 @@ func request(ctx context.Context, t timing, doing string, do func(context.Contex
 	return r.explain(ctx, t, doing, do(limited))
 }
 
+// requestOrSlow is request. If there is no answer for a while, it calls slow with the
+// reason so far; never after it returned.
+func requestOrSlow(ctx context.Context, t timing, doing string, do func(context.Context) error, slow func(error)) error {
+	return request(ctx, t, doing, func(ctx context.Context) error {
+		r, _ := ctx.Value(reasonKey{}).(*reason)
+		answered := make(chan struct{})
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			select {
+			case <-answered:
+			case <-time.After(t.slow):
+				slow(fmt.Errorf("%s: %w", doing, r.withLast(fmt.Errorf("no answer in %s, still trying", t.slow))))
+			}
+		})
+		defer wg.Wait()
+		defer close(answered)
+		return do(ctx)
+	})
+}
+
 // reason holds the error of a request's last attempt. The client retries until the
 // timeout, and then returns only DeadlineExceeded.
-type reason struct{ last error }
+type reason struct {
+	mu   sync.Mutex
+	last error
+}
+
+func (r *reason) note(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.last = err
+}
+
+// withLast adds the last reason, if there is one.
+func (r *reason) withLast(err error) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.last == nil {
+		return err
+	}
+	return fmt.Errorf("%w: %s", err, status.Convert(r.last).Message())
+}
 
 type reasonKey struct{}
 
@@ -111,7 +152,7 @@ type reasonKey struct{}
 func noteReason(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	err := invoke(ctx, method, req, reply, cc, opts...)
 	if r, ok := ctx.Value(reasonKey{}).(*reason); ok && err != nil {
-		r.last = err
+		r.note(err)
 	}
 	return err
 }
@@ -123,10 +164,7 @@ func (r *reason) explain(ctx context.Context, t timing, doing string, err error)
 		return err
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
-		err = fmt.Errorf("no answer in %s", t.request)
-		if r.last != nil {
-			err = fmt.Errorf("%w: %s", err, status.Convert(r.last).Message())
-		}
+		err = r.withLast(fmt.Errorf("no answer in %s", t.request))
 	}
 	return fmt.Errorf("%s: %w", doing, err)
 }

@@ -23,6 +23,7 @@ func TestStartBeforeEtcd(t *testing.T) {
 	c.put("/overlay-cni/config", config4)
 	c.members[0].kill()
 	a := c.join(1)
+	a.awaitError("etcd (" + c.members[0].client + "): list the nodes: no answer in 100ms, still trying")
 	v := a.awaitError("etcd ("+c.members[0].client+"): list the nodes: no answer in 1s", "connection refused")
 	wantError(t, v.err, registry.ErrNotReady)
 	if v.nodes != nil {

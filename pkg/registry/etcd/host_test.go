@@ -27,6 +27,7 @@ const config4 = "networks: [10.244.0.0/16]\n"
 func quick() timing {
 	return timing{
 		request:    time.Second,
+		slow:       100 * time.Millisecond,
 		heartbeat:  300 * time.Millisecond,
 		again:      time.Hour,
 		firstRetry: 20 * time.Millisecond,

@@ -39,6 +39,9 @@ type timing struct {
 	// request is the timeout of one request. An election takes one to two seconds, a
 	// list of 20,000 nodes over a slow line a few seconds.
 	request time.Duration
+	// slow is how long the first list may take before Nodes says that etcd doesn't
+	// answer: whoever starts a host with a wrong endpoint is told in time.
+	slow time.Duration
 	// heartbeat is how long the watch may be silent before the session asks etcd for
 	// a sign of life. Without an answer within another heartbeat the watch is dead.
 	// etcd closes connections that are probed more often than every 5 s.
@@ -57,6 +60,7 @@ type timing struct {
 func defaultTiming() timing {
 	return timing{
 		request:    10 * time.Second,
+		slow:       2 * time.Second,
 		heartbeat:  15 * time.Second,
 		again:      10 * time.Second,
 		firstRetry: 500 * time.Millisecond,
@@ -159,7 +163,7 @@ func (r *Registry) run(ctx context.Context) {
 			return
 		}
 		if !errors.Is(err, errCompacted) {
-			r.fail(fmt.Errorf("etcd (%s): %w", strings.Join(r.opts.Endpoints, ", "), err))
+			r.fail(err)
 		}
 		if time.Since(started) > r.timing.lastRetry {
 			delay = 0 // it worked for a while
@@ -171,12 +175,24 @@ func (r *Registry) run(ctx context.Context) {
 
 // fail records why etcd doesn't answer. The last known nodes stay.
 func (r *Registry) fail(err error) {
+	err = fmt.Errorf("etcd (%s): %w", strings.Join(r.opts.Endpoints, ", "), err)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if text(err) != text(r.failure) {
 		notify(r.changed)
 	}
 	r.failure = err
+}
+
+// failFirst is fail for the first session: later ones have a reason already, or the
+// last known nodes.
+func (r *Registry) failFirst(err error) {
+	r.mu.Lock()
+	first := r.failure == nil && r.shown == nil
+	r.mu.Unlock()
+	if first {
+		r.fail(err)
+	}
 }
 
 // show makes a session's set the one that Nodes returns, together with the problem.

@@ -80,10 +80,10 @@ func (r *Registry) session(ctx context.Context) error {
 func (s *session) list(ctx context.Context) error {
 	first, end := s.keys.watched()
 	var resp *clientv3.GetResponse
-	err := request(ctx, s.timing, "list the nodes", func(ctx context.Context) (err error) {
+	err := requestOrSlow(ctx, s.timing, "list the nodes", func(ctx context.Context) (err error) {
 		resp, err = s.client.Get(ctx, first, clientv3.WithRange(end))
 		return err
-	})
+	}, s.failFirst)
 	if err != nil {
 		return err
 	}
