@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -30,10 +31,17 @@ func (d *daemon) syncNetwork(context.Context) error {
 		s.Degraded = errors.Join(s.Degraded, refusedConfig(stale))
 		s.Parts = d.network.Numbers()
 		d.status.Set(host.RoundNetwork, s)
-		d.sayWaiting(errors.Join(s.Down, s.Degraded))
+		// A registry that has only just been asked is no trouble.
+		trouble := unannounced != nil || stale != nil || refused.Error() != registry.ErrNotReady.Error()
+		d.sayWaiting(errors.Join(s.Down, s.Degraded), trouble)
 		return nil
 	}
 	s := d.syncParts(c, nodes)
+	if errors.Is(s.Down, errNotEntered) {
+		// The reason comes first.
+		s.Down = errors.Join(unannounced, wrap("the registry", refused), s.Down)
+		refused = nil
+	}
 	s.Degraded = errors.Join(s.Degraded, wrap("the registry", refused), refusedConfig(stale))
 	s.Parts = d.network.Numbers()
 	d.status.Set(host.RoundNetwork, s)
@@ -105,10 +113,15 @@ func notNew(err error) error {
 // because a failure would be repeated with growing waits, and the registry triggers a
 // round when it answers. The round does not report the network as down either: the
 // network may be up from before a restart.
-func (d *daemon) sayWaiting(why error) {
-	if d.logged.changed("registry", why.Error()) {
-		d.log.Info("waiting for the registry, keeping the published state", "err", why)
+func (d *daemon) sayWaiting(why error, trouble bool) {
+	if !d.logged.changed("registry", why.Error()) {
+		return
 	}
+	level := slog.LevelInfo
+	if trouble {
+		level = slog.LevelError
+	}
+	d.log.Log(context.Background(), level, "waiting for the registry, keeping the published state", "err", why)
 }
 
 // announce passes this host's addresses to a registry in which hosts register
@@ -119,7 +132,8 @@ func (d *daemon) announce(c config.Config) error {
 	if !ok {
 		return nil
 	}
-	u, err := d.underlay.Find(underlaySpec(c))
+	published, _ := nodestate.Last(d.runDir) // there may be none yet
+	u, err := d.underlay.Find(underlaySpec(c, published))
 	if err != nil {
 		return err
 	}
@@ -127,8 +141,11 @@ func (d *daemon) announce(c config.Config) error {
 	return nil
 }
 
-func underlaySpec(c config.Config) underlay.Spec {
-	return underlay.Spec{Want: c.Underlay, Family: c.UnderlayFamily, Ours: []string{c.Bridge, c.VXLAN.Device}}
+// underlaySpec keeps what carries the tunnel, as the network was published last.
+func underlaySpec(c config.Config, published nodestate.State) underlay.Spec {
+	return underlay.Spec{
+		Want: c.Underlay, Family: c.UnderlayFamily, Ours: []string{c.Bridge, c.VXLAN.Device}, Kept: underlay.ParseKept(published.Underlay),
+	}
 }
 
 // syncParts computes the desired state and syncs every part of the network.
@@ -156,16 +173,24 @@ func (d *daemon) syncParts(c config.Config, nodes []registry.Node) health.Status
 	return s
 }
 
+// errNotEntered is for a registry in which hosts enter themselves.
+var errNotEntered = errors.New("is not in the registry yet: it enters itself as soon as nothing is in the way")
+
 // input reads the input of the desired state. It returns an error if this host can't
 // be in the network.
 func (d *daemon) input(c config.Config, nodes []registry.Node) (host.Input, error) {
 	own, err := host.OwnNode(d.node, nodes)
+	_, announced := registry.As[registry.Announcer](d.registry)
+	if err != nil && announced {
+		err = fmt.Errorf("node %q %w", d.node, errNotEntered)
+	}
 	if err != nil {
 		// New pods must not get addresses of the subnet that this host had: the subnet
 		// may belong to another host by the time this host is in the registry again.
 		return host.Input{}, errors.Join(err, nodestate.Withdraw(d.runDir))
 	}
-	spec := underlaySpec(c)
+	published, _ := nodestate.Last(d.runDir) // there may be none yet
+	spec := underlaySpec(c, published)
 	spec.NodeAddrs, spec.OnLink = own.Addresses, c.DirectRouting
 	u, err := d.underlay.Find(spec)
 	if err != nil {
@@ -179,11 +204,13 @@ func (d *daemon) input(c config.Config, nodes []registry.Node) (host.Input, erro
 		u = d.holdAddress(u, spec)
 	}
 	d.sayUnderlay(u, own)
-	published, _ := nodestate.Last(d.runDir) // there may be none yet
 	if err := d.movedBridge(c, published); err != nil {
 		return host.Input{}, err
 	}
-	return host.Input{Config: c, Own: own, Nodes: nodes, Underlay: u, Former: former, Claimed: published.Device == c.VXLAN.Device}, nil
+	return host.Input{
+		Config: c, Own: own, Nodes: nodes, Underlay: u, Former: former,
+		Claimed: published.Device == c.VXLAN.Device, Announced: announced,
+	}, nil
 }
 
 // holdAddress returns the underlay with the address from which the tunnel still sends,

@@ -198,6 +198,39 @@ func TestRoundBeforeTheRegistryIsReady(t *testing.T) {
 	}
 }
 
+// Whoever starts a host sees at once that something is refused or does not answer.
+func TestTroubleBeforeTheRegistryIsReady(t *testing.T) {
+	for name, change := range map[string]func(*world){
+		"no answer":           func(w *world) { w.refused = fmt.Errorf("%w: no route to host", registry.ErrNotReady) },
+		"refused settings":    func(w *world) { w.stale = errors.New("mtu is wrong") },
+		"nothing to announce": func(w *world) { w.noUnderlay = underlay.ErrNotFound },
+	} {
+		w := newWorld(t)
+		w.registry = announcer{w}
+		w.nodes, w.refused = nil, registry.ErrNotReady
+		w.round()
+		if log := w.log.String(); strings.Contains(log, "level=ERROR") {
+			t.Errorf("a registry that was only just asked is an error:\n%s", log)
+		}
+		change(w)
+		w.round()
+		if log := w.log.String(); !strings.Contains(log, "level=ERROR") {
+			t.Errorf("%s is no error:\n%s", name, log)
+		}
+	}
+}
+
+// Where hosts enter themselves, why this one has not stands before that it has not.
+func TestTheReasonComesBeforeTheMissingEntry(t *testing.T) {
+	w := newWorld(t)
+	w.registry = announcer{w}
+	w.nodes, w.refused = w.nodes[1:], errors.New("no subnet is free")
+	s := w.round()
+	if got, want := fmt.Sprint(s.Down), "the registry: no subnet is free\nnode \"host-1\" is not in the registry yet"; !strings.HasPrefix(got, want) || s.Degraded != nil {
+		t.Errorf("got  %s, %v\nwant %s", got, s.Degraded, want)
+	}
+}
+
 // A daemon that is restarted while the registry is away finds a network that works.
 func TestRoundBeforeTheRegistryIsReadyAgain(t *testing.T) {
 	w := newWorld(t)

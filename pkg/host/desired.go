@@ -35,11 +35,14 @@ type Input struct {
 	// Claimed says that a daemon has published the VXLAN device's name on this host.
 	// So a device with that name is ours, even without our alias.
 	Claimed bool
+	// Announced says that hosts enter themselves in the registry, each with the address
+	// of its tunnel first.
+	Announced bool
 }
 
 // Equal reports whether two inputs give the same desired state.
 func (in Input) Equal(o Input) bool {
-	return in.Claimed == o.Claimed && slices.Equal(in.Former, o.Former) && in.Own.Equal(o.Own) && slices.EqualFunc(in.Nodes, o.Nodes, registry.Node.Equal) &&
+	return in.Claimed == o.Claimed && in.Announced == o.Announced && slices.Equal(in.Former, o.Former) && in.Own.Equal(o.Own) && slices.EqualFunc(in.Nodes, o.Nodes, registry.Node.Equal) &&
 		reflect.DeepEqual(in.Underlay, o.Underlay) && reflect.DeepEqual(in.Config, o.Config)
 }
 
@@ -63,9 +66,11 @@ type Desired struct {
 }
 
 // Compute computes the desired state. If the error is a *Refusal, there is no desired
-// state. Any other error concerns peers alone: the desired state leaves out the peers
-// that the error names, or their pods can't reach this host's pods.
+// state. Any other error concerns peers or one family alone: the desired state leaves
+// out what the error names, or the peers' pods can't reach this host's pods.
 func Compute(in Input) (Desired, error) {
+	own, narrow := fitting(in)
+	in.Own = own
 	tunnel, peers := vxlan.Desired(vxlan.Input{
 		Config: vxlan.Config{
 			Config: in.Config.VXLAN, MTU: in.Config.MTU, DirectRouting: in.Config.DirectRouting, Claimed: in.Claimed,
@@ -100,7 +105,7 @@ func Compute(in Input) (Desired, error) {
 		IPTables: chains,
 		Published: nodestate.State{
 			Node: in.Own.Name, Subnets: in.Own.Subnets, MTU: tunnel.Device.MTU,
-			Bridge: in.Config.Bridge, Device: in.Config.VXLAN.Device, Unguarded: !in.Config.AntiSpoofing,
+			Bridge: in.Config.Bridge, Device: in.Config.VXLAN.Device, Underlay: in.Underlay.Kept().String(), Unguarded: !in.Config.AntiSpoofing,
 		},
 		Unguarded: !in.Config.AntiSpoofing,
 		Conflist: cnifiles.Config{
@@ -108,7 +113,7 @@ func Compute(in Input) (Desired, error) {
 		},
 		Text: in.Config.Text,
 		Note: singleStack(in.Nodes),
-	}, errors.Join(peers, apart(in.Own, in.Nodes), leftOut(in.Own, in.Underlay), unlisted(in))
+	}, errors.Join(narrow, peers, apart(in.Own, in.Nodes), leftOut(in.Own, in.Underlay), unlisted(in), disagreeing(in))
 }
 
 // tunnelPackets describes the tunnel's packets to the firewall.

@@ -67,11 +67,11 @@ func (f familyCase) input() Input {
 	return Input{
 		Config: config.Config{
 			AntiSpoofing: true,
-			NodeName:     "host-1", Bridge: "cni0", Masquerade: true,
+			NodeName:     "host-1", Bridge: "cni0", Masquerade: true, UnderlayFamily: family.Of(netip.MustParseAddr(f.underlay)),
 			VXLAN: tunnel.Config{Device: "overlay0", VNI: 1, Port: 4789},
 		},
 		Nodes: nodes, Own: nodes[0],
-		Underlay: underlay.Underlay{Name: "eth0", Index: 2, MTU: 1500, Address: netip.MustParseAddr(f.underlay)},
+		Underlay: underlay.Underlay{Name: "eth0", Index: 2, MTU: 1500, Address: netip.MustParseAddr(f.underlay), Addresses: []netip.Addr{netip.MustParseAddr(f.underlay)}},
 	}
 }
 
@@ -85,7 +85,7 @@ func TestCompute(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			publish := nodestate.State{Node: "host-1", Subnets: in.Own.Subnets, MTU: f.mtu, Bridge: "cni0", Device: "overlay0"}
+			publish := nodestate.State{Node: "host-1", Subnets: in.Own.Subnets, MTU: f.mtu, Bridge: "cni0", Device: "overlay0", Underlay: "eth0 " + f.underlay}
 			if diff := cmp.Diff(f.forwards, got.Bridge.Want().Forwards); diff != "" {
 				t.Errorf("forwarding: -want +got\n%s", diff)
 			}

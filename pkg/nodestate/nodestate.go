@@ -49,6 +49,10 @@ type State struct {
 	Device  string         `json:"device"` // interface name of the VXLAN device
 	// Unguarded says that pods may send with the addresses of others.
 	Unguarded bool `json:"unguarded,omitempty"`
+	// Underlay is what carries the tunnel (underlay.Kept). The daemon alone reads it, to
+	// make the same choice after a restart. It is a text because the plugin decodes
+	// this file for each pod.
+	Underlay string `json:"underlay,omitempty"`
 }
 
 // Path returns the path of the file.
@@ -148,7 +152,7 @@ func Sync(dir string, s State) (changes []string, err error) {
 	if err := f.WriteFile(FileName, data, 0o644); err != nil {
 		return nil, err
 	}
-	return []string{fmt.Sprintf("published this node for the plugin: subnets %v, MTU %d", s.Subnets, s.MTU)}, nil
+	return []string{fmt.Sprintf("published this node for the plugin: subnets %v, MTU %d, underlay %s", s.Subnets, s.MTU, s.Underlay)}, nil
 }
 
 // Withdraw undoes Sync, but Last still returns the state. It succeeds if nothing

@@ -120,8 +120,9 @@ func CheckAddress(a netip.Addr) error {
 		return fmt.Errorf("address %s has a zone: write %s", a, a.WithZone(""))
 	case a.IsLoopback():
 		return fmt.Errorf("address %s is a loopback address: %s", a, fix)
-	case a.IsUnspecified(), a.IsMulticast(), a == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
-		return fmt.Errorf("address %s is not the address of a single host: %s", a, fix)
+	}
+	if special, inside := subnet.Special(subnet.Host(a)); inside {
+		return fmt.Errorf("address %s is not the address of a single host, but in %s: %s", a, special, fix)
 	}
 	return nil
 }

@@ -92,12 +92,20 @@ func TestSetLeavesOut(t *testing.T) {
 		"one address twice": {[]string{"a 10.0.0.1 10.0.0.1"},
 			[]string{`node "a": addresses 10.0.0.1 and 10.0.0.1 are of one family: keep one of them`}},
 		"unspecified": {[]string{"a 0.0.0.0", "b ::"}, []string{
-			`node "a": address 0.0.0.0 is not the address of a single host: ` + reach,
-			`node "b": address :: is not the address of a single host: ` + reach}},
+			`node "a": address 0.0.0.0 is not the address of a single host, but in 0.0.0.0/8 (this network): ` + reach,
+			`node "b": address :: is not the address of a single host, but in ::/96 (unspecified, loopback and deprecated IPv4-compatible): ` + reach}},
 		"multicast and broadcast": {[]string{"a 224.0.0.1", "b ff02::1", "c 255.255.255.255"}, []string{
-			`node "a": address 224.0.0.1 is not the address of a single host: ` + reach,
-			`node "b": address ff02::1 is not the address of a single host: ` + reach,
-			`node "c": address 255.255.255.255 is not the address of a single host: ` + reach}},
+			`node "a": address 224.0.0.1 is not the address of a single host, but in 224.0.0.0/4 (multicast): ` + reach,
+			`node "b": address ff02::1 is not the address of a single host, but in ff00::/8 (multicast): ` + reach,
+			`node "c": address 255.255.255.255 is not the address of a single host, but in 240.0.0.0/4 (reserved): ` + reach}},
+		"reserved": {[]string{"a 0.1.2.3", "b 240.0.0.1", "c ::2"}, []string{
+			`node "a": address 0.1.2.3 is not the address of a single host, but in 0.0.0.0/8 (this network): ` + reach,
+			`node "b": address 240.0.0.1 is not the address of a single host, but in 240.0.0.0/4 (reserved): ` + reach,
+			`node "c": address ::2 is not the address of a single host, but in ::/96 (unspecified, loopback and deprecated IPv4-compatible): ` + reach}},
+		"reserved subnets, beside others": {[]string{"a 10.0.0.1 10.1.0.0/24", "b 10.0.0.2 240.1.0.0/24", "c 10.0.0.3 255.255.255.0/24", "d 10.0.0.4 0.1.0.0/16"}, []string{
+			`node "b": pod subnet 240.1.0.0/24 is not a range of unicast addresses that can be routed: it overlaps 240.0.0.0/4 (reserved)`,
+			`node "c": pod subnet 255.255.255.0/24 is not a range of unicast addresses that can be routed: it overlaps 240.0.0.0/4 (reserved)`,
+			`node "d": pod subnet 0.1.0.0/16 is not a range of unicast addresses that can be routed: it overlaps 0.0.0.0/8 (this network)`}},
 		"loopback": {[]string{"a 127.0.0.1", "b ::1"}, []string{
 			`node "a": address 127.0.0.1 is a loopback address: ` + reach,
 			`node "b": address ::1 is a loopback address: ` + reach}},

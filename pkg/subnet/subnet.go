@@ -25,14 +25,47 @@ func Check(p netip.Prefix) error {
 		return fmt.Errorf("pod subnet %s is an IPv4-mapped IPv6 prefix: write it as IPv4", p)
 	case p != p.Masked():
 		return fmt.Errorf("pod subnet %s has host bits set: write %s", p, p.Masked())
-	case p.Addr().IsMulticast(), p.Addr().IsLoopback(), p.Addr().IsLinkLocalUnicast(), p.Addr().IsUnspecified():
-		return fmt.Errorf("pod subnet %s is not a range of unicast addresses that can be routed", p)
+	}
+	if special, overlaps := Special(p); overlaps {
+		return fmt.Errorf("pod subnet %s is not a range of unicast addresses that can be routed: it overlaps %s", p, special)
 	}
 	if limit := maxBits[p.Addr().BitLen()]; p.Bits() > limit {
 		return fmt.Errorf("pod subnet %s is too small for a gateway and pods: use a /%d or larger", p, limit)
 	}
 	return nil
 }
+
+// Special returns the range that p overlaps and that no host or pod can have an
+// address of, because addresses there mean no single host, mean the host itself, or
+// mean another host on each link. Some programs use 240.0.0.0/4 nevertheless, but
+// others drop it: it is reserved (RFC 1112, section 4).
+func Special(p netip.Prefix) (Range, bool) {
+	// Not a variable of the package, which would cost each start of the plugin.
+	for _, r := range [...]Range{
+		{netip.PrefixFrom(netip.AddrFrom4([4]byte{0}), 8), "this network"},
+		{netip.PrefixFrom(netip.AddrFrom4([4]byte{127}), 8), "loopback"},
+		{netip.PrefixFrom(netip.AddrFrom4([4]byte{169, 254}), 16), "link-local"},
+		{netip.PrefixFrom(netip.AddrFrom4([4]byte{224}), 4), "multicast"},
+		{netip.PrefixFrom(netip.AddrFrom4([4]byte{240}), 4), "reserved"},
+		{netip.PrefixFrom(netip.IPv6Unspecified(), 96), "unspecified, loopback and deprecated IPv4-compatible"},
+		{netip.PrefixFrom(netip.AddrFrom16([16]byte{10: 0xff, 11: 0xff}), 96), "IPv4-mapped"},
+		{netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfe, 0x80}), 10), "link-local"},
+		{netip.PrefixFrom(netip.AddrFrom16([16]byte{0xff}), 8), "multicast"},
+	} {
+		if r.Prefix.Overlaps(p) {
+			return r, true
+		}
+	}
+	return Range{}, false
+}
+
+// Range is a range of addresses with a meaning of its own.
+type Range struct {
+	netip.Prefix
+	Meaning string
+}
+
+func (r Range) String() string { return fmt.Sprintf("%s (%s)", r.Prefix, r.Meaning) }
 
 // Gateway is the first address after the network's own, which the bridge of
 // the node holds: 10.244.1.1 for 10.244.1.0/24.

@@ -64,9 +64,19 @@ func TestCheck(t *testing.T) {
 		{"fd00::/127", "pod subnet fd00::/127 is too small for a gateway and pods: use a /126 or larger"},
 		{"10.244.1.9/24", "pod subnet 10.244.1.9/24 has host bits set: write 10.244.1.0/24"},
 		{"::ffff:10.0.0.0/120", "pod subnet ::ffff:10.0.0.0/120 is an IPv4-mapped IPv6 prefix: write it as IPv4"},
-		{"224.0.0.0/24", "pod subnet 224.0.0.0/24 is not a range of unicast addresses that can be routed"},
-		{"fe80::/64", "pod subnet fe80::/64 is not a range of unicast addresses that can be routed"},
-		{"127.0.0.0/24", "pod subnet 127.0.0.0/24 is not a range of unicast addresses that can be routed"},
+		{"224.0.0.0/24", "pod subnet 224.0.0.0/24 is not a range of unicast addresses that can be routed: it overlaps 224.0.0.0/4 (multicast)"},
+		{"fe80::/64", "pod subnet fe80::/64 is not a range of unicast addresses that can be routed: it overlaps fe80::/10 (link-local)"},
+		{"127.0.0.0/24", "pod subnet 127.0.0.0/24 is not a range of unicast addresses that can be routed: it overlaps 127.0.0.0/8 (loopback)"},
+		{"0.0.0.0/0", "pod subnet 0.0.0.0/0 is not a range of unicast addresses that can be routed: it overlaps 0.0.0.0/8 (this network)"},
+		{"0.1.0.0/16", "pod subnet 0.1.0.0/16 is not a range of unicast addresses that can be routed: it overlaps 0.0.0.0/8 (this network)"},
+		{"126.0.0.0/7", "pod subnet 126.0.0.0/7 is not a range of unicast addresses that can be routed: it overlaps 127.0.0.0/8 (loopback)"},
+		{"169.254.7.0/24", "pod subnet 169.254.7.0/24 is not a range of unicast addresses that can be routed: it overlaps 169.254.0.0/16 (link-local)"},
+		{"240.1.0.0/24", "pod subnet 240.1.0.0/24 is not a range of unicast addresses that can be routed: it overlaps 240.0.0.0/4 (reserved)"},
+		{"255.255.255.0/24", "pod subnet 255.255.255.0/24 is not a range of unicast addresses that can be routed: it overlaps 240.0.0.0/4 (reserved)"},
+		{"::/64", "pod subnet ::/64 is not a range of unicast addresses that can be routed: it overlaps ::/96 (unspecified, loopback and deprecated IPv4-compatible)"},
+		{"fe80::/9", "pod subnet fe80::/9 is not a range of unicast addresses that can be routed: it overlaps fe80::/10 (link-local)"},
+		{"ff05::/64", "pod subnet ff05::/64 is not a range of unicast addresses that can be routed: it overlaps ff00::/8 (multicast)"},
+		{"192.0.2.0/24", ""}, {"198.51.100.0/24", ""}, {"203.0.113.0/24", ""}, {"100.64.0.0/16", ""}, {"198.18.0.0/24", ""}, {"2001:db8::/64", ""}, {"2002::/64", ""},
 	} {
 		got := ""
 		if err := Check(netip.MustParsePrefix(tc.subnet)); err != nil {

@@ -103,8 +103,8 @@ func readLinks(conn *rtnl.Conn, n *Network) error {
 	err := conn.EachLink("", func(l rtnl.LinkEntry) {
 		a := l.Attrs()
 		link := Link{
-			Name: a.Name, Index: a.Index, MTU: a.MTU, Parent: a.ParentIndex, Master: a.MasterIndex,
-			Up: a.RawFlags&unix.IFF_UP != 0, Loopback: a.Flags&net.FlagLoopback != 0,
+			Name: a.Name, Index: a.Index, Kind: l.Type(), MTU: a.MTU, Parent: a.ParentIndex, Master: a.MasterIndex,
+			Up: a.RawFlags&unix.IFF_UP != 0, Running: a.RawFlags&unix.IFF_RUNNING != 0, Loopback: a.Flags&net.FlagLoopback != 0,
 		}
 		if a.NetNsID >= 0 {
 			link.Parent = 0 // the parent is in another network namespace
@@ -128,14 +128,28 @@ func readLinks(conn *rtnl.Conn, n *Network) error {
 			if a.Flags&unix.IFA_F_DADFAILED != 0 {
 				continue // another host has the address
 			}
-			n.Links[i].Addrs = append(n.Links[i].Addrs, a.Prefix.Addr())
-			if transience(a) > 0 {
-				n.Links[i].Transient = append(n.Links[i].Transient, a.Prefix.Addr())
-			}
+			n.Links[i].add(a)
 		}
 	}
 	return err
 }
+
+func (l *Link) add(e rtnl.AddrEntry) {
+	a := e.Prefix.Addr()
+	l.Addrs = append(l.Addrs, a)
+	if transience(e) > 0 {
+		l.Transient = append(l.Transient, a)
+	}
+	if transience(e) == leaving {
+		l.Leaving = append(l.Leaving, a)
+	}
+	if network := e.Prefix.Masked(); !network.IsSingleIP() && global(a) && !slices.Contains(l.Networks, network) {
+		l.Networks = append(l.Networks, network)
+	}
+}
+
+// leaving is the highest transience.
+const leaving = 2
 
 // byPermanence orders the addresses of an interface by family, and within a family by
 // how long they are likely to stay. The kernel lists the newest IPv6 address first.
@@ -152,7 +166,7 @@ func transience(e rtnl.AddrEntry) int {
 	ip := e.Prefix.Addr()
 	switch {
 	case e.Flags&(unix.IFA_F_DEPRECATED|unix.IFA_F_TENTATIVE) != 0, ip.Is6() && e.Flags&unix.IFA_F_TEMPORARY != 0: // the flag means "secondary" for IPv4
-		return 2
+		return leaving
 	case e.Prefix.Bits() == ip.BitLen():
 		return 1
 	}

@@ -21,8 +21,10 @@ type Network struct {
 type Link struct {
 	Name     string
 	Index    int
+	Kind     string // such as "bridge"; hardware has none
 	MTU      int
 	Up       bool
+	Running  bool // has a carrier
 	Loopback bool
 	// Addrs has IPv4 addresses first, in each family permanent addresses first, and
 	// otherwise the kernel's order.
@@ -30,6 +32,10 @@ type Link struct {
 	// Transient are the addresses of Addrs that may move to another host, see
 	// transience.
 	Transient []netip.Addr
+	// Leaving are those of Transient that the host is about to lose, or may never get.
+	Leaving []netip.Addr
+	// Networks are the addresses' networks, without those of a single address.
+	Networks []netip.Prefix
 	// Parent is the index of the interface below a VLAN; 0: none.
 	Parent int
 	// Master is the index of the bridge or bond of a port; 0: none.
@@ -50,8 +56,25 @@ func (n Network) find(is func(Link) bool) (Link, bool) {
 	return Link{}, false
 }
 
-func (n Network) holder(a netip.Addr) (Link, bool) {
-	return n.find(func(l Link) bool { return slices.Contains(l.Addrs, a) })
+func (n Network) holders(a netip.Addr) []Link {
+	return slices.DeleteFunc(slices.Clone(n.Links), func(l Link) bool { return !slices.Contains(l.Addrs, a) })
+}
+
+// isInternal reports whether an interface reaches no other host by itself. Programs
+// put addresses there that the whole host has: anycast and load balancers' addresses
+// on lo, those of Services on a dummy (kube-ipvs0), a router's own.
+func (l Link) isInternal() bool { return l.Loopback || l.Kind == "dummy" || l.Kind == "vrf" }
+
+// isAside reports whether an interface is hardly the way to other hosts: it is
+// internal, a bridge that only containers are attached to, or a port of a bridge or
+// bond, which takes the packets that its port receives.
+func (n Network) isAside(l Link) bool {
+	master, has := n.find(func(m Link) bool { return l.Master != 0 && m.Index == l.Master })
+	return l.isInternal() || has && master.Kind != "vrf" || l.Kind == "bridge" && n.onlyContainers(l)
+}
+
+func (n Network) onlyContainers(bridge Link) bool {
+	return !slices.ContainsFunc(n.Links, func(l Link) bool { return l.Master == bridge.Index && l.Kind != "veth" && l.Kind != "tun" })
 }
 
 // carriers returns the names of an interface and of those that carry it, directly or
@@ -104,4 +127,8 @@ func (n Network) describe() string {
 
 func (n Network) hasDefault(index int) bool {
 	return slices.ContainsFunc(n.Defaults, func(d DefaultRoute) bool { return d.Index == index })
+}
+
+func (n Network) hasDefaultOf(f family.Family, index int) bool {
+	return slices.ContainsFunc(n.Defaults, func(d DefaultRoute) bool { return d.Index == index && d.Family == f })
 }

@@ -33,6 +33,8 @@ type Underlay struct {
 	// Drivers are the drivers of the interface and of the interfaces that carry it,
 	// such as the ports of a bond. Each name occurs once; they are sorted.
 	Drivers []string
+	// Networks are those of the interface's addresses.
+	Networks []netip.Prefix
 }
 
 // Spec says which underlay is wanted.
@@ -47,6 +49,8 @@ type Spec struct {
 	// Ours are the names of the daemon's own devices. A tunnel must not run over
 	// itself.
 	Ours []string
+	// Kept is what carries the tunnel now.
+	Kept Kept
 	// OnLink asks for Underlay.OnLink, which takes a list of all routes of the
 	// interface.
 	OnLink bool
@@ -69,9 +73,9 @@ func choose(spec Spec, net Network) (Underlay, error) {
 		if !ok {
 			return Underlay{}, fmt.Errorf("there is no interface %q: set underlay to one that exists", want.Interface)
 		}
-		return spec.on(l, spec.families())
+		return spec.on(net, l, spec.families())
 	case want.Address.IsValid():
-		l, ok := net.holder(want.Address)
+		l, ok := spec.best(net, want.Address)
 		if !ok {
 			return Underlay{}, fmt.Errorf("no interface has the address %s: set underlay to an address of this host", want.Address)
 		}
@@ -81,7 +85,7 @@ func choose(spec Spec, net Network) (Underlay, error) {
 		if !ok {
 			return Underlay{}, fmt.Errorf("no route leads to %s: add one, or set underlay to an interface", want.Reaches)
 		}
-		return spec.on(l, []family.Family{family.Of(want.Reaches)})
+		return spec.on(net, l, []family.Family{family.Of(want.Reaches)})
 	}
 	return spec.auto(net)
 }
@@ -92,33 +96,90 @@ func (s Spec) needsDefaults(net Network) bool {
 	if s.Want != (config.Underlay{}) {
 		return false
 	}
-	return !slices.ContainsFunc(s.NodeAddrs, func(a netip.Addr) bool {
-		_, held := net.holder(a)
-		return held && s.Family.Allows(a)
-	})
-}
-
-// auto prefers an address that other hosts send to over the interface of the
-// default route.
-func (s Spec) auto(net Network) (Underlay, error) {
-	for _, a := range s.NodeAddrs {
-		if l, ok := net.holder(a); ok && s.Family.Allows(a) {
-			return s.with(l, a)
+	for _, a := range s.addrs() {
+		if holders := net.holders(a); len(holders) > 0 {
+			return len(holders) > 1 || net.isAside(holders[0])
 		}
 	}
-	defaults := slices.DeleteFunc(slices.Clone(net.Defaults), func(d DefaultRoute) bool { return s.Family != 0 && s.Family != d.Family })
+	return true
+}
+
+// addrs returns the host's addresses in the registry of the usable families.
+func (s Spec) addrs() []netip.Addr {
+	families := s.families()
+	return slices.DeleteFunc(slices.Clone(s.NodeAddrs), func(a netip.Addr) bool { return !slices.Contains(families, family.Of(a)) })
+}
+
+// auto prefers an address that other hosts send to over what carries the tunnel now,
+// and that over the interface of the default route.
+func (s Spec) auto(net Network) (Underlay, error) {
+	for _, a := range s.addrs() {
+		if l, ok := s.best(net, a); ok {
+			return s.held(net, l, a)
+		}
+		if err := s.away(net, a); err != nil {
+			return Underlay{}, err
+		}
+	}
+	if l, a, ok := s.kept(net); ok {
+		return s.with(l, a)
+	}
+	return s.byDefaultRoute(net)
+}
+
+// held chooses for an address in the registry that interface l has, if l is the way to
+// other hosts. If the whole host has the address, such as a router's, the tunnel runs
+// over another interface from that address.
+func (s Spec) held(net Network, l Link, a netip.Addr) (Underlay, error) {
+	if !net.isAside(l) && s.usable(l) == nil {
+		return s.with(l, a)
+	}
+	if l.isInternal() {
+		if over, ok := s.carrier(net, a); ok {
+			return s.with(over, a)
+		}
+	}
+	if err := s.away(net, a); err != nil {
+		return Underlay{}, err
+	}
+	return s.with(l, a)
+}
+
+// carrier returns the interface over which an address of the whole host is reached:
+// the one that carries the tunnel now, else that of the default route.
+func (s Spec) carrier(net Network, a netip.Addr) (Link, bool) {
+	proper := func(l Link) bool { return s.usable(l) == nil && !net.isAside(l) }
+	if l, ok := net.find(func(l Link) bool { return l.Name == s.Kept.Name }); ok && s.Kept.has(a) && proper(l) {
+		return l, true
+	}
+	for _, d := range s.defaults(net, []family.Family{family.Of(a)}) {
+		if l, ok := net.find(func(l Link) bool { return l.Index == d.Index }); ok && proper(l) {
+			return l, true
+		}
+	}
+	return Link{}, false
+}
+
+// defaults returns the default routes of the families, best first.
+func (s Spec) defaults(net Network, families []family.Family) []DefaultRoute {
+	defaults := slices.DeleteFunc(slices.Clone(net.Defaults), func(d DefaultRoute) bool { return !slices.Contains(families, d.Family) })
 	slices.SortStableFunc(defaults, func(a, b DefaultRoute) int {
 		return cmp.Or(cmp.Compare(a.Family, b.Family), cmp.Compare(a.Metric, b.Metric), cmp.Compare(a.Index, b.Index))
 	})
-	// The first usable default route wins. A route is not usable if it leads through
-	// one of our own devices, or if its interface has no address of its family.
+	return defaults
+}
+
+// byDefaultRoute chooses the first usable default route. A route is not usable if it
+// leads through one of our own devices, or if its interface has no address of its
+// family.
+func (s Spec) byDefaultRoute(net Network) (Underlay, error) {
 	var errs []error
-	for _, d := range defaults {
+	for _, d := range s.defaults(net, s.families()) {
 		l, ok := net.find(func(l Link) bool { return l.Index == d.Index })
 		if !ok {
 			continue
 		}
-		u, err := s.on(l, []family.Family{d.Family})
+		u, err := s.on(net, l, []family.Family{d.Family})
 		if err == nil {
 			return u, nil
 		}
@@ -131,39 +192,49 @@ func (s Spec) auto(net Network) (Underlay, error) {
 		s.adjective(), list(s.NodeAddrs), s.orFamily())
 }
 
-// adjective names the wanted family, if there is one.
+// adjective names the family, if only one is usable.
 func (s Spec) adjective() string {
-	if s.Family == 0 {
-		return ""
+	if families := s.families(); len(families) == 1 {
+		return families[0].String() + " "
 	}
-	return s.Family.String() + " "
+	return ""
 }
 
-// orFamily is further advice if a family is wanted.
+// orFamily is further advice if only one family is usable.
 func (s Spec) orFamily() string {
-	if s.adjective() == "" {
-		return ""
+	switch families := s.families(); {
+	case s.Family != 0:
+		return fmt.Sprintf(", or underlayFamily (%s) to the other family, on all hosts", s.Family.Proc())
+	case len(families) == 1:
+		return fmt.Sprintf(", or underlayFamily, on all hosts, if the tunnel need not run over %s", families[0])
 	}
-	return fmt.Sprintf(", or underlayFamily (%s) to the other family, on all hosts", s.Family.Proc())
+	return ""
 }
 
-// on chooses an interface and its best address: an address from the registry, else a
-// global address of the first of the families that the interface has.
-func (s Spec) on(l Link, families []family.Family) (Underlay, error) {
+// on chooses an interface and its best address: an address from the registry, else the
+// one that the tunnel has, else a global address of the first of the families that the
+// interface has.
+func (s Spec) on(net Network, l Link, families []family.Family) (Underlay, error) {
+	if err := s.usable(l); err != nil {
+		return Underlay{}, err
+	}
 	for _, a := range s.NodeAddrs {
-		if slices.Contains(families, family.Of(a)) && slices.Contains(l.Addrs, a) {
+		if !slices.Contains(families, family.Of(a)) {
+			continue
+		}
+		if slices.Contains(l.Addrs, a) || slices.ContainsFunc(net.holders(a), Link.isInternal) {
 			return s.with(l, a)
+		}
+		if err := s.away(net, a); err != nil && l.Name == s.Kept.Name {
+			return Underlay{}, err
 		}
 	}
 	for _, f := range families {
-		for _, a := range l.Addrs {
+		for _, a := range slices.Concat(s.Kept.lasting(l), l.Addrs) {
 			if family.Of(a) == f && global(a) {
 				return s.with(l, a)
 			}
 		}
-	}
-	if err := s.usable(l); err != nil {
-		return Underlay{}, err
 	}
 	var names []string
 	for _, f := range families {
@@ -178,7 +249,7 @@ func (s Spec) with(l Link, a netip.Addr) (Underlay, error) {
 	if err := s.usable(l); err != nil {
 		return Underlay{}, err
 	}
-	return Underlay{Name: l.Name, Index: l.Index, MTU: l.MTU, Address: a, Addresses: s.reachable(l, a)}, nil
+	return Underlay{Name: l.Name, Index: l.Index, MTU: l.MTU, Address: a, Addresses: s.reachable(l, a), Networks: l.Networks}, nil
 }
 
 // reachable returns the tunnel's address and the best address of the other family.
@@ -189,7 +260,7 @@ func (s Spec) reachable(l Link, a netip.Addr) []netip.Addr {
 		return family.Of(b) != family.Of(a) && global(b) && slices.Contains(l.Addrs, b)
 	}
 	lasting := slices.DeleteFunc(slices.Clone(l.Addrs), func(b netip.Addr) bool { return slices.Contains(l.Transient, b) })
-	for _, candidates := range [][]netip.Addr{s.NodeAddrs, lasting} {
+	for _, candidates := range [][]netip.Addr{s.NodeAddrs, s.Kept.lasting(l), lasting} {
 		if i := slices.IndexFunc(candidates, other); i >= 0 {
 			return []netip.Addr{a, candidates[i]}
 		}
@@ -210,21 +281,21 @@ func (s Spec) usable(l Link) error {
 }
 
 // families returns the usable families in order of preference. If a family is wanted,
-// only that one is usable. Otherwise the families of this host's addresses in the
-// registry are usable, because other hosts send to these addresses. If the registry
-// has none, both families are usable, IPv4 first.
+// only that one is usable. Else it is the family of this host's first address in the
+// registry, whether the host has that address at the moment or not: the other hosts
+// chose by the same list. A host that the registry doesn't know yet keeps the family of
+// its tunnel. Otherwise both families are usable, IPv4 first.
 func (s Spec) families() []family.Family {
-	if s.Family != 0 {
+	switch {
+	case s.Family != 0:
 		return []family.Family{s.Family}
+	case len(s.NodeAddrs) > 0:
+		return []family.Family{family.Of(s.NodeAddrs[0])}
+	case len(s.Kept.Addresses) > 0:
+		return []family.Family{family.Of(s.Kept.Addresses[0])}
 	}
-	var families []family.Family
-	for _, a := range s.NodeAddrs {
-		families = append(families, family.Of(a))
-	}
-	if len(families) == 0 {
-		return []family.Family{family.IPv4, family.IPv6}
-	}
-	return families
+	both := family.All()
+	return both[:]
 }
 
 // global reports whether other hosts can send to an address. A link-local address

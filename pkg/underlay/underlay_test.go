@@ -169,7 +169,7 @@ func TestChooseErrors(t *testing.T) {
 		{name: "reached without an address of the family", want: config.Underlay{Reaches: netip.MustParseAddr("2001:db8::1")},
 			alter: func(n *Network) { n.Reached = 3 }, text: `interface "eth1" has no global IPv6 address`},
 		{name: "no default route", nodes: "192.0.2.1", alter: func(n *Network) { n.Defaults = nil },
-			text: "there is no default route, and no interface has an address by which the registry knows this host (192.0.2.1): set underlay"},
+			text: "there is no IPv4 default route, and no interface has an address by which the registry knows this host (192.0.2.1): set underlay"},
 		{name: "no default route that will do", alter: func(n *Network) { n.Defaults = []DefaultRoute{{v4, 0, 6}, {v6, 0, 3}} },
 			text: `the IPv4 default route: interface "overlay0" is one of overlay-cni's own, which would send the tunnel through itself: set underlay to another interface; the IPv6 default route: interface "eth1" has no global IPv6 address`},
 	}

@@ -80,39 +80,6 @@ func Desired(in Input) (State, error) {
 	return s, errors.Join(errs...)
 }
 
-// Overhead returns how many bytes of the underlay's MTU the tunnel takes if the
-// outer packets are of the family: 50 for IPv4, 70 for IPv6.
-func Overhead(outer family.Family) int {
-	const inner = 8 + 8 + 14 // UDP, VXLAN (RFC 7348), the inner Ethernet header
-	if outer == family.IPv4 {
-		return 20 + inner
-	}
-	return 40 + inner
-}
-
-// minIPv6MTU is what every IPv6 link must carry, in bytes (RFC 8200, section 5).
-// The kernel turns IPv6 off on an interface with a smaller MTU.
-const minIPv6MTU = 1280
-
-func deviceMTU(in Input) (int, error) {
-	most := in.Underlay.MTU - Overhead(family.Of(in.Underlay.Address))
-	mtu := in.Config.MTU
-	if mtu == 0 {
-		mtu = most
-	}
-	if mtu > most {
-		return 0, fmt.Errorf("mtu %d is too large for underlay %s, whose MTU of %d leaves %d to the pods: set mtu to 0 or at most %[4]d",
-			mtu, in.Underlay.Name, in.Underlay.MTU, most)
-	}
-	for _, p := range in.Own.Subnets {
-		if p.Addr().Is6() && mtu < minIPv6MTU {
-			return 0, fmt.Errorf("pod subnet %s is IPv6, which needs an MTU of %d, but mtu is %d over underlay %s: raise mtu or that interface's MTU",
-				p, minIPv6MTU, mtu, in.Underlay.Name)
-		}
-	}
-	return mtu, nil
-}
-
 func vtepMAC(n registry.Node) MAC { return macOf(subnet.VTEPMAC(n.Subnets)) }
 
 // addPeer adds all entries of a peer, or none. It leaves out subnets of a family
@@ -161,10 +128,25 @@ func hostAddress(peer registry.Node, u underlay.Underlay) (netip.Addr, error) {
 		if a == u.Address {
 			return netip.Addr{}, fmt.Errorf("its address %s is this host's own: correct the registry", a)
 		}
+		if n, ok := anyHost(a, u); ok {
+			return netip.Addr{}, fmt.Errorf("its address %s is the first or last of the underlay's network %s, which mean any host there: correct the registry", a, n)
+		}
 		return a, nil
 	}
 	return netip.Addr{}, fmt.Errorf("it has no %s address, but the tunnel runs from %s on %s: add one to the registry, or set underlayFamily to the other family, on all hosts",
 		family.Of(u.Address), u.Address, u.Name)
+}
+
+// anyHost returns the network of the underlay in which an address is no single host's:
+// the network's own address, which in IPv6 all routers have, and the broadcast
+// address, which only IPv4 has. Networks of two addresses have neither.
+func anyHost(a netip.Addr, u underlay.Underlay) (netip.Prefix, bool) {
+	for _, n := range u.Networks {
+		if n.Bits() < a.BitLen()-1 && (a == n.Addr() || a.Is4() && a == subnet.Last(n)) {
+			return n, true
+		}
+	}
+	return netip.Prefix{}, false
 }
 
 // conflict returns an error if a peer's entries would replace another node's. The

@@ -43,12 +43,13 @@ func TestDesiredPeerEntries(t *testing.T) {
 
 func TestDesiredLeavesOutBadPeers(t *testing.T) {
 	four, six := families()[0], families()[1]
-	tests := []struct {
+	type badPeer struct {
 		name string
 		f    familyCase
 		peer registry.Node
 		want string // part of the error; empty: no error, yet left out
-	}{
+	}
+	tests := []badPeer{
 		{"without an IPv4 address", four, node("bad", "fd77::9", "10.244.9.0/24"), `peer "bad" is left out: it has no IPv4 address`},
 		{"without an IPv6 address", six, node("bad", "192.168.77.9", "fd44:0:0:9::/64"), `peer "bad" is left out: it has no IPv6 address`},
 		{"without an address", four, node("bad", "", "10.244.9.0/24"), "it has no IPv4 address"},
@@ -60,9 +61,15 @@ func TestDesiredLeavesOutBadPeers(t *testing.T) {
 		{"without a subnet yet", four, node("bad", "192.168.77.9", ""), ""},
 		{"with subnets of a family that we lack", four, node("bad", "192.168.77.9", "fd44:0:0:9::/64"), ""},
 	}
+	tests = append(tests,
+		badPeer{"at the broadcast address", four, node("bad", "192.168.77.255", "10.244.9.0/24"), "its address 192.168.77.255 is the first or last of the underlay's network 192.168.77.0/24"},
+		badPeer{"at the network's address", four, node("bad", "192.168.77.0", "10.244.9.0/24"), "its address 192.168.77.0 is the first or last of the underlay's network 192.168.77.0/24"},
+		badPeer{"at the routers' address", six, node("bad", "fd77::", "fd44:0:0:9::/64"), "its address fd77:: is the first or last of the underlay's network fd77::/64"},
+	)
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			in := input(tt.f, 1, 2)
+			in.Underlay.Networks = []netip.Prefix{netip.MustParsePrefix("192.168.77.0/24"), netip.MustParsePrefix("fd77::/64")}
 			in.Nodes = append(in.Nodes, tt.peer, tt.f.node(3))
 			got, err := Desired(in)
 			if diff := diffStates(desired(t, tt.f, 2, 3), got); diff != "" {
@@ -96,7 +103,7 @@ func TestDesiredRefuses(t *testing.T) {
 	}{
 		{"a host without a subnet", func(in *Input) { in.Own.Subnets = nil }, `node "host-1" has no pod subnet yet`},
 		{"too large an MTU", func(in *Input) { in.Config.MTU = 1451 }, "set mtu to 0 or at most 1450"},
-		{"too small an MTU for IPv6", func(in *Input) { in.Underlay.MTU = 1329 }, "needs an MTU of 1280"},
+		{"too small an MTU for IPv6", func(in *Input) { in.Underlay.MTU = 1329 }, "IPv6 pods need an MTU of 1280, but underlay eth0, whose MTU is 1329, leaves 1279: raise the MTU of eth0 to 1330 or more"},
 	}
 	for _, tt := range tests {
 		in := input(families()[2])

@@ -25,6 +25,9 @@ func (in Input) gateway(peer registry.Node, p netip.Prefix) netip.Addr {
 	}
 	for _, a := range peer.Addresses {
 		if a.Is4() == p.Addr().Is4() && !p.Contains(a) && !in.isOwn(a) && in.onLink(a) {
+			if _, any := anyHost(a, in.Underlay); any {
+				continue
+			}
 			return a
 		}
 	}

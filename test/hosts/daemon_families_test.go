@@ -215,7 +215,7 @@ func TestDaemonTellsOfFamiliesThatDoNotFit(t *testing.T) {
 		{"an address in the other form", addresses(`"::ffff:192.168.77.2"`), "address ::ffff:192.168.77.2 is IPv4 in IPv6 form: write 192.168.77.2"},
 		{"a link-local address", addresses(`"fe80::2"`), "address fe80::2 is link-local, which means a different host on every link" + reach},
 		{"a zone", addresses(`"fd77::2%eth0"`), "address fd77::2%eth0 has a zone: write fd77::2"},
-		{"a group", addresses(`"ff02::1"`), "address ff02::1 is not the address of a single host" + reach},
+		{"a group", addresses(`"ff02::1"`), "address ff02::1 is not the address of a single host, but in ff00::/8 (multicast)" + reach},
 		{"a loopback", addresses(`"::1"`), "address ::1 is a loopback address" + reach},
 		{"an address among pods", addresses(`"fd44:0:0:1::9"`), `address fd44:0:0:1::9 lies inside pod subnet fd44:0:0:1::/64 of node "host-a": give the host an address outside of all pod subnets`},
 	} {
@@ -235,12 +235,8 @@ func TestDaemonTellsOfFamiliesThatDoNotFit(t *testing.T) {
 		args []string
 		want string
 	}{
-		{"an underlay too narrow for IPv6 pods", 1300, nil,
-			"pod subnet fd44:0:0:1::/64 is IPv6, which needs an MTU of 1280, but mtu is 1250 over underlay eth0: raise mtu or that interface's MTU"},
-		{"an underlay too narrow for IPv6 pods, of IPv6 itself", 1349, []string{"--underlay-family", "ipv6"},
-			"pod subnet fd44:0:0:1::/64 is IPv6, which needs an MTU of 1280, but mtu is 1279 over underlay eth0: raise mtu or that interface's MTU"},
 		{"an MTU too small for IPv6 pods", 1500, []string{"--mtu", "1279"},
-			"pod subnet fd44:0:0:1::/64 is IPv6, which needs an MTU of 1280, but mtu is 1279 over underlay eth0: raise mtu or that interface's MTU"},
+			"mtu 1279 is less than the 1280 that IPv6 pods need (fd44:0:0:1::/64): set mtu to 0, or from 1280 to 1450"},
 		{"an MTU that IPv4 would carry", 1500, []string{"--mtu", "1431", "--underlay-family", "ipv6"},
 			"mtu 1431 is too large for underlay eth0, whose MTU of 1500 leaves 1430 to the pods: set mtu to 0 or at most 1430"},
 	} {

@@ -253,11 +253,7 @@ func TestDaemonUnderlayComesBack(t *testing.T) {
 	eachMode(t, func(t *testing.T, m mode) {
 		f := newFleet(t, 2, m.set, noResync)
 		host := f.hosts[0].Handle()
-		nowhere := "there is no default route, and no interface has an address by which the registry knows this host (" + joined(f.hosts[0].Addresses(), ", ") + ")"
-		down := `interface \"eth0\" is down: set it up`
-		if !m.hasIPv4() {
-			down = nowhere // IPv6 addresses go when an interface is set down
-		}
+		gone := fmt.Sprintf(`interface \"eth0\", which carried the tunnel and had %s, the registry's address of this host, is gone`, f.hosts[0].Addresses()[0])
 		for _, tt := range []struct {
 			name     string
 			leave    func(*fleet)
@@ -266,7 +262,7 @@ func TestDaemonUnderlayComesBack(t *testing.T) {
 		}{{
 			"set down and up",
 			func(f *fleet) { f.must(onLink("eth0", (*netlink.Handle).LinkSetDown)(host)) },
-			down,
+			`interface \"eth0\" is down: set it up`,
 			func(f *fleet) {
 				f.must(onLink("eth0", (*netlink.Handle).LinkSetUp)(host))
 				f.configureUplink()
@@ -275,7 +271,7 @@ func TestDaemonUnderlayComesBack(t *testing.T) {
 			// The kernel deletes the tunnel together with its underlay.
 			"deleted and made anew",
 			func(f *fleet) { f.must(onLink("eth0", (*netlink.Handle).LinkDel)(host)) },
-			nowhere,
+			gone,
 			(*fleet).plugInAnew,
 		}} {
 			t.Run(tt.name, func(t *testing.T) {

@@ -189,10 +189,11 @@ func (d *configDecoder) addPool(f family.Family, n place[netip.Prefix]) {
 		d.reader.Add(at.Node, at.Key, fmt.Errorf("network %s has more than 2^%d parts of length /%d: set %s to %d or less",
 			n.value, maxSplit, length, key, n.value.Bits()+maxSplit))
 	default:
-		// The last subnet stands for all: it has the same length and, unlike the
-		// first, is never the unspecified address.
+		// The last subnet stands for the length of all.
 		if err := subnet.Check(p.subnet(p.size() - 1)); err != nil {
 			d.reader.Add(at.Node, at.Key, fmt.Errorf("the subnets of network %s are unusable: %w", n.value, err))
+		} else if special, overlaps := subnet.Special(n.value); overlaps {
+			d.reader.Add(n.at.Node, n.at.Key, fmt.Errorf("network %s overlaps %s: choose one of unicast addresses that can be routed", n.value, special))
 		}
 	}
 	d.config.pools = append(d.config.pools, p)
