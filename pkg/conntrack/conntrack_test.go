@@ -1,6 +1,7 @@
 package conntrack
 
 import (
+	"errors"
 	"net/netip"
 	"os"
 	"slices"
@@ -57,6 +58,42 @@ func (a addresses) left(t *testing.T, ns *sandbox.Netns) []uint16 {
 	})
 	slices.Sort(ports)
 	return ports
+}
+
+// Flows of whatever protocol end with either of their ends.
+func TestDeleteOf(t *testing.T) {
+	eachFamily(t, func(t *testing.T, a addresses) {
+		for _, tc := range []struct {
+			name string
+			of   netip.Addr
+			left []uint16
+		}{
+			{"who answers", a.pod, []uint16{1}},
+			{"who calls", a.client, nil},
+			{"an alias of who answers", netip.MustParseAddr("192.0.2.77"), []uint16{1, 2, 3}},
+		} {
+			t.Run(tc.name, func(t *testing.T) {
+				ns := sandboxtest.NewNetns(t)
+				sandboxtest.Do(t, ns, func() error {
+					h, err := netlink.NewHandle(unix.NETLINK_NETFILTER)
+					if err != nil {
+						return err
+					}
+					defer h.Close()
+					return errors.Join(
+						a.add(h, unix.IPPROTO_UDP, 1, netip.AddrPortFrom(a.host, 53)),
+						a.add(h, unix.IPPROTO_UDP, 2, netip.AddrPortFrom(a.pod, 5300)),
+						a.add(h, unix.IPPROTO_TCP, 3, netip.AddrPortFrom(a.pod, 5300)),
+						DeleteOf([]netip.Addr{tc.of, netip.MustParseAddr("10.9.9.9"), netip.MustParseAddr("fd09::9")}))
+				})
+				if left := a.left(t, ns); !slices.Equal(left, tc.left) {
+					t.Errorf("flows %v are left, want %v", left, tc.left)
+				}
+			})
+		}
+		// Where nothing is tracked.
+		sandboxtest.Do(t, sandboxtest.NewNetns(t), func() error { return DeleteOf([]netip.Addr{a.pod}) })
+	})
 }
 
 func TestDelete(t *testing.T) {

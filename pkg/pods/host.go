@@ -29,6 +29,7 @@ type Host struct {
 	ports  *hostport.Kernel
 	rules  *nft.Conn // of guard
 	guard  *guard.Kernel
+	flows  flows
 }
 
 // Open opens the network namespace of the calling thread.
@@ -74,7 +75,11 @@ func (h *Host) Sync(s bridge.Spec) ([]string, error) {
 	plugged, missing, err := veth.On(h.bridge).Sync(s, mtusOf(entries, s.Name), func(name string) bool { return h.busy(ports[name]) })
 	swept, sweepErr := h.sweep(entries, missing, s.Name)
 	reserved, users, useErr := h.syncInUse(s)
-	return slices.Concat(plugged, swept, reserved), errors.Join(err, sweepErr, cutOff(entries, s), useErr, unrecorded(users))
+	var flowsErr error
+	if useErr == nil {
+		flowsErr = h.flows.end(h.store.Addresses(), users)
+	}
+	return slices.Concat(plugged, swept, reserved), errors.Join(err, sweepErr, cutOff(entries, s), useErr, unrecorded(users), flowsErr)
 }
 
 // SyncInUse is the part of Sync that keeps addresses in use from being given.

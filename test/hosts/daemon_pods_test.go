@@ -14,7 +14,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
+	"github.com/overlay-cni/overlay-cni/internal/family"
 	"github.com/overlay-cni/overlay-cni/internal/lab"
 	"github.com/overlay-cni/overlay-cni/internal/lab/probe"
 	"github.com/overlay-cni/overlay-cni/pkg/guard"
@@ -173,6 +175,83 @@ func TestDaemonHealsTheGuard(t *testing.T) {
 			})
 		}
 	})
+}
+
+// TestFlowsEndWithTheirPod: the next pod with the address doesn't inherit them.
+func TestFlowsEndWithTheirPod(t *testing.T) {
+	t.Parallel()
+	eachMode(t, func(t *testing.T, m mode) {
+		f, ctx := newFleet(t, 1, m.set, noResync), withPatience(t)
+		h := f.hosts[0]
+		gone, stays := f.webPod(ctx, h, "gone"), f.addPod(ctx, h, "stays")
+		outside := map[bool]netip.Addr{true: netip.MustParseAddr("203.0.113.1"), false: netip.MustParseAddr("2001:db8::1")}
+		for i, p := range []*lab.Pod{gone, stays} {
+			for _, a := range p.Addresses {
+				f.must(track(h, a, outside[a.Is4()], uint16(1000+i)))
+			}
+		}
+		f.looked(ctx, h)
+		if got, want := len(tracked(t, h)), 2*len(m.subnets); got != want {
+			t.Fatalf("%d flows of living pods, want %d", got, want)
+		}
+		f.must(gone.Delete(ctx))
+		f.eventually(ctx, func(context.Context) error {
+			left := tracked(t, h)
+			for _, a := range left {
+				if slices.Contains(gone.Addresses, a) {
+					return fmt.Errorf("%s still has a flow", a)
+				}
+			}
+			if len(left) != len(stays.Addresses) {
+				return fmt.Errorf("flows of %v are left, want those of %v", left, stays.Addresses)
+			}
+			return nil
+		})
+	})
+}
+
+// track makes the host remember a UDP flow.
+func track(h *lab.Host, from, to netip.Addr, port uint16) error {
+	return h.Netns().Do(func() error {
+		handle, err := netlink.NewHandle(unix.NETLINK_NETFILTER)
+		if err != nil {
+			return err
+		}
+		defer handle.Close()
+		f := family.Of(from)
+		return handle.ConntrackCreate(netlink.ConntrackTable, netlink.InetFamily(f), &netlink.ConntrackFlow{
+			FamilyType: uint8(f), TimeOut: 1000,
+			Forward: netlink.IPTuple{SrcIP: from.AsSlice(), DstIP: to.AsSlice(), SrcPort: port, DstPort: 53, Protocol: unix.IPPROTO_UDP},
+			Reverse: netlink.IPTuple{SrcIP: to.AsSlice(), DstIP: from.AsSlice(), SrcPort: 53, DstPort: port, Protocol: unix.IPPROTO_UDP},
+		})
+	})
+}
+
+// tracked are the senders of the flows to port 53 that the host remembers.
+func tracked(t *testing.T, h *lab.Host) []netip.Addr {
+	t.Helper()
+	var all []netip.Addr
+	err := h.Netns().Do(func() error {
+		handle, err := netlink.NewHandle(unix.NETLINK_NETFILTER)
+		if err != nil {
+			return err
+		}
+		defer handle.Close()
+		for _, f := range family.All() {
+			flows, listErr := handle.ConntrackTableList(netlink.ConntrackTable, netlink.InetFamily(f))
+			for _, flow := range flows {
+				if flow.Forward.DstPort == 53 {
+					all = append(all, addrOf(flow.Forward.SrcIP))
+				}
+			}
+			err = errors.Join(err, listErr)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
 }
 
 // guardRules is what nft lists of the guard's chains.
