@@ -11,7 +11,9 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/overlay-cni/overlay-cni/pkg/registry"
 )
@@ -205,4 +207,17 @@ func TestContactIsNoSpam(t *testing.T) {
 			t.Errorf("trouble is %v", got)
 		}
 	})
+}
+
+// Both refusals have one code, and different remedies.
+func TestAdviceForForbidden(t *testing.T) {
+	nodes := schema.GroupResource{Resource: "nodes"}
+	for reason, want := range map[string]string{
+		`User "x" cannot patch resource "nodes/status"`:                  "apply conf/kubernetes/rbac.yaml",
+		"ValidatingAdmissionPolicy 'overlay-cni' with binding denied it": "the token has to be that of a pod on this node",
+	} {
+		if err := advise(apierrors.NewForbidden(nodes, "host-a", errors.New(reason))); !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", reason, err)
+		}
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -75,6 +76,8 @@ func (c *contact) trouble() error {
 // advise adds a remedy to errors that only an administrator can resolve.
 func advise(err error) error {
 	switch {
+	case apierrors.IsForbidden(err) && strings.Contains(err.Error(), "ValidatingAdmissionPolicy"):
+		return fmt.Errorf("%w: the token has to be that of a pod on this node, as Kubernetes 1.30 and later give it to the DaemonSet, and nodeName the node's name", err)
 	case apierrors.IsForbidden(err):
 		return fmt.Errorf("%w: apply conf/kubernetes/rbac.yaml, or bind its role to this user", err)
 	case apierrors.IsUnauthorized(err):

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/pflag"
 	yamlv3 "go.yaml.in/yaml/v3"
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -51,7 +52,7 @@ func uninstaller(t *testing.T) []byte { return read(t, filepath.Join(base, "unin
 
 func helm(t *testing.T, values string) []byte {
 	t.Helper()
-	text, err := Helm(chart, values)
+	text, err := Helm(chart, values, policyAPI)
 	must(t, err)
 	return text
 }
@@ -69,6 +70,8 @@ type manifest struct {
 	ServiceAccount corev1.ServiceAccount
 	Role           rbacv1.ClusterRole
 	Binding        rbacv1.ClusterRoleBinding
+	Policy         admissionv1.ValidatingAdmissionPolicy
+	PolicyBinding  admissionv1.ValidatingAdmissionPolicyBinding
 	Config         corev1.ConfigMap
 	Daemons        appsv1.DaemonSet
 }
@@ -82,6 +85,7 @@ func decode(t *testing.T, text []byte) manifest {
 	var m manifest
 	into := map[string]any{
 		"ServiceAccount": &m.ServiceAccount, "ClusterRole": &m.Role, "ClusterRoleBinding": &m.Binding,
+		"ValidatingAdmissionPolicy": &m.Policy, "ValidatingAdmissionPolicyBinding": &m.PolicyBinding,
 		"ConfigMap": &m.Config, "DaemonSet": &m.Daemons,
 	}
 	for _, o := range objects {
@@ -343,6 +347,38 @@ func TestRights(t *testing.T) {
 	}
 	if m.Daemons.Spec.Template.Spec.ServiceAccountName != m.ServiceAccount.Name {
 		t.Error("the daemons have another service account")
+	}
+}
+
+// The policy is there where the cluster has such policies, or as the value says.
+func TestHelmPolicy(t *testing.T) {
+	for _, tt := range []struct {
+		values string
+		apis   []string
+		want   bool
+	}{
+		{"", []string{policyAPI}, true},
+		{"", nil, false}, // Kubernetes before 1.30
+		{"admissionPolicy: false", []string{policyAPI}, false},
+		{"admissionPolicy: true", nil, true},
+	} {
+		text, err := Helm(chart, tt.values, tt.apis...)
+		must(t, err)
+		m := decode(t, text)
+		if has := m.Policy.Name != ""; has != tt.want || (m.PolicyBinding.Spec.PolicyName != "") != tt.want {
+			t.Errorf("%q with %q: the policy is there: %t", tt.values, tt.apis, has)
+		}
+	}
+}
+
+// The policy is about the daemons' account, and denies.
+func TestPolicy(t *testing.T) {
+	m := decode(t, rendered(t))
+	if m.PolicyBinding.Spec.PolicyName != m.Policy.Name || !slices.Equal(m.PolicyBinding.Spec.ValidationActions, []admissionv1.ValidationAction{admissionv1.Deny}) {
+		t.Errorf("the binding is %+v", m.PolicyBinding.Spec)
+	}
+	if e := m.Policy.Spec.MatchConditions[0].Expression; !strings.Contains(e, ":"+m.ServiceAccount.Name+"$") {
+		t.Errorf("it matches %s, and the account is %s", e, m.ServiceAccount.Name)
 	}
 }
 

@@ -31,8 +31,12 @@ func Kustomize(dir string) ([]byte, error) {
 // Namespace is where the manifests put the daemon.
 const Namespace = "kube-system"
 
-// Helm renders a chart as "helm template -n kube-system -f VALUES" does.
-func Helm(dir, values string) ([]byte, error) {
+// policyAPI is what a cluster of Kubernetes 1.30 or later has.
+const policyAPI = "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy"
+
+// Helm renders a chart as "helm install -n kube-system -f VALUES" does in a cluster that
+// has these API versions beside those that every cluster has.
+func Helm(dir, values string, apis ...string) ([]byte, error) {
 	chart, err := loader.Load(dir)
 	if err != nil {
 		return nil, fmt.Errorf("load the chart %s: %w", dir, err)
@@ -42,7 +46,9 @@ func Helm(dir, values string) ([]byte, error) {
 		return nil, fmt.Errorf("read the values: %w", err)
 	}
 	release := common.ReleaseOptions{Name: "overlay-cni", Namespace: Namespace, Revision: 1, IsInstall: true}
-	all, err := util.ToRenderValues(chart, set, release, common.DefaultCapabilities)
+	cluster := *common.DefaultCapabilities
+	cluster.APIVersions = append(slices.Clone(cluster.APIVersions), apis...)
+	all, err := util.ToRenderValues(chart, set, release, &cluster)
 	if err != nil {
 		return nil, fmt.Errorf("merge the values: %w", err)
 	}
@@ -52,7 +58,7 @@ func Helm(dir, values string) ([]byte, error) {
 	}
 	var out bytes.Buffer
 	for _, name := range slices.Sorted(maps.Keys(files)) {
-		if path.Ext(name) == ".yaml" {
+		if path.Ext(name) == ".yaml" && strings.TrimSpace(files[name]) != "" {
 			fmt.Fprintf(&out, "---\n%s\n", files[name])
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -14,9 +15,11 @@ import (
 	"testing"
 	"time"
 
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/yaml"
@@ -45,7 +48,7 @@ func must(t testing.TB, err error) {
 }
 
 // cluster is an API server behind a wire that can be cut. overlayd has only the
-// permissions of conf/kubernetes/rbac.yaml.
+// permissions of conf/kubernetes/rbac.yaml and policy.yaml.
 type cluster struct {
 	t      *testing.T
 	server *apiserver.Server
@@ -68,11 +71,20 @@ func newCluster(t *testing.T) *cluster {
 	must(t, err)
 	c := &cluster{t: t, server: server, admin: admin, wire: newWire(t, strings.TrimPrefix(server.URL(), "https://"))}
 	c.applyRBAC()
-	c.overlayd = &rest.Config{
-		Host: "https://" + c.wire.address(), BearerToken: c.token(),
+	c.applyPolicy()
+	c.overlayd = c.as("host-a")
+	return c
+}
+
+// as is what the service account is given in a pod on that node.
+func (c *cluster) as(node string) *rest.Config {
+	c.t.Helper()
+	config, err := c.server.Config(apiserver.Admin)
+	must(c.t, err)
+	return &rest.Config{
+		Host: "https://" + c.wire.address(), BearerToken: c.token(node),
 		TLSClientConfig: rest.TLSClientConfig{CAData: config.CAData},
 	}
-	return c
 }
 
 // applyRBAC makes exactly what the file says.
@@ -101,9 +113,62 @@ func (c *cluster) applyRBAC() {
 	must(c.t, err)
 }
 
-func (c *cluster) token() string {
+// applyPolicy makes exactly what the file says, and waits until the server goes by it:
+// that the account's own token, which belongs to no node, can change nothing.
+func (c *cluster) applyPolicy() {
 	c.t.Helper()
-	answer, err := c.admin.CoreV1().ServiceAccounts("kube-system").CreateToken(c.t.Context(), "overlay-cni", &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
+	text, err := os.ReadFile("../../../conf/kubernetes/policy.yaml")
+	must(c.t, err)
+	var (
+		policy  admissionv1.ValidatingAdmissionPolicy
+		binding admissionv1.ValidatingAdmissionPolicyBinding
+	)
+	documents := yaml.NewYAMLToJSONDecoder(bytes.NewReader(text))
+	must(c.t, errors.Join(documents.Decode(&policy), documents.Decode(&binding)))
+	admission := c.admin.AdmissionregistrationV1()
+	_, err = admission.ValidatingAdmissionPolicies().Create(c.t.Context(), &policy, metav1.CreateOptions{})
+	must(c.t, err)
+	_, err = admission.ValidatingAdmissionPolicyBindings().Create(c.t.Context(), &binding, metav1.CreateOptions{})
+	must(c.t, err)
+	const probe = "host-probe"
+	c.create(probe, "192.0.2.250", "10.244.250.0/24")
+	eventually(c.t, "the policy", func() error {
+		err := c.patchStatus("", probe, `{"metadata":{"labels":{"x":"y"}}}`)
+		if !apierrors.IsForbidden(err) {
+			return fmt.Errorf("not forbidden: %w", err)
+		}
+		return nil
+	})
+	c.delete(probe)
+}
+
+// patchStatus patches a Node's status with the token of overlayd on a node; "" is a token
+// of no node.
+func (c *cluster) patchStatus(by, node, patch string) error {
+	c.t.Helper()
+	overlayd, err := kubernetes.NewForConfig(c.as(by))
+	must(c.t, err)
+	_, err = overlayd.CoreV1().Nodes().Patch(c.t.Context(), node, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{}, "status")
+	return err
+}
+
+// token is the account's, bound to a pod on the node as kubelet asks for it.
+func (c *cluster) token(node string) string {
+	c.t.Helper()
+	request := &authenticationv1.TokenRequest{}
+	if node != "" {
+		pod := &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{GenerateName: "overlay-cni-", Namespace: "kube-system"},
+			Spec: corev1.PodSpec{
+				NodeName: node, ServiceAccountName: "overlay-cni",
+				Containers: []corev1.Container{{Name: "overlayd", Image: "none"}},
+			},
+		}
+		pod, err := c.admin.CoreV1().Pods("kube-system").Create(c.t.Context(), pod, metav1.CreateOptions{})
+		must(c.t, err)
+		request.Spec.BoundObjectRef = &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID}
+	}
+	answer, err := c.admin.CoreV1().ServiceAccounts("kube-system").CreateToken(c.t.Context(), "overlay-cni", request, metav1.CreateOptions{})
 	must(c.t, err)
 	return answer.Status.Token
 }
