@@ -52,7 +52,7 @@ func Special(p netip.Prefix) (Range, bool) {
 		{netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfe, 0x80}), 10), "link-local"},
 		{netip.PrefixFrom(netip.AddrFrom16([16]byte{0xff}), 8), "multicast"},
 	} {
-		if r.Prefix.Overlaps(p) {
+		if r.Overlaps(p) {
 			return r, true
 		}
 	}
