@@ -36,8 +36,10 @@ func watchDir(ctx context.Context, dir func() string, changed func(), t timing) 
 			return nil
 		case <-watcher.Events:
 			due.postpone(t)
-		case <-watcher.Errors: // events were lost
-			due.postpone(t)
+		case err := <-watcher.Errors:
+			if err != nil { // events were lost
+				due.postpone(t)
+			}
 		case <-again.C:
 			if w.look(dir()) {
 				due.postpone(t)

@@ -43,7 +43,7 @@ func (a *arena) fight(d, step time.Duration) {
 		if due := a.list.Due(); due > 0 {
 			wait = min(wait, due)
 		}
-		time.Sleep(wait)
+		time.Sleep(wait) //nolint:forbidigo // the clock is synctest's
 		_, _ = a.list.Sync("x")
 	}
 }
@@ -175,7 +175,7 @@ func TestWhatIsNoContest(t *testing.T) {
 				a := newArena(30 * time.Second)
 				a.damage, number = tt.damage, 0
 				for range 1000 {
-					time.Sleep(tt.step)
+					time.Sleep(tt.step) //nolint:forbidigo // the clock is synctest's
 					if tt.renew {
 						a.list.Renew()
 					}
@@ -239,7 +239,7 @@ func TestAPartLeftAloneCountsAsBefore(t *testing.T) {
 				a.damage, a.err = always(address), err
 				a.fight(time.Second, 50*time.Millisecond)
 				synced, run := len(a.syncs), a.list.Numbers()[1].LastRun
-				time.Sleep(50 * time.Millisecond)
+				time.Sleep(50 * time.Millisecond) //nolint:forbidigo // the clock is synctest's
 				down, degraded := a.list.Sync("x")
 				if len(a.syncs) != synced {
 					t.Fatal("the part is not left alone")

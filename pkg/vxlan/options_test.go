@@ -323,7 +323,8 @@ type outer struct {
 	zeroChecksum bool
 }
 
-// Those of the packet in the tunnel. The lowest bits of the TOS are ECN's: ECT(0).
+// Those of the packet in the tunnel. The lowest two bits of the TOS are ECN's: it is
+// capable of ECN (codepoint 10 in RFC 3168).
 const (
 	innerTTL = 33
 	innerTOS = 46<<2 | 2

@@ -77,7 +77,7 @@ func timeEach(d time.Duration, transaction func() error) (float64, error) {
 // ask sends a request and waits for the response.
 func ask(fd int) error {
 	var b [1]byte
-	if _, err := write(fd, b[:]); err != nil {
+	if err := write(fd, b[:]); err != nil {
 		return fmt.Errorf("send a request: %w", err)
 	}
 	if n, err := read(fd, b[:]); err != nil || n != 1 {
@@ -102,7 +102,7 @@ func answerAll(fd int) error {
 	for {
 		n, err := read(fd, b[:])
 		if err == nil && n > 0 {
-			_, err = write(fd, b[:n])
+			err = write(fd, b[:n])
 		}
 		if err != nil || n == 0 {
 			return err
@@ -120,11 +120,11 @@ func answerDatagrams(fd int, stop *atomic.Bool) error {
 		err = unix.Connect(fd, from)
 	}
 	if err == nil {
-		_, err = write(fd, b[:])
+		err = write(fd, b[:])
 	}
 	for err == nil && !stop.Load() {
 		if _, err = read(fd, b[:]); err == nil {
-			_, err = write(fd, b[:])
+			err = write(fd, b[:])
 		}
 	}
 	return err
@@ -177,7 +177,7 @@ func answerEach(listener int, stop *atomic.Bool) error {
 		}
 		_, err = read(fd, b[:])
 		if err == nil {
-			_, err = write(fd, b[:])
+			err = write(fd, b[:])
 		}
 		if err := errors.Join(err, unix.Close(fd)); err != nil {
 			return err

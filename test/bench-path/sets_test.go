@@ -109,7 +109,11 @@ func TestMissingProgramIsNamed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { closeSets(sets) })
+	t.Cleanup(func() {
+		if err := closeSets(sets); err != nil {
+			t.Error(err)
+		}
+	})
 	if len(sets) != 2 || sets[0].note != "" || !strings.Contains(sets[1].note, "make bench-path builds overlayd") {
 		t.Errorf("got %+v", sets)
 	}

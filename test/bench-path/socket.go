@@ -90,9 +90,8 @@ func read(fd int, buf []byte) (n int, err error) {
 	return max(n, 0), err
 }
 
-func write(fd int, buf []byte) (n int, err error) {
-	err = again(func() error { n, err = unix.Write(fd, buf); return err })
-	return max(n, 0), err
+func write(fd int, buf []byte) error {
+	return again(func() error { _, err := unix.Write(fd, buf); return err })
 }
 
 // accept takes the next connection. It waits until stop.

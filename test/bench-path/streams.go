@@ -68,7 +68,7 @@ func closeAll(fds []int) {
 func send(fd int, stop *atomic.Bool) error {
 	buf := make([]byte, chunk)
 	for !stop.Load() {
-		if _, err := write(fd, buf); err != nil && !timedOut(err) {
+		if err := write(fd, buf); err != nil && !timedOut(err) {
 			return err
 		}
 	}

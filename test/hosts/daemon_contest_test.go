@@ -112,8 +112,12 @@ func (f *fleet) joinsInAContest(ctx context.Context, h *lab.Host) {
 	f.must(f.lab.Register(append(f.hosts, other)...))
 	f.eventually(ctx, func(context.Context) error {
 		for _, p := range other.Subnets() {
-			if there, err := h.HasRoute(p); err != nil || !there {
-				return fmt.Errorf("%s has no route to %s: %v", h.Name, p, err)
+			there, err := h.HasRoute(p)
+			if err != nil {
+				return err
+			}
+			if !there {
+				return fmt.Errorf("%s has no route to %s", h.Name, p)
 			}
 		}
 		return nil
