@@ -32,7 +32,8 @@ func (d *daemon) syncNetwork(context.Context) error {
 		s.Parts = d.network.Numbers()
 		d.status.Set(host.RoundNetwork, s)
 		// A registry that has only just been asked is no trouble.
-		trouble := unannounced != nil || stale != nil || refused.Error() != registry.ErrNotReady.Error()
+		asked := errors.Is(refused, registry.ErrAsked) || refused.Error() == registry.ErrNotReady.Error()
+		trouble := unannounced != nil || stale != nil || !asked
 		d.sayWaiting(errors.Join(s.Down, s.Degraded), trouble)
 		return nil
 	}

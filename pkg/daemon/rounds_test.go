@@ -231,6 +231,22 @@ func TestTheReasonComesBeforeTheMissingEntry(t *testing.T) {
 	}
 }
 
+// A start is nothing to worry about, and a registry that can't be reached is.
+func TestHowWaitingIsLogged(t *testing.T) {
+	for refused, level := range map[error]string{
+		registry.ErrNotReady: "INFO",
+		fmt.Errorf("%w: %w for x", registry.ErrNotReady, registry.ErrAsked): "INFO",
+		fmt.Errorf("%w: no route to x", registry.ErrNotReady):               "ERROR",
+	} {
+		w := newWorld(t)
+		w.nodes, w.refused = nil, refused
+		w.round()
+		if log := w.log.String(); !strings.Contains(log, "level="+level+` msg="waiting for the registry`) {
+			t.Errorf("%v: logged\n%s", refused, log)
+		}
+	}
+}
+
 // A daemon that is restarted while the registry is away finds a network that works.
 func TestRoundBeforeTheRegistryIsReadyAgain(t *testing.T) {
 	w := newWorld(t)

@@ -10,6 +10,10 @@ import (
 // list.
 var ErrNotReady = errors.New("the registry has not given its first full list of nodes yet")
 
+// ErrAsked is part of ErrNotReady while a registry has only just been asked, so that
+// nothing is wrong yet.
+var ErrAsked = errors.New("waiting")
+
 // Node is what the registry knows about one host. Whoever adds a field extends
 // Equal, Check and the decoder of each registry.
 type Node struct {

@@ -126,7 +126,7 @@ func (r *Registry) Nodes() ([]registry.Node, error) {
 	if err := r.contact.trouble(); err != nil {
 		return nil, fmt.Errorf("%w: %w", registry.ErrNotReady, err)
 	}
-	return nil, fmt.Errorf("%w: waiting for the API server %s", registry.ErrNotReady, r.client.host)
+	return nil, fmt.Errorf("%w: %w for the API server %s", registry.ErrNotReady, registry.ErrAsked, r.client.host)
 }
 
 // Changed gets a value when the nodes or the error changed.
