@@ -149,7 +149,7 @@ func unreadiness(m mode) []trouble {
 		{"the host leaves the registry", func(f *fleet) { f.must(f.lab.Register(f.hosts[1])) }, register, down,
 			[]string{"network: down since ", `node "host-a" is not in the registry`}},
 		{"the underlay is down", setDown("eth0"), setUnderlayUp, down,
-			[]string{"network: down since ", m.downText()}},
+			[]string{"network: down since ", `interface "eth0" is down: set it up`}},
 		{"somebody else's device has the bridge's name", takeBridge, giveBridgeBack, down,
 			[]string{"network: down since ", `cni0 is of kind "veth", not a bridge`}},
 		{"an MTU that the underlay hasn't", setting("mtu: 1499"), setting(""), down,
@@ -165,14 +165,6 @@ func unreadiness(m mode) []trouble {
 		all = append(all, takenSubnet(subnet))
 	}
 	return all
-}
-
-// downText: an interface that is down keeps its IPv4 addresses, and no IPv6 ones.
-func (m mode) downText() string {
-	if m.hasIPv4() {
-		return `interface "eth0" is down: set it up`
-	}
-	return "no interface has an address by which the registry knows this host (fd77::1)"
 }
 
 // takenSubnet adds a peer whose subnet the host already reaches by another route.
