@@ -21,6 +21,8 @@ func Guarded(r attachment.Record) (guard.Pod, bool) {
 // SyncGuard guards the ports that the records tell, on whatever bridge, and no others.
 // It returns what it changed.
 func (h *Host) SyncGuard(off bool) ([]string, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	if off {
 		return h.guard.Remove()
 	}

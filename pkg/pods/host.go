@@ -280,14 +280,17 @@ func (h *Host) unrecorded(entries []attachment.Entry) ([]netip.Addr, error) {
 	if err != nil {
 		return nil, err
 	}
-	users, err := InUse(h.bridge, h.store, func(netip.Addr) bool { return false })
+	users, err := InUse(h.bridge, h.store, nil)
+	if err != nil {
+		return nil, err
+	}
 	maps.Copy(users, reserved)
 	for _, e := range entries {
 		for _, a := range e.Record.Addresses {
 			delete(users, a)
 		}
 	}
-	return slices.Collect(maps.Keys(users)), err
+	return slices.Collect(maps.Keys(users)), nil
 }
 
 // hostPortsOf returns the host ports of one attachment. They are marked Busy, and

@@ -19,7 +19,7 @@ var ErrUnrecorded = errors.New("no record tells of pods")
 // InUse returns who has which address now: attachments by their records, and the
 // interfaces of pods of which no record tells, by what the kernel says. Such a pod's
 // record was removed, or another network made the pod. Of other networks' pods only
-// the addresses for which ours returns true count.
+// the addresses for which ours returns true count; if ours is nil, none of them.
 func InUse(b *bridge.Kernel, s *attachment.Store, ours func(netip.Addr) bool) (map[netip.Addr]attachment.User, error) {
 	// Records come last: ADD makes the attachment's file before the veth pair, so a
 	// pair without a file is lost and not new.
@@ -44,10 +44,14 @@ func InUse(b *bridge.Kernel, s *attachment.Store, ours func(netip.Addr) bool) (m
 	}
 	var errs []error
 	for name, pair := range pairs {
+		others := attachment.DevicesOf(name) == nil
+		if others && ours == nil {
+			continue
+		}
 		addrs, err := veth.On(b).AddressesOf(pair)
 		errs = append(errs, err)
 		for _, a := range addrs {
-			if _, known := users[a]; !known && (attachment.DevicesOf(name) != nil || ours(a)) {
+			if _, known := users[a]; !known && (!others || ours(a)) {
 				users[a] = attachment.User{Key: keys[name], Link: name}
 			}
 		}

@@ -28,7 +28,7 @@ func (s Spec) doubts(net Network, l Link, a netip.Addr) []int {
 	return []int{
 		count(slices.Contains(s.Ours, l.Name)),
 		count(l.Loopback),
-		count(net.isAside(l)),
+		count(s.isAside(net, l)),
 		count(!l.Up),
 		count(slices.Contains(l.Leaving, a)),
 		count(l.Name != s.Kept.Name),
@@ -37,6 +37,13 @@ func (s Spec) doubts(net Network, l Link, a netip.Addr) []int {
 		count(slices.Contains(l.Transient, a)),
 		l.Index,
 	}
+}
+
+// isAside is Network.isAside, but for the bridge or bond that the tunnel's interface
+// became a port of: it took over.
+func (s Spec) isAside(net Network, l Link) bool {
+	tookOver := slices.ContainsFunc(net.Links, func(port Link) bool { return port.Name == s.Kept.Name && port.Master == l.Index })
+	return net.isAside(l) && !tookOver
 }
 
 func count(doubt bool) int {

@@ -98,7 +98,7 @@ func (s Spec) needsDefaults(net Network) bool {
 	}
 	for _, a := range s.addrs() {
 		if holders := net.holders(a); len(holders) > 0 {
-			return len(holders) > 1 || net.isAside(holders[0])
+			return len(holders) > 1 || s.isAside(net, holders[0])
 		}
 	}
 	return true
@@ -131,7 +131,7 @@ func (s Spec) auto(net Network) (Underlay, error) {
 // other hosts. If the whole host has the address, such as a router's, the tunnel runs
 // over another interface from that address.
 func (s Spec) held(net Network, l Link, a netip.Addr) (Underlay, error) {
-	if !net.isAside(l) && s.usable(l) == nil {
+	if !s.isAside(net, l) && s.usable(l) == nil {
 		return s.with(l, a)
 	}
 	if l.isInternal() {
@@ -148,7 +148,7 @@ func (s Spec) held(net Network, l Link, a netip.Addr) (Underlay, error) {
 // carrier returns the interface over which an address of the whole host is reached:
 // the one that carries the tunnel now, else that of the default route.
 func (s Spec) carrier(net Network, a netip.Addr) (Link, bool) {
-	proper := func(l Link) bool { return s.usable(l) == nil && !net.isAside(l) }
+	proper := func(l Link) bool { return s.usable(l) == nil && !s.isAside(net, l) }
 	if l, ok := net.find(func(l Link) bool { return l.Name == s.Kept.Name }); ok && s.Kept.has(a) && proper(l) {
 		return l, true
 	}

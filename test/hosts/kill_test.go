@@ -67,12 +67,13 @@ func (p *pluginHost) sweep(t *testing.T) {
 		defer h.Close()
 		spec := bridge.Spec{Name: "cni0", MTU: 1500, Gateways: p.gateways()}
 		round := func() ([]string, error) { // as the daemon's: each part of the round for pods
+			guarded, guardErr := h.SyncGuard(false)
 			ports, portsErr := h.SyncHostPorts(spec.Name)
 			others, err := h.Sync(spec)
 			if errors.Is(err, pods.ErrUnrecorded) {
 				err = nil // such pods are what the tests make
 			}
-			return slices.Concat(ports, others), errors.Join(portsErr, err)
+			return slices.Concat(guarded, ports, others), errors.Join(guardErr, portsErr, err)
 		}
 		if _, err := round(); err != nil {
 			return err

@@ -75,18 +75,21 @@ func (f *fleet) flows(ctx context.Context, n int) {
 func (f *fleet) trackedOuter(h *lab.Host) int {
 	f.t.Helper()
 	n := 0
-	handle := netlinkIn(f.t, h.Netns())
-	for _, family := range []netlink.InetFamily{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		flows, err := handle.ConntrackTableList(netlink.ConntrackTable, family)
-		if err != nil {
-			f.t.Fatal(err)
-		}
-		for _, flow := range flows {
-			if flow.Forward.DstPort == tunnelPort {
-				n++
+	f.on(h.Netns(), func() error {
+		for _, family := range []netlink.InetFamily{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+			// The hosts' handles have no netfilter socket.
+			flows, err := netlink.ConntrackTableList(netlink.ConntrackTable, family) //nolint:forbidigo // f.on enters the namespace
+			if err != nil {
+				return err
+			}
+			for _, flow := range flows {
+				if flow.Forward.DstPort == tunnelPort {
+					n++
+				}
 			}
 		}
-	}
+		return nil
+	})
 	return n
 }
 

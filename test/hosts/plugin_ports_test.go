@@ -13,6 +13,7 @@ import (
 	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox"
 	"github.com/overlay-cni/overlay-cni/internal/lab/sandbox/sandboxtest"
 	nftables "github.com/overlay-cni/overlay-cni/internal/nft"
+	"github.com/overlay-cni/overlay-cni/pkg/bridge"
 	"github.com/overlay-cni/overlay-cni/pkg/guard"
 	"github.com/overlay-cni/overlay-cni/pkg/hostport"
 	"github.com/overlay-cni/overlay-cni/pkg/plugin"
@@ -71,6 +72,8 @@ func (p *pluginHost) guardLines(t *testing.T) []string {
 	if table == nil {
 		return nil
 	}
+	// The bridge may be gone.
+	bridges = append(bridges, bridge.Spec{Name: "cni0", Gateways: p.gateways()}.Want().MAC)
 	var lines []string
 	for _, e := range table.Elements {
 		shared := e.Set == "linklocals" && strings.HasSuffix(e.Key, "\x00\x01") ||
