@@ -57,7 +57,9 @@ func (f *fleet) reachesPods(ctx context.Context) error {
 }
 
 // misleading are rules of policy routing that lead pods' packets out of a host by the
-// interface away0, unless something keeps them. The table 30400 has that route.
+// interface away0, unless something keeps them. The table 30400 has that route. Each
+// has a priority of its own, and so have our rules before it: who makes the daemon add
+// and delete the same rule again and again contests it.
 func misleading(h *lab.Host, option string) map[string][][]string {
 	var own netip.Addr
 	for _, a := range h.Addresses() {
@@ -66,11 +68,11 @@ func misleading(h *lab.Host, option string) map[string][][]string {
 		}
 	}
 	return map[string][][]string{
-		"the host's own address":     {{"from", own.String(), "lookup", "30400"}},
-		"what a VPN has not marked":  {{"not", "fwmark", "51820", "lookup", "30400"}},
-		"wg-quick":                   {{"not", "fwmark", "51820", "lookup", "30400"}, {"lookup", "main", "suppress_prefixlength", "0"}},
-		"what comes from pods":       {{"iif", "cni0", "lookup", "30400"}},
-		"what comes from the tunnel": {{"iif", "overlay0", "lookup", "30400"}},
+		"the host's own address":     {{"pref", "31010", "from", own.String(), "lookup", "30400"}},
+		"what a VPN has not marked":  {{"pref", "31020", "not", "fwmark", "51820", "lookup", "30400"}},
+		"wg-quick":                   {{"pref", "31031", "not", "fwmark", "51820", "lookup", "30400"}, {"pref", "31030", "lookup", "main", "suppress_prefixlength", "0"}},
+		"what comes from pods":       {{"pref", "31040", "iif", "cni0", "lookup", "30400"}},
+		"what comes from the tunnel": {{"pref", "31050", "iif", "overlay0", "lookup", "30400"}},
 		"everything, like tailscale": {{"pref", "5210", "fwmark", "0x80000/0xff0000", "lookup", "main"}, {"pref", "5270", "lookup", "30400"}},
 		"everything, early":          {{"pref", "1", "lookup", "30400"}},
 	}

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 
 	"github.com/overlay-cni/overlay-cni/internal/lab"
 	"github.com/overlay-cni/overlay-cni/internal/lab/probe"
@@ -302,8 +303,13 @@ func portOf(line string) (string, bool) {
 	return fmt.Sprint(fields[1], " ", port), err == nil
 }
 
-// nothingToDo restarts all daemons. A daemon that changes anything logs it.
+// nothingToDo restarts all daemons. A daemon that changes anything logs it. For some
+// time hosts also take packets from addresses that others had before, which a daemon
+// forgets when it ends: only after that a new one has nothing to do.
 func (s *soak) nothingToDo(ctx context.Context) {
+	for _, h := range s.hosts {
+		s.eventually(ctx, func(context.Context) error { return s.takesFromRegistered(h) })
+	}
 	for _, h := range s.hosts {
 		s.stop(ctx, h)
 		s.nft(h, "list", "table", "inet", "overlay-cni")
@@ -314,4 +320,46 @@ func (s *soak) nothingToDo(ctx context.Context) {
 			s.t.Errorf("%s: there was something left to change:\n%s", h.Name, log)
 		}
 	}
+}
+
+// takesFromRegistered returns nil if a host takes the tunnel's packets from the
+// registered addresses of the other hosts and from no other address.
+func (s *soak) takesFromRegistered(h *lab.Host) error {
+	var want []netip.Addr
+	for _, n := range s.registry.nodes(s) {
+		if n.name != h.Name {
+			want = append(want, n.addresses...)
+		}
+	}
+	have, err := tunnelSources(h)
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(want, netip.Addr.Compare)
+	slices.SortFunc(have, netip.Addr.Compare)
+	if !slices.Equal(have, want) {
+		return fmt.Errorf("%s takes the tunnel's packets from %s and not %s", h.Name, have, want)
+	}
+	return nil
+}
+
+// tunnelSources are the addresses from which a host takes the tunnel's packets.
+func tunnelSources(h *lab.Host) ([]netip.Addr, error) {
+	var all []netip.Addr
+	for _, set := range []string{"peers4", "peers6"} {
+		text, err := nft(h, "list", "set", "inet", "overlay-cni", set)
+		if err != nil {
+			return nil, err
+		}
+		_, elements, _ := strings.Cut(text, "elements = {")
+		elements, _, _ = strings.Cut(elements, "}")
+		for _, e := range strings.FieldsFunc(elements, func(r rune) bool { return r == ',' || unicode.IsSpace(r) }) {
+			a, err := netip.ParseAddr(e)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, a)
+		}
+	}
+	return all, nil
 }
