@@ -64,8 +64,10 @@ type daemon struct {
 	// published is what the last round for pods followed.
 	published nodestate.State
 	logged    logged
-	// again runs another round for the network after a time.
-	again func(time.Duration)
+	// lost says that the last round for the network didn't find the underlay.
+	lost bool
+	// next is when the last round asked for another one; zero: it did not.
+	next time.Time
 }
 
 // finder is an underlay.Finder.
@@ -125,7 +127,6 @@ func newDaemon(c config.Config, parts []part.Part[host.Desired], log *slog.Logge
 		// Without pods there is no round for pods, and nothing to wait for.
 		status: health.NewTracker(host.RoundNetwork),
 		runDir: c.RunDir, node: c.NodeName, resync: c.Resync, log: log, logged: logged{},
-		again: func(time.Duration) {},
 	}
 }
 
@@ -146,13 +147,12 @@ func (d *daemon) run(parent context.Context, c config.Config) error {
 	}
 	d.log.Info("overlayd runs", "node", c.NodeName, "runDir", c.RunDir)
 	network := reconcile.New(reconcile.Config{
-		Name: host.RoundNetwork, Sync: d.syncNetwork, Resync: d.resync, Pause: pause, Due: d.network.Due, Log: d.log,
+		Name: host.RoundNetwork, Sync: d.syncNetwork, Resync: d.resync, Pause: pause, Due: d.due, Log: d.log,
 	})
 	pods := reconcile.New(reconcile.Config{
 		Name: host.RoundPods, Sync: d.syncPods, Resync: d.resync, Pause: podsPause, Settle: podsSettle,
 		Due: d.pods.Due, Log: d.log,
 	})
-	d.again = func(after time.Duration) { time.AfterFunc(after, network.Trigger) }
 	for _, task := range d.triggers(network, pods) {
 		wg.Go(func() { task(ctx) })
 	}

@@ -37,9 +37,10 @@ type former struct {
 	until time.Time
 }
 
-// addresses returns the addresses that nodes had until lately, in order. A node that
-// left the registry has none.
-func (m *moves) addresses(nodes []registry.Node, now time.Time) []netip.Addr {
+// addresses returns the addresses that nodes had until lately, in order, and after
+// what time the first of them is no longer taken. A node that left the registry has
+// none.
+func (m *moves) addresses(nodes []registry.Node, now time.Time) (all []netip.Addr, left time.Duration) {
 	if m.former == nil {
 		m.former = map[netip.Addr]former{}
 	}
@@ -58,7 +59,6 @@ func (m *moves) addresses(nodes []registry.Node, now time.Time) []netip.Addr {
 		}
 	}
 	m.nodes = nodes
-	var all []netip.Addr
 	for a, f := range m.former {
 		_, there := slices.BinarySearchFunc(nodes, f.node, func(n registry.Node, name string) int { return strings.Compare(n.Name, name) })
 		if !there || !now.Before(f.until) {
@@ -66,9 +66,12 @@ func (m *moves) addresses(nodes []registry.Node, now time.Time) []netip.Addr {
 			continue
 		}
 		all = append(all, a)
+		if left == 0 || f.until.Sub(now) < left {
+			left = f.until.Sub(now)
+		}
 	}
 	slices.SortFunc(all, netip.Addr.Compare)
-	return all
+	return all, left
 }
 
 // hold returns the underlay with the address of the last round, as long as this host

@@ -32,26 +32,28 @@ func TestFormerAddresses(t *testing.T) {
 		name   string
 		rounds []string // one every 4 seconds
 		want   string
+		left   time.Duration
 	}{
-		{"none at first", []string{"a=192.0.2.1 b=192.0.2.2"}, "[]"},
-		{"moved, IPv4", []string{"a=192.0.2.1 b=192.0.2.2", "a=192.0.2.1 b=192.0.2.3"}, "[192.0.2.2]"},
-		{"moved, IPv6", []string{"a=2001:db8::1", "a=2001:db8::2"}, "[2001:db8::1]"},
-		{"one family moved", []string{"a=192.0.2.1,2001:db8::1", "a=192.0.2.1,2001:db8::2"}, "[2001:db8::1]"},
-		{"moved twice", []string{"a=192.0.2.1", "a=192.0.2.2", "a=192.0.2.3"}, "[192.0.2.1 192.0.2.2]"},
-		{"long ago", []string{"a=192.0.2.1", "a=192.0.2.2", "a=192.0.2.2", "a=192.0.2.2", "a=192.0.2.2"}, "[]"},
-		{"left", []string{"a=192.0.2.1 b=192.0.2.2", "a=192.0.2.1"}, "[]"},
-		{"moved and left", []string{"a=192.0.2.1 b=192.0.2.2", "a=192.0.2.1 b=192.0.2.3", "a=192.0.2.1"}, "[]"},
+		{"none at first", []string{"a=192.0.2.1 b=192.0.2.2"}, "[]", 0},
+		{"moved, IPv4", []string{"a=192.0.2.1 b=192.0.2.2", "a=192.0.2.1 b=192.0.2.3"}, "[192.0.2.2]", keepAddress},
+		{"moved, IPv6", []string{"a=2001:db8::1", "a=2001:db8::2"}, "[2001:db8::1]", keepAddress},
+		{"one family moved", []string{"a=192.0.2.1,2001:db8::1", "a=192.0.2.1,2001:db8::2"}, "[2001:db8::1]", keepAddress},
+		{"moved twice", []string{"a=192.0.2.1", "a=192.0.2.2", "a=192.0.2.3"}, "[192.0.2.1 192.0.2.2]", 6 * time.Second},
+		{"long ago", []string{"a=192.0.2.1", "a=192.0.2.2", "a=192.0.2.2", "a=192.0.2.2", "a=192.0.2.2"}, "[]", 0},
+		{"left", []string{"a=192.0.2.1 b=192.0.2.2", "a=192.0.2.1"}, "[]", 0},
+		{"moved and left", []string{"a=192.0.2.1 b=192.0.2.2", "a=192.0.2.1 b=192.0.2.3", "a=192.0.2.1"}, "[]", 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var m moves
 			var got []netip.Addr
+			var left time.Duration
 			now := time.Unix(0, 0)
 			for _, r := range tt.rounds {
-				got = m.addresses(nodesOf(r), now)
+				got, left = m.addresses(nodesOf(r), now)
 				now = now.Add(4 * time.Second)
 			}
-			if fmt.Sprint(got) != tt.want {
-				t.Errorf("got %v, want %s", got, tt.want)
+			if fmt.Sprint(got) != tt.want || left != tt.left {
+				t.Errorf("got %v for %s, want %s for %s", got, left, tt.want, tt.left)
 			}
 		})
 	}

@@ -20,6 +20,7 @@ import (
 // syncNetwork does one round for the network: it reads the inputs, computes the
 // desired state and syncs every part.
 func (d *daemon) syncNetwork(context.Context) error {
+	d.next = time.Time{}
 	d.forceResync()
 	// The nodes come first: a registry knows its settings as soon as its nodes.
 	nodes, refused := d.registry.Nodes()
@@ -151,23 +152,24 @@ func underlaySpec(c config.Config, published nodestate.State) underlay.Spec {
 
 // syncParts computes the desired state and syncs every part of the network.
 func (d *daemon) syncParts(c config.Config, nodes []registry.Node) health.Status {
-	in, err := d.input(c, nodes)
+	in, lost, err := d.input(c, nodes)
 	if err != nil {
 		d.network.Renew() // what is missing next time, nobody may have undone
 		return health.Status{Down: err}
 	}
 	want, renewed, peers := d.computed.desired(in)
-	if renewed {
-		d.network.Renew()
+	if renewed || d.lost != (lost != nil) {
+		d.network.Renew() // with an address the kernel takes routes away
 	}
+	d.lost = lost != nil
 	if refusal := (*host.Refusal)(nil); errors.As(peers, &refusal) {
-		return health.Status{Down: peers}
+		return health.Status{Down: errors.Join(lost, peers)}
 	}
 	if d.logged.changed("single-stack", want.Note) {
 		d.log.Info("some nodes have single-stack pods", "nodes", cmp.Or(want.Note, "none"))
 	}
 	down, degraded := d.network.Sync(want)
-	s := health.Status{Down: down, Degraded: errors.Join(peers, degraded, d.misaddressed(in.Underlay, in.Own))}
+	s := health.Status{Down: errors.Join(lost, want.Unheard, down), Degraded: errors.Join(peers, degraded, d.misaddressed(in.Underlay, in.Own))}
 	if want.Note != "" {
 		s.Note = "some nodes have single-stack pods: " + want.Note
 	}
@@ -177,9 +179,10 @@ func (d *daemon) syncParts(c config.Config, nodes []registry.Node) health.Status
 // errNotEntered is for a registry in which hosts enter themselves.
 var errNotEntered = errors.New("is not in the registry yet: it enters itself as soon as nothing is in the way")
 
-// input reads the input of the desired state. It returns an error if this host can't
-// be in the network.
-func (d *daemon) input(c config.Config, nodes []registry.Node) (host.Input, error) {
+// input reads the input of the desired state. It returns err if this host can't be in
+// the network. lost says why the underlay can't be found; then the last one stands in
+// for it, because this host's own pods can go on to talk to each other.
+func (d *daemon) input(c config.Config, nodes []registry.Node) (in host.Input, lost, err error) {
 	own, err := host.OwnNode(d.node, nodes)
 	_, announced := registry.As[registry.Announcer](d.registry)
 	if err != nil && announced {
@@ -188,30 +191,31 @@ func (d *daemon) input(c config.Config, nodes []registry.Node) (host.Input, erro
 	if err != nil {
 		// New pods must not get addresses of the subnet that this host had: the subnet
 		// may belong to another host by the time this host is in the registry again.
-		return host.Input{}, errors.Join(err, nodestate.Withdraw(d.runDir))
+		return host.Input{}, nil, errors.Join(err, nodestate.Withdraw(d.runDir))
 	}
 	published, _ := nodestate.Last(d.runDir) // there may be none yet
 	spec := underlaySpec(c, published)
 	spec.NodeAddrs, spec.OnLink = own.Addresses, c.DirectRouting
-	u, err := d.underlay.Find(spec)
-	if err != nil {
-		return host.Input{}, err
+	u, lost := d.underlay.Find(spec)
+	if lost != nil && !d.computed.valid {
+		return host.Input{}, nil, lost
 	}
-	former := d.moves.addresses(nodes, time.Now())
-	if len(former) > 0 {
-		d.again(keepAddress)
+	if lost != nil {
+		u = d.computed.in.Underlay
 	}
+	former, left := d.moves.addresses(nodes, time.Now())
+	d.again(left)
 	if !c.VXLAN.AnySource {
 		u = d.holdAddress(u, spec)
 	}
 	d.sayUnderlay(u, own)
 	if err := d.movedBridge(c, published); err != nil {
-		return host.Input{}, err
+		return host.Input{}, nil, err
 	}
 	return host.Input{
 		Config: c, Own: own, Nodes: nodes, Underlay: u, Former: former,
 		Claimed: published.Device == c.VXLAN.Device, Announced: announced,
-	}, nil
+	}, lost, nil
 }
 
 // holdAddress returns the underlay with the address from which the tunnel still sends,
@@ -221,10 +225,29 @@ func (d *daemon) holdAddress(u underlay.Underlay, spec underlay.Spec) underlay.U
 		spec.Want = want
 		return d.underlay.Find(spec)
 	}, time.Now())
-	if left > 0 {
-		d.again(left)
-	}
+	d.again(left)
 	return held
+}
+
+// again asks for another round after a time; 0: for none. Of several times in a round
+// the shortest counts, because that round asks again.
+func (d *daemon) again(after time.Duration) {
+	if at := time.Now().Add(after); after > 0 && (d.next.IsZero() || at.Before(d.next)) {
+		d.next = at
+	}
+}
+
+// due is after what time the next round is due without a trigger; 0: never.
+func (d *daemon) due() time.Duration {
+	due := d.network.Due()
+	if d.next.IsZero() {
+		return due
+	}
+	const now = time.Nanosecond
+	if left := max(now, time.Until(d.next)); due == 0 || left < due {
+		return left
+	}
+	return due
 }
 
 func (d *daemon) sayUnderlay(u underlay.Underlay, own registry.Node) {

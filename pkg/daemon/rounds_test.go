@@ -178,6 +178,63 @@ func TestRound(t *testing.T) {
 	}
 }
 
+// Without the underlay this host's own pods can still talk to each other, so the rest is
+// mended, as the registry and the configuration say now.
+func TestRoundWithoutTheUnderlay(t *testing.T) {
+	w := newWorld(t)
+	w.expect(all, "", "")
+	carrier := w.want.Published.Underlay
+	lost := errors.New("eth0 has lost 192.168.77.1")
+	w.noUnderlay, w.carrier = lost, underlay.Underlay{}
+	w.nodes = append(slices.Clone(w.nodes), node(3, "10.244.3.0/24"))
+	w.daemon.hasAddress = func(netip.Addr) bool { return true }
+	w.expect(all, lost.Error(), "")
+	if len(w.want.Tunnel.Routes) != 2 || w.want.Published.Underlay != carrier {
+		t.Errorf("the desired state is %+v", w.want)
+	}
+	w.fail["rules"] = errors.New("broken")
+	w.expect("device rules", "broken", "")
+	w.nodes = w.nodes[1:]
+	w.expect("", `node "host-1" is not in the registry`, "")
+}
+
+// Other hosts drop what comes from an address that the registry lacks.
+func TestRoundWithAnUnlistedSource(t *testing.T) {
+	w := newWorld(t)
+	w.nodes[0].Addresses = addrs("192.168.77.7")
+	w.expect(all, "so other hosts drop its packets", errAddress.Error())
+	w.nodes = w.nodes[:1]
+	w.expect(all, "", "so other hosts drop its packets")
+}
+
+// However many rounds there are meanwhile, a former address has one more at its end.
+func TestOneRoundAfterAMove(t *testing.T) {
+	w := newWorld(t)
+	w.expect(all, "", "")
+	if due := w.due(); due != 0 {
+		t.Errorf("nothing moved, but a round is due after %s", due)
+	}
+	w.nodes = slices.Clone(w.nodes)
+	w.nodes[1].Addresses = addrs("192.168.77.22")
+	var last time.Time
+	for range 3 {
+		w.expect(all, "", "")
+		due := w.due()
+		if due <= 0 || due > keepAddress {
+			t.Errorf("the next round is due after %s", due)
+		}
+		if at := w.next; !last.IsZero() && at.Sub(last).Abs() > keepAddress/10 {
+			t.Errorf("the next round moved from %s to %s", last, at)
+		}
+		last = w.next
+	}
+	w.nodes = w.nodes[:1]
+	w.expect(all, "", "")
+	if due := w.due(); due != 0 {
+		t.Errorf("the node is gone, but a round is due after %s", due)
+	}
+}
+
 // Before the registry's first answer a round changes nothing, and does not report the
 // network as down: the network may be up from before a restart.
 func TestRoundBeforeTheRegistryIsReady(t *testing.T) {
@@ -280,25 +337,26 @@ func TestRoundReportsWhatConcernsThisHost(t *testing.T) {
 	for name, tt := range map[string]struct {
 		change func(*world)
 		want   string // what is reported
+		down   bool   // it is not heard by others
 	}{
-		"all is well":                   {func(*world) {}, ""},
-		"a wrong address":               {func(w *world) { w.nodes[0].Addresses = addrs("192.168.77.7") }, wrong},
-		"one of two families":           {func(w *world) { w.nodes[0].Addresses = addrs("fd77::1", "192.168.77.7") }, wrong},
-		"an address that is translated": {func(w *world) { w.nodes[0].Addresses, w.nodes[0].NAT = addrs("192.168.77.7"), true }, ""},
+		"all is well":                   {func(*world) {}, "", false},
+		"a wrong address":               {func(w *world) { w.nodes[0].Addresses = addrs("192.168.77.7") }, wrong, true},
+		"one of two families":           {func(w *world) { w.nodes[0].Addresses = addrs("fd77::1", "192.168.77.7") }, wrong, true},
+		"an address that is translated": {func(w *world) { w.nodes[0].Addresses, w.nodes[0].NAT = addrs("192.168.77.7"), true }, "", false},
 		"of a host that registers itself": {func(w *world) {
 			w.nodes[0].Addresses, w.registry = addrs("192.168.77.7"), announcer{w}
-		}, ""},
+		}, "", true},
 		"another configuration": {func(w *world) { w.fail["device"] = fmt.Errorf("%w: 05-x", cnifiles.ErrShadowed) },
-			"device: " + cnifiles.ErrShadowed.Error() + ": 05-x"},
-		"a peer":             {func(w *world) { w.nodes[1].Addresses = nil }, ""},
-		"a refused registry": {func(w *world) { w.refused = errors.New("node b") }, ""},
+			"device: " + cnifiles.ErrShadowed.Error() + ": 05-x", false},
+		"a peer":             {func(w *world) { w.nodes[1].Addresses = nil }, "", false},
+		"a refused registry": {func(w *world) { w.refused = errors.New("node b") }, "", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			tt.change(w)
 			s := w.round()
 			r := w.reported[len(w.reported)-1]
-			if got := fmt.Sprint(r.Trouble); r.Down != nil || (r.Trouble == nil) != (tt.want == "") || !strings.HasPrefix(got, tt.want) && tt.want != "" {
+			if got := fmt.Sprint(r.Trouble); (r.Down != nil) != tt.down || (r.Trouble == nil) != (tt.want == "") || !strings.HasPrefix(got, tt.want) && tt.want != "" {
 				t.Errorf("reported %+v", r)
 			}
 			if tt.want != "" && !strings.Contains(fmt.Sprint(s.Degraded), tt.want) {

@@ -37,6 +37,12 @@ const (
 	passing  = "tunnel-passing"
 )
 
+// Names of the chains that exempt the tunnel from connection tracking.
+const (
+	untrackedIn  = "untracked-in"
+	untrackedOut = "untracked-out"
+)
+
 // addTunnel adds the guards of the tunnel. They are in the hooks input and forward,
 // not in prerouting: there the packet's destination is the final one, whatever a
 // Service or a host port did to it, and its fragments have been put together.
@@ -52,10 +58,21 @@ func addTunnel(t *nft.Table, c Config) {
 	}
 	const why = "connection tracking would have an entry for each flow in the tunnel"
 	t.Chains = append(t.Chains,
-		filter("untracked-in", unix.NF_INET_PRE_ROUTING, nft.PriorityRaw,
+		filter(untrackedIn, unix.NF_INET_PRE_ROUTING, nft.PriorityRaw,
 			nft.NewRule(why, c.Tunnel.is(), nft.IsLocal(), nft.NoTrack())),
-		filter("untracked-out", unix.NF_INET_LOCAL_OUT, nft.PriorityRaw,
+		filter(untrackedOut, unix.NF_INET_LOCAL_OUT, nft.PriorityRaw,
 			nft.NewRule(why, c.Tunnel.is(), nft.NoTrack())))
+}
+
+// tracked returns the table without the exemption from connection tracking, and
+// whether it had one.
+func tracked(t *nft.Table) (*nft.Table, bool) {
+	if t == nil {
+		return nil, false
+	}
+	less := *t
+	less.Chains = slices.DeleteFunc(slices.Clone(t.Chains), func(c nft.Chain) bool { return c.Name == untrackedIn || c.Name == untrackedOut })
+	return &less, len(less.Chains) < len(t.Chains)
 }
 
 // addPeers adds the sets of the peers' addresses.

@@ -61,6 +61,9 @@ type Desired struct {
 	Conflist  cnifiles.Config // without a directory: the daemon keeps none
 	// Text is the text of the configuration.
 	Text string
+	// Unheard says why other hosts drop what this host sends, though they exist. What
+	// is desired is of use to this host's own pods all the same.
+	Unheard error
 	// Note is information about the network for the operator; nothing is wrong.
 	Note string
 }
@@ -94,6 +97,10 @@ func Compute(in Input) (Desired, error) {
 	if err != nil {
 		return Desired{}, &Refusal{err}
 	}
+	unheard, alone := unlisted(in), error(nil)
+	if len(in.Nodes) <= 1 {
+		unheard, alone = nil, unheard // nobody is there yet to drop anything
+	}
 	cni0 := BridgeOf(in.Config.Bridge, in.Own.Subnets, tunnel.Device.MTU)
 	return Desired{
 		Bridge:   cni0,
@@ -111,9 +118,10 @@ func Compute(in Input) (Desired, error) {
 		Conflist: cnifiles.Config{
 			Dir: in.Config.CNI.ConfDir, Name: in.Config.CNI.ConfName, Content: cnifiles.Conflist(in.Config.RunDir),
 		},
-		Text: in.Config.Text,
-		Note: singleStack(in.Nodes),
-	}, errors.Join(narrow, peers, apart(in.Own, in.Nodes), leftOut(in.Own, in.Underlay), unlisted(in), disagreeing(in))
+		Text:    in.Config.Text,
+		Unheard: unheard,
+		Note:    singleStack(in.Nodes),
+	}, errors.Join(narrow, peers, apart(in.Own, in.Nodes), leftOut(in.Own, in.Underlay), alone, disagreeing(in))
 }
 
 // tunnelPackets describes the tunnel's packets to the firewall.
@@ -218,10 +226,11 @@ func leftOut(own registry.Node, u underlay.Underlay) error {
 }
 
 // unlisted returns an error if the registry lacks the address from which this host
-// sends: then other hosts drop its packets. leftOut is about the other family.
+// sends: then other hosts drop its packets. leftOut is about the other family. With NAT
+// the others see another address than this host.
 func unlisted(in Input) error {
 	own, u := in.Own, in.Underlay
-	if in.Config.VXLAN.AnySource || leftOut(own, u) != nil || slices.Contains(slices.Concat(own.Addresses, in.Former), u.Address) {
+	if in.Config.VXLAN.AnySource || own.NAT || leftOut(own, u) != nil || slices.Contains(slices.Concat(own.Addresses, in.Former), u.Address) {
 		return nil
 	}
 	return fmt.Errorf("node %q has the addresses %v in the registry, but its tunnel sends from %s on %s, so other hosts drop its packets: correct the registry or underlay, or set vxlan.checkSource to false on all hosts if the network translates addresses",

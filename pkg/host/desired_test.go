@@ -193,6 +193,12 @@ func TestComputeRefuses(t *testing.T) {
 			{"another address, of no account", func(in *Input) {
 				in.Own.Addresses, in.Config.VXLAN.AnySource = []netip.Addr{sibling(in.Underlay.Address)}, true
 			}, "", 2},
+			{"another address, alone", func(in *Input) {
+				in.Own.Addresses, in.Nodes = []netip.Addr{sibling(in.Underlay.Address)}, in.Nodes[:1]
+			}, "so other hosts drop its packets", 0},
+			{"another address, translated", func(in *Input) {
+				in.Own.Addresses, in.Own.NAT = []netip.Addr{sibling(in.Underlay.Address)}, true
+			}, "", 2},
 			{"no subnet", func(in *Input) { in.Own.Subnets = nil }, `node "host-1" has no pod subnet yet`, -1},
 			{"too large an MTU", func(in *Input) { in.Config.MTU = 1451 }, "mtu 1451 is too large for underlay eth0", -1},
 		} {
@@ -201,6 +207,11 @@ func TestComputeRefuses(t *testing.T) {
 				in.Nodes = slices.Clone(in.Nodes)
 				tt.change(&in)
 				got, err := Compute(in)
+				if unheard := strings.Contains(tt.want, "drop its packets") && tt.peers > 0; unheard != (got.Unheard != nil) {
+					t.Errorf("unheard: %v", got.Unheard)
+				} else if unheard && err == nil {
+					err = got.Unheard
+				}
 				if (err != nil) != (tt.want != "") || !strings.Contains(fmt.Sprint(err), tt.want) {
 					t.Errorf("got %v", err)
 				}

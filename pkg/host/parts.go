@@ -147,8 +147,11 @@ func (h *Host) deviceParts() []part.Part[Desired] {
 	}, {
 		// It comes before the tunnel: a peer's packets are let in before others go there.
 		Name: partFirewall, Round: RoundNetwork,
-		Sync:   func(want Desired) ([]string, error) { return h.firewall.Sync(want.Firewall) },
-		Remove: func(Desired) ([]string, error) { return h.removeFirewall() },
+		// Packets that are tracked pass as well.
+		Minor:       func(err error) bool { return errors.Is(err, firewall.ErrTracked) },
+		Sync:        func(want Desired) ([]string, error) { return h.firewall.Sync(want.Firewall) },
+		Remove:      func(Desired) ([]string, error) { return h.removeFirewall() },
+		ForceResync: h.firewall.ForceResync,
 	}, {
 		Name: partTunnel, Round: RoundNetwork,
 		// An incomplete peer is no reason to keep this host's pods out.

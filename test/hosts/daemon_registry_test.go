@@ -309,14 +309,16 @@ func TestDaemonTellsOfAWrongAddress(t *testing.T) {
 		nodes[0].addresses = append([]netip.Addr{wrong}, right[1:]...)
 		f.register(nodes)
 		f.eventually(ctx, func(ctx context.Context) error {
-			return says(ctx, a, "/readyz", http.StatusOK, "network: degraded since ",
+			return says(ctx, a, "/readyz", http.StatusServiceUnavailable, "network: down since ", "so other hosts drop its packets",
 				"other hosts send to an address that this host doesn't have: the registry says "+wrong.String())
 		})
 		// A router that translates the address would make this right.
 		f.must(f.lab.WriteRegistry([]byte(translated(nodes))))
 		f.eventuallyReady(ctx, a)
 		f.register(nodes)
-		f.eventually(ctx, func(ctx context.Context) error { return says(ctx, a, "/readyz", http.StatusOK, "degraded") })
+		f.eventually(ctx, func(ctx context.Context) error {
+			return says(ctx, a, "/readyz", http.StatusServiceUnavailable, "so other hosts drop its packets")
+		})
 		f.must(f.lab.Register(f.hosts...))
 		f.eventuallyReady(ctx, a)
 		f.eventually(ctx, func(ctx context.Context) error { return ping(ctx, f.pods[1], f.pods[0]) })
