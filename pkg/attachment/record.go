@@ -35,9 +35,13 @@ type Record struct {
 	// HostPorts are the pod's ports on the host as the runtime asked for them
 	// (runtimeConfig.portMappings of the CNI conventions), empty for none.
 	HostPorts json.RawMessage `json:"hostPorts,omitempty"`
-	// Unguarded says that the pod may send with the addresses of others. Earlier
-	// releases guarded no pod, and didn't write it.
-	Unguarded bool `json:"unguarded,omitempty"`
+	// Guarded says that the pod is kept from sending with the addresses of others,
+	// unless the daemon guards no pod. Earlier releases guarded no pod and didn't
+	// write it. Their pods stay unguarded until they are made anew, because some of
+	// them may send in the name of others.
+	Guarded bool `json:"guarded,omitempty"`
+	// Unguardable says that the pod was to be guarded, and the kernel couldn't.
+	Unguardable bool `json:"unguardable,omitempty"`
 }
 
 // Owner returns the interface that the attachment belongs to.

@@ -287,7 +287,7 @@ func TestRecordIsReadAsItWasWritten(t *testing.T) {
 		Version: 1, Network: network.Default, CNINetwork: "net \"x\"", ContainerID: "c", IfName: "eth0", Pod: "ns/name", Netns: "/run/netns/\n",
 		HostName: "veth0", MAC: "02:00:00:00:00:01", MTU: 1450, Bridge: "cni0",
 		Addresses: []netip.Addr{netip.MustParseAddr("10.244.1.2"), netip.MustParseAddr("fd00::2")},
-		HostPorts: []byte(`[{"hostPort":80}]`), Unguarded: true,
+		HostPorts: []byte(`[{"hostPort":80}]`), Guarded: true, Unguardable: true,
 	}
 	text, err := want.text()
 	if err != nil {

@@ -37,6 +37,10 @@ type Found struct {
 type Kernel struct {
 	links *rtnl.Conn
 	rules *nft.Conn // nil where the kernel has no nf_tables
+	// look makes the next Find look. It is false only after a Find that found
+	// nothing.
+	look bool
+	last Found
 }
 
 // Open opens the network namespace of the calling thread.
@@ -49,7 +53,7 @@ func Open() (*Kernel, error) {
 	if err != nil && !errors.Is(err, nft.ErrUnsupported) {
 		return nil, errors.Join(err, links.Close())
 	}
-	return &Kernel{links, rules}, nil
+	return &Kernel{links: links, rules: rules, look: true}, nil
 }
 
 // Close closes the sockets.
@@ -60,14 +64,24 @@ func (k *Kernel) Close() {
 	}
 }
 
+// ForceResync makes the next Find look, also where the last one found nothing.
+func (k *Kernel) ForceResync() { k.look = true }
+
 // Find returns what flannel has on this host. It doesn't look into iptables-legacy,
-// which takes a program.
+// which takes a program. Where nothing was found, Find looks again after ForceResync.
 func (k *Kernel) Find() (Found, error) {
+	if !k.look {
+		return k.last, nil
+	}
 	var f Found
 	err := k.findDevices(&f)
 	if k.rules != nil {
 		err = errors.Join(err, k.findChains(&f))
 	}
+	if errors.Is(err, nft.ErrUnstable) {
+		return k.last, nil // the next Find looks again
+	}
+	k.last, k.look = f, err != nil || f.Err() != nil
 	return f, err
 }
 

@@ -281,7 +281,8 @@ func (h *Host) conflistPart() part.Part[Desired] {
 func (h *Host) flannelPart() part.Part[Desired] {
 	return part.Part[Desired]{
 		Name: "flannel", Round: RoundNetwork,
-		Minor: func(error) bool { return true },
+		Minor:       func(error) bool { return true },
+		ForceResync: h.flannel.ForceResync,
 		Sync: func(Desired) ([]string, error) {
 			found, err := h.flannel.Find()
 			return nil, errors.Join(err, found.Err())

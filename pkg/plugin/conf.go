@@ -259,6 +259,7 @@ func (c *conf) fromRanges() (settings, error) {
 	}
 	n := settings{sets: sets, bridge: bridge.Spec{Name: c.bridgeName(), MTU: c.MTU}}
 	state, err := nodestate.Last(c.stateDir())
+	n.unguarded = err == nil && state.Unguarded // it is for the pods of all bridges
 	withDaemon := err == nil && state.Bridge == n.bridge.Name
 	if withDaemon {
 		if n.bridge.MTU, err = c.mtuBelow(state); err != nil {

@@ -200,3 +200,23 @@ func FuzzRequest(f *testing.F) {
 		}
 	})
 }
+
+// The daemon's antiSpoofing is for the pods of all networks, on whatever bridge.
+func TestDaemonExemptsTheNetworksOfAllBridges(t *testing.T) {
+	for _, bridge := range []string{"cni0", "cni1"} {
+		for _, unguarded := range []bool{false, true} {
+			dir := t.TempDir()
+			c, err := parseConf([]byte(`{"type":"overlay-cni","name":"second","runDir":"` + dir + `","bridge":"` + bridge + `","ipam":{"ranges":[[{"subnet":"10.244.1.0/24"}]]}}`))
+			if err != nil {
+				t.Fatal(err)
+			}
+			state := nodestate.State{Subnets: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")}, MTU: 1450, Bridge: "cni0", Unguarded: unguarded}
+			if _, err := nodestate.Sync(c.stateDir(), state); err != nil {
+				t.Fatal(err)
+			}
+			if n, err := c.settings(0); err != nil || n.unguarded != unguarded {
+				t.Errorf("bridge %s: got %v, %v; want %v", bridge, n.unguarded, err, unguarded)
+			}
+		}
+	}
+}

@@ -15,13 +15,13 @@ import (
 // which the caller closes; nil if the pod is not guarded.
 //
 // On a kernel that can't guard pods the daemon reports that, and pods still start.
-func (c *call) guard(n settings, p veth.Port) (*nft.Conn, error) {
-	if !c.conf.guards() || n.unguarded {
+func (c *call) guard(a *attachment.Attachment, r attachment.Record, n settings, p veth.Port) (*nft.Conn, error) {
+	if !r.Guarded || n.unguarded {
 		return nil, nil
 	}
 	rules, err := nft.Dial()
 	if errors.Is(err, nft.ErrUnsupported) {
-		return nil, nil
+		return nil, unguardable(a, r, guard.ErrUnsupported)
 	}
 	if err != nil {
 		return nil, err
@@ -30,11 +30,17 @@ func (c *call) guard(n settings, p veth.Port) (*nft.Conn, error) {
 	for _, a := range p.Addresses {
 		pod.Addresses = append(pod.Addresses, a.Addr)
 	}
-	err = guard.On(rules).Add(pod)
-	if errors.Is(err, guard.ErrUnsupported) {
-		err = nil
+	return rules, unguardable(a, r, guard.On(rules).Add(pod))
+}
+
+// unguardable records that the kernel can't guard the pod, if err says so. To read the
+// table wouldn't tell: it is just not there.
+func unguardable(a *attachment.Attachment, r attachment.Record, err error) error {
+	if !errors.Is(err, guard.ErrUnsupported) {
+		return err
 	}
-	return rules, err
+	r.Guarded, r.Unguardable = false, true
+	return a.Write(r)
 }
 
 // checkGuard compares the guard with the record.

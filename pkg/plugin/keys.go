@@ -43,10 +43,6 @@ func topKeys() keySet {
 	}
 }
 
-func capabilityKeys() keySet {
-	return keySet{path: "capabilities", known: []string{"portMappings", "bandwidth", "ips", "mac"}}
-}
-
 func ipamKeys() keySet {
 	return keySet{path: "ipam", known: []string{"type", "ranges", "routes", "subnet"}, advice: ipamAdvice}
 }
@@ -114,10 +110,9 @@ func ipamAdvice(key string) string {
 // It walks over the text, because a second decoding would cost every ADD 0.03 ms.
 func checkKeys(data []byte) error {
 	return topKeys().check(data, func(key string, value []byte) error {
-		switch {
-		case strings.EqualFold(key, "capabilities"):
-			return capabilityKeys().check(value, nil)
-		case strings.EqualFold(key, "ipam"):
+		// Capabilities that nobody here knows are for the runtime, which offers
+		// its own (io.kubernetes.cri.pod-annotations), and do no harm.
+		if strings.EqualFold(key, "ipam") {
 			return ipamKeys().check(value, checkIPAM)
 		}
 		return nil
@@ -142,8 +137,7 @@ func checkIPAM(key string, value []byte) error {
 func (s keySet) check(object []byte, inside func(key string, value []byte) error) error {
 	return eachKey(object, func(key string, value []byte) error {
 		switch {
-		// null and an absent capability ask for nothing.
-		case string(value) == "null", s.path == "capabilities" && string(value) == "false", s.open && isForeign(key):
+		case string(value) == "null", s.open && isForeign(key): // null asks for nothing
 			return nil
 		case !s.knows(key):
 			return invalid("unknown key %q: %s", strings.TrimPrefix(s.path+"."+key, "."), s.suggest(key))

@@ -114,7 +114,7 @@ func (c *call) attach(a *attachment.Attachment, netns *os.File, net settings, ou
 	port := c.newPort(net, req, addrs)
 	record := attachment.Record{
 		CNINetwork: c.conf.Name, ContainerID: c.containerID, IfName: c.ifName, Pod: req.pod, Netns: c.netns, HostName: port.HostName,
-		MAC: port.MAC.String(), MTU: port.MTU, Bridge: net.bridge.Name, HostPorts: req.rawPorts, Unguarded: !c.conf.guards(),
+		MAC: port.MAC.String(), MTU: port.MTU, Bridge: net.bridge.Name, HostPorts: req.rawPorts, Guarded: c.conf.guards(),
 	}
 	if err := a.Write(record); err != nil {
 		return err
@@ -123,7 +123,7 @@ func (c *call) attach(a *attachment.Attachment, netns *os.File, net settings, ou
 	if err != nil {
 		return err
 	}
-	rules, err := c.guard(net, port)
+	rules, err := c.guard(a, record, net, port)
 	if rules != nil {
 		defer rules.Close()
 	}

@@ -2,6 +2,7 @@ package pods
 
 import (
 	"errors"
+	"fmt"
 	"net"
 
 	"github.com/overlay-cni/overlay-cni/pkg/attachment"
@@ -12,7 +13,7 @@ import (
 // attachment isn't to be guarded, or its record is of no use.
 func Guarded(r attachment.Record) (guard.Pod, bool) {
 	mac, err := net.ParseMAC(r.MAC)
-	if r.Unguarded || err != nil || len(mac) != 6 {
+	if !r.Guarded || err != nil || len(mac) != 6 {
 		return guard.Pod{}, false
 	}
 	return guard.Pod{Port: r.Owner().Key().HostName(), MAC: mac, Addresses: r.Addresses}, true
@@ -26,16 +27,21 @@ func (h *Host) SyncGuard(off bool) ([]string, error) {
 	if off {
 		return h.guard.Remove()
 	}
-	changes, err := h.guard.Sync(h.guardedPods)
-	return changes, h.errUnguarded(err)
+	unguardable := 0
+	changes, err := h.guard.Sync(func() (want guard.Want, err error) {
+		want, unguardable, err = h.guardedPods()
+		return want, err
+	})
+	return changes, h.errUnguarded(err, unguardable)
 }
 
-func (h *Host) guardedPods() (guard.Want, error) {
+// guardedPods returns what is to be guarded, and how many pods were to be when the
+// kernel couldn't. These are guarded once they are made anew.
+func (h *Host) guardedPods() (want guard.Want, unguardable int, err error) {
 	entries, err := h.store.List()
 	if err != nil {
-		return guard.Want{}, err
+		return guard.Want{}, 0, err
 	}
-	var want guard.Want
 	known := map[string]attachment.Key{} // by port
 	bridges := map[string]net.HardwareAddr{}
 	for _, e := range entries {
@@ -43,6 +49,9 @@ func (h *Host) guardedPods() (guard.Want, error) {
 			continue
 		}
 		known[e.Key.HostName()] = e.Key
+		if e.Record.Unguardable {
+			unguardable++
+		}
 		pod, ok := Guarded(e.Record)
 		if !ok {
 			continue
@@ -60,7 +69,7 @@ func (h *Host) guardedPods() (guard.Want, error) {
 		there, err := h.bridge.Exists(port)
 		return there || err != nil
 	}
-	return want, nil
+	return want, unguardable, nil
 }
 
 // RemoveGuard removes the guard of all pods and names what it removed.
@@ -74,13 +83,16 @@ func (h *Host) RemoveGuard() ([]string, error) {
 
 // errUnguarded reports that the host can't guard its pods, unless no pod is to be
 // guarded.
-func (h *Host) errUnguarded(err error) error {
-	if !errors.Is(err, guard.ErrUnsupported) {
+func (h *Host) errUnguarded(err error, unguardable int) error {
+	if errors.Is(err, guard.ErrUnsupported) {
+		want, n, listErr := h.guardedPods()
+		if unguardable = n; len(want.Pods) == 0 {
+			err = nil
+		}
+		err = errors.Join(err, listErr)
+	}
+	if unguardable == 0 {
 		return err
 	}
-	want, listErr := h.guardedPods()
-	if listErr == nil && len(want.Pods) == 0 {
-		return nil
-	}
-	return errors.Join(err, listErr)
+	return errors.Join(err, fmt.Errorf("%w; then recreate the %d pods of this host that are not guarded", guard.ErrUnsupported, unguardable))
 }
