@@ -26,19 +26,19 @@ func (d *daemon) syncNetwork(context.Context) error {
 	nodes, refused := d.registry.Nodes()
 	d.shareSettings()
 	c, stale := d.settings.Get()
-	unannounced := d.announce(c)
+	before := readPublication(d.runDir)
+	unannounced := d.announce(c, before.last)
 	if errors.Is(refused, registry.ErrNotReady) {
-		s := d.waiting(unannounced, refused)
+		unfit := d.unfit(before)
+		s := waiting(unannounced, refused, unfit)
 		s.Degraded = errors.Join(s.Degraded, refusedConfig(stale))
 		s.Parts = d.network.Numbers()
 		d.status.Set(host.RoundNetwork, s)
-		// A registry that has only just been asked is no trouble.
-		asked := errors.Is(refused, registry.ErrAsked) || refused.Error() == registry.ErrNotReady.Error()
-		trouble := unannounced != nil || stale != nil || !asked
-		d.sayWaiting(errors.Join(s.Down, s.Degraded), trouble)
+		d.sayWaiting(errors.Join(unannounced, refused, refusedConfig(stale)), unannounced != nil || stale != nil || d.isTrouble(refused))
+		d.sayUnfit(notNew(unfit))
 		return nil
 	}
-	s := d.syncParts(c, nodes)
+	s := d.syncParts(c, nodes, before)
 	if errors.Is(s.Down, errNotEntered) {
 		// The reason comes first.
 		s.Down = errors.Join(unannounced, wrap("the registry", refused), s.Down)
@@ -78,16 +78,20 @@ func refusedConfig(err error) error {
 
 // waiting returns the status of a host whose registry has not answered since the
 // daemon started. A network that an earlier daemon set up still works: pods talk, and
-// the plugin connects new ones.
-func (d *daemon) waiting(unannounced, why error) health.Status {
-	published, err := nodestate.Read(d.runDir)
-	if err == nil {
-		err = d.stands(published)
-	}
-	if err != nil || unannounced != nil {
-		return health.Status{Down: errors.Join(unannounced, why, notNew(err))}
+// the plugin connects new ones. unfit says why it may not work.
+func waiting(unannounced, why, unfit error) health.Status {
+	if unfit != nil || unannounced != nil {
+		return health.Status{Down: errors.Join(unannounced, why, notNew(unfit))}
 	}
 	return health.Status{Degraded: fmt.Errorf("this host's network stays as an earlier overlayd set it up: %w", why)}
+}
+
+// unfit returns why the published network is of no use, or nil.
+func (d *daemon) unfit(before publication) error {
+	if before.err != nil {
+		return before.err
+	}
+	return d.stands(before.given)
 }
 
 // stands returns an error if a device of the published network is missing or down. The
@@ -114,7 +118,8 @@ func notNew(err error) error {
 // sayWaiting logs that the registry has not answered yet. The round does not fail,
 // because a failure would be repeated with growing waits, and the registry triggers a
 // round when it answers. The round does not report the network as down either: the
-// network may be up from before a restart.
+// network may be up from before a restart. What becomes of that network meanwhile is for
+// sayUnfit: the registry is to blame for nothing new.
 func (d *daemon) sayWaiting(why error, trouble bool) {
 	if !d.logged.changed("registry", why.Error()) {
 		return
@@ -126,15 +131,34 @@ func (d *daemon) sayWaiting(why error, trouble bool) {
 	d.log.Log(context.Background(), level, "waiting for the registry, keeping the published state", "err", why)
 }
 
+// isTrouble reports whether the log has to tell an administrator of the error of a
+// registry that is not ready. A registry that has only just been asked is no trouble,
+// and one that logs its outages has told.
+func (d *daemon) isTrouble(refused error) bool {
+	_, told := registry.As[registry.OutageLogger](d.registry)
+	asked := errors.Is(refused, registry.ErrAsked) || refused.Error() == registry.ErrNotReady.Error()
+	return !told && !asked
+}
+
+// sayUnfit logs why the published network is of no use while the registry is awaited.
+func (d *daemon) sayUnfit(err error) {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	if d.logged.changed("unfit", text) && err != nil {
+		d.log.Error("this host's network is down", "err", err)
+	}
+}
+
 // announce passes this host's addresses to a registry in which hosts register
 // themselves. It ignores the host's addresses in the registry, because they came from
 // an earlier announcement.
-func (d *daemon) announce(c config.Config) error {
+func (d *daemon) announce(c config.Config, published nodestate.State) error {
 	r, ok := registry.As[registry.Announcer](d.registry)
 	if !ok {
 		return nil
 	}
-	published, _ := nodestate.Last(d.runDir) // there may be none yet
 	u, err := d.underlay.Find(underlaySpec(c, published))
 	if err != nil {
 		return err
@@ -151,8 +175,8 @@ func underlaySpec(c config.Config, published nodestate.State) underlay.Spec {
 }
 
 // syncParts computes the desired state and syncs every part of the network.
-func (d *daemon) syncParts(c config.Config, nodes []registry.Node) health.Status {
-	in, lost, err := d.input(c, nodes)
+func (d *daemon) syncParts(c config.Config, nodes []registry.Node, before publication) health.Status {
+	in, lost, err := d.input(c, nodes, before.last)
 	if err != nil {
 		d.network.Renew() // what is missing next time, nobody may have undone
 		return health.Status{Down: err}
@@ -168,6 +192,7 @@ func (d *daemon) syncParts(c config.Config, nodes []registry.Node) health.Status
 	if d.logged.changed("single-stack", want.Note) {
 		d.log.Info("some nodes have single-stack pods", "nodes", cmp.Or(want.Note, "none"))
 	}
+	want.Given = before.given.Subnets
 	down, degraded := d.network.Sync(want)
 	s := health.Status{Down: errors.Join(lost, want.Unheard, down), Degraded: errors.Join(peers, degraded, d.misaddressed(in.Underlay, in.Own))}
 	if want.Note != "" {
@@ -182,7 +207,7 @@ var errNotEntered = errors.New("is not in the registry yet: it enters itself as 
 // input reads the input of the desired state. It returns err if this host can't be in
 // the network. lost says why the underlay can't be found; then the last one stands in
 // for it, because this host's own pods can go on to talk to each other.
-func (d *daemon) input(c config.Config, nodes []registry.Node) (in host.Input, lost, err error) {
+func (d *daemon) input(c config.Config, nodes []registry.Node, published nodestate.State) (in host.Input, lost, err error) {
 	own, err := host.OwnNode(d.node, nodes)
 	_, announced := registry.As[registry.Announcer](d.registry)
 	if err != nil && announced {
@@ -193,7 +218,6 @@ func (d *daemon) input(c config.Config, nodes []registry.Node) (in host.Input, l
 		// may belong to another host by the time this host is in the registry again.
 		return host.Input{}, nil, errors.Join(err, nodestate.Withdraw(d.runDir))
 	}
-	published, _ := nodestate.Last(d.runDir) // there may be none yet
 	spec := underlaySpec(c, published)
 	spec.NodeAddrs, spec.OnLink = own.Addresses, c.DirectRouting
 	u, lost := d.underlay.Find(spec)
@@ -270,6 +294,23 @@ func (d *daemon) movedBridge(c config.Config, published nodestate.State) error {
 	}
 	return fmt.Errorf("bridge changed to %q, but this host's pods are on %q: delete the pods and then the old bridge (ip link del %s), or set bridge back",
 		c.Bridge, published.Bridge, published.Bridge)
+}
+
+// publication is what earlier rounds published. A round reads it once, at its
+// beginning.
+type publication struct {
+	given nodestate.State // what the plugin follows now
+	err   error           // why it follows nothing
+	last  nodestate.State // given, or what was withdrawn; there may be none yet
+}
+
+func readPublication(dir string) publication {
+	given, err := nodestate.Read(dir)
+	p := publication{given: given, err: err, last: given}
+	if errors.Is(err, nodestate.ErrNotPublished) {
+		p.last, _ = nodestate.Last(dir)
+	}
+	return p
 }
 
 // computed caches the last desired state with its input, because most rounds have the

@@ -277,6 +277,25 @@ func TestTroubleBeforeTheRegistryIsReady(t *testing.T) {
 	}
 }
 
+// narrator is a world whose registry logs its outages.
+type narrator struct{ *world }
+
+func (narrator) LogsOutages() {}
+
+func TestAnOutageIsLoggedByTheRegistryOrTheRound(t *testing.T) {
+	for _, told := range []bool{false, true} {
+		w := newWorld(t)
+		if told {
+			w.registry = narrator{w}
+		}
+		w.nodes, w.refused = nil, fmt.Errorf("%w: no route to host", registry.ErrNotReady)
+		w.round()
+		if log := w.log.String(); strings.Contains(log, "level=ERROR") == told || !strings.Contains(log, "waiting for the registry") {
+			t.Errorf("logged by the registry: %v, logged by the round:\n%s", told, log)
+		}
+	}
+}
+
 // Where hosts enter themselves, why this one has not stands before that it has not.
 func TestTheReasonComesBeforeTheMissingEntry(t *testing.T) {
 	w := newWorld(t)
@@ -315,9 +334,18 @@ func TestRoundBeforeTheRegistryIsReadyAgain(t *testing.T) {
 	w.expect("", "", "this host's network stays as an earlier overlayd set it up: "+w.refused.Error())
 	for _, device := range []string{"cni0", "overlay0"} {
 		w.down = []string{device}
-		w.expect("", device+" is missing or down", "")
+		for range 2 {
+			w.expect("", device+" is missing or down", "")
+		}
+		if n := strings.Count(w.log.String(), "level=ERROR msg=\"this host's network is down\" err=\""+device); n != 1 {
+			t.Errorf("%s is logged %d times:\n%s", device, n, &w.log)
+		}
 	}
 	w.down = nil
+	w.expect("", "", "this host's network stays as an earlier overlayd set it up")
+	if n := strings.Count(w.log.String(), "waiting for the registry"); n != 1 {
+		t.Errorf("that it waits is logged %d times:\n%s", n, &w.log)
+	}
 	w.registry, w.noUnderlay = announcer{w}, underlay.ErrNotFound
 	w.expect("", underlay.ErrNotFound.Error(), "")
 	w.noUnderlay = nil

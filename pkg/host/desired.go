@@ -56,6 +56,8 @@ type Desired struct {
 	Firewall  *nft.Table
 	IPTables  iptables.State
 	Published nodestate.State
+	// Given are the subnets of which the plugin gives addresses before the sync.
+	Given []netip.Prefix
 	// Unguarded says that pods may send with the addresses of others.
 	Unguarded bool
 	Conflist  cnifiles.Config // without a directory: the daemon keeps none

@@ -221,8 +221,7 @@ func (h *Host) publishedParts() []part.Part[Desired] {
 // syncInUse reserves the addresses that are in use before the plugin may give any of
 // these subnets. Afterwards the round for pods does so.
 func (h *Host) syncInUse(want Desired) ([]string, error) {
-	published, err := nodestate.Read(h.runDir)
-	if err == nil && slices.Equal(published.Subnets, want.Published.Subnets) && h.store.Addresses().Exist() {
+	if slices.Equal(want.Given, want.Published.Subnets) && h.store.Addresses().Exist() {
 		return nil, nil
 	}
 	return h.pods.SyncInUse(want.Bridge)

@@ -68,6 +68,12 @@ type Announcer interface {
 	SetAddresses(addrs []netip.Addr)
 }
 
+// OutageLogger is a registry that logs by itself why it has no nodes yet, with
+// reminders, so that nobody else has to.
+type OutageLogger interface {
+	LogsOutages()
+}
+
 // Sharer is a registry that holds settings for all hosts.
 type Sharer interface {
 	// Settings returns the settings as a YAML document, nil if there are none.

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/url"
 	"strings"
 	"sync"
 	"time"
@@ -36,6 +38,7 @@ func (c *contact) failed(err error) (changed bool) {
 	if errors.Is(err, context.Canceled) || apierrors.IsResourceExpired(err) || apierrors.IsGone(err) || apierrors.IsInvalid(err) {
 		return false
 	}
+	err = lasting(err)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	changed = text(c.err) != text(err)
@@ -71,6 +74,21 @@ func (c *contact) trouble() error {
 		return nil
 	}
 	return fmt.Errorf("the API server %s has not sent the nodes since %s: %w", c.host, c.since.Format(time.TimeOnly), advise(c.err))
+}
+
+// lasting returns an error without what differs from one attempt to the next: the
+// request, whose timeout is random, and this host's port. So the same outage has the
+// same text.
+func lasting(err error) error {
+	if request := (*url.Error)(nil); errors.As(err, &request) {
+		err = request.Err
+	}
+	if op, ok := err.(*net.OpError); ok && op.Addr != nil {
+		far := *op
+		far.Source = nil
+		return &far
+	}
+	return err
 }
 
 // advise adds a remedy to errors that only an administrator can resolve.

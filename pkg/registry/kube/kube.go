@@ -153,6 +153,9 @@ func (r *Registry) ownProblem() error {
 	return errors.Join(errs...)
 }
 
+// LogsOutages makes the registry a registry.OutageLogger, see contact.
+func (r *Registry) LogsOutages() {}
+
 // Close ends all connections and returns when all goroutines have ended. Nodes
 // keeps returning its last result.
 func (r *Registry) Close() error {
