@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -24,16 +25,21 @@ import (
 // now deletes without a time to say goodbye.
 var now = metav1.DeleteOptions{GracePeriodSeconds: new(int64)}
 
-// warm is the number of answers that show that a stream runs.
-const warm = 100
+// Numbers of answers that show that a stream runs, and a connection, which asks less
+// often.
+const (
+	warm      = 100
+	connected = 20
+)
 
-// flow is a stream from a pod to another.
+// flow is a stream of UDP from a pod to another, and a TCP connection beside it.
 type flow struct {
 	*probe.Stream
+	tcp      *probe.Connection
 	from, to pod
 }
 
-// streams are flows between pods, none of which may lose a packet.
+// streams are flows between pods, none of which may lose a packet or its connection.
 type streams struct {
 	w   *world
 	all []flow
@@ -48,18 +54,28 @@ func (w *world) stream(pods []pod) *streams {
 	s := &streams{w: w}
 	for i, from := range pods {
 		for _, f := range w.cluster.Families {
-			to := pods[(i+1)%len(pods)]
-			echo, err := probe.ServeEcho(to.netns, to.at(f, echoPort))
-			w.must(err)
-			w.Cleanup(func() { _ = echo.Close() })
-			one, err := probe.StartStream(from.netns, echo.Addr)
-			w.must(err)
-			w.Cleanup(func() { one.Stop() })
-			s.all = append(s.all, flow{one, from, to})
+			s.all = append(s.all, w.flow(f, from, pods[(i+1)%len(pods)]))
 		}
 	}
 	s.run()
 	return s
+}
+
+func (w *world) flow(f cluster.Family, from, to pod) flow {
+	w.Helper()
+	echo, err := probe.ServeEcho(to.netns, to.at(f, echoPort))
+	w.must(err)
+	w.Cleanup(func() { _ = echo.Close() })
+	udp, err := probe.StartStream(from.netns, echo.Addr)
+	w.must(err)
+	w.Cleanup(func() { udp.Stop() })
+	tcpEcho, err := probe.ServeTCPEcho(to.netns, to.at(f, echoPort))
+	w.must(err)
+	w.Cleanup(func() { _ = tcpEcho.Close() })
+	tcp, err := probe.StartConnection(w.Context(), from.netns, tcpEcho.Addr)
+	w.must(err)
+	w.Cleanup(func() { tcp.Stop() })
+	return flow{udp, tcp, from, to}
 }
 
 // run waits until all of them run.
@@ -69,15 +85,22 @@ func (s *streams) run() {
 	defer cancel()
 	for _, one := range s.all {
 		s.w.must(one.Answered(ctx, warm))
+		s.w.must(one.tcp.Answered(ctx, connected))
 	}
 }
 
-// unharmed ends them: each still runs, and nothing was lost.
+// unharmed ends them: each still runs, nothing was lost, and each connection is the
+// one that was made at the begin.
 func (s *streams) unharmed() {
 	s.w.Helper()
 	s.run()
-	sent := 0
+	sent, answers, gap := 0, 0, time.Duration(0)
 	for _, one := range s.all {
+		talk := one.tcp.Stop()
+		answers, gap = answers+talk.Answers, max(gap, talk.Gap)
+		if talk.Broken != nil {
+			s.w.Errorf("the connection from %s to %s is broken after %d answers: %v", one.from, one.to, talk.Answers, talk.Broken)
+		}
 		counts := one.Stop()
 		sent += counts.Sent
 		if counts.Lost > 0 || counts.Duplicated > 0 {
@@ -85,7 +108,7 @@ func (s *streams) unharmed() {
 				one.from, one.to, counts, counts.Duplicated, counts.Gap, overflows(one.from.netns), overflows(one.to.netns))
 		}
 	}
-	s.w.Logf("%d packets in %d flows", sent, len(s.all))
+	s.w.Logf("%d packets in %d flows; %d answers by TCP, longest gap %s", sent, len(s.all), answers, gap)
 }
 
 // overflows is how many datagrams came to a namespace and found no room in a

@@ -42,6 +42,33 @@ func TestUpdateLosesNothing(t *testing.T) {
 	s.unharmed()
 }
 
+// The daemons are removed, and after a while there are daemons again: what runs goes
+// on without them.
+func TestRemovalLosesNothing(t *testing.T) {
+	w := newWorld(t)
+	pods := append(w.onAllNodes("a"), w.onAllNodes("b")...)
+	s := w.stream(pods)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patient)
+		defer cancel()
+		_, err := w.cluster.Kubectl(ctx, "apply", "-f", manifest())
+		w.must(errors.Join(err, w.rolledOut(ctx)))
+	})
+	w.kubectl("-n", system, "delete", "--wait", "daemonset/"+daemonSet)
+	w.eventually("the daemons to be gone", func(ctx context.Context) error {
+		left, err := w.client.CoreV1().Pods(system).List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/name=" + daemonSet})
+		if err == nil && len(left.Items) > 0 {
+			err = fmt.Errorf("%d are left", len(left.Items))
+		}
+		return err
+	})
+	s.run()
+	w.mesh(pods)
+	w.kubectl("apply", "-f", manifest())
+	w.must(w.rolledOut(t.Context()))
+	s.unharmed()
+}
+
 // Pods come and go on all nodes while the daemons are replaced, and kubelet has to
 // try nothing twice.
 func TestPodsDuringUpdate(t *testing.T) {
