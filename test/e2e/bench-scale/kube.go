@@ -119,7 +119,7 @@ func object(n node) *corev1.Node {
 			NodeInfo: corev1.NodeSystemInfo{
 				MachineID: "ec2c3a0b8d6f4b0f9a1e0f5d6c7b8a90", SystemUUID: "ec2c3a0b-8d6f-4b0f-9a1e-0f5d6c7b8a90", BootID: "1c6a4f3e-9d0b-4f0a-8f1e-2b3c4d5e6f70",
 				KernelVersion: "6.1.0-40-amd64", OSImage: "Debian GNU/Linux 12 (bookworm)", ContainerRuntimeVersion: "containerd://1.7.27",
-				KubeletVersion: "v1.35.4", OperatingSystem: "linux", Architecture: "amd64",
+				KubeletVersion: "v1.37.2", OperatingSystem: "linux", Architecture: "amd64",
 			},
 		},
 	}

@@ -45,15 +45,21 @@ type image struct {
 	config v1.Config
 }
 
+// tcpServer is a program of Kubernetes' that sends TCP segments out of order.
+const tcpServer = "regression-issue-74839"
+
 func all() []image {
 	return []image{
 		{own: Pause, asked: []string{"pause"}, files: single("pause"), config: v1.Config{Entrypoint: []string{"/pause"}, User: "65535:65535"}},
 		{own: CoreDNS, files: single("coredns"), config: v1.Config{Entrypoint: []string{"/coredns"}}},
 		{asked: []string{"busybox"}, files: busybox, config: v1.Config{Cmd: []string{"sh"}, Env: []string{path}}},
 		{own: Agnhost, asked: []string{"agnhost"}, files: tools, config: v1.Config{Entrypoint: []string{"/agnhost"}, Cmd: []string{"pause"}, Env: []string{path}}},
-		{asked: []string{"jessie-dnsutils"}, files: tools, config: v1.Config{Cmd: []string{"sh"}, Env: []string{path}}},
+		{asked: []string{"glibc-dns-testing"}, files: tools, config: v1.Config{Cmd: []string{"sh"}, Env: []string{path}}},
 		// Its tests want any page, on port 80.
 		{asked: []string{"nginx"}, files: tools, config: v1.Config{Entrypoint: []string{"/agnhost"}, Cmd: []string{"test-webserver", "--port=80"}, Env: []string{path}}},
+		// Its test looks at conntrack's table.
+		{asked: []string{"distroless-iptables"}, files: tools, config: v1.Config{Cmd: []string{"sh"}, Env: []string{path}}},
+		{asked: []string{tcpServer}, files: single(tcpServer), config: v1.Config{Entrypoint: []string{"/" + tcpServer}}},
 	}
 }
 
@@ -164,11 +170,12 @@ func tools(bin string) (tree, error) {
 	if err != nil {
 		return nil, err
 	}
-	// busybox's shell prefers its own nc, which lacks -v, to that in PATH.
-	for _, name := range []string{"nc", "ip", "bash", "sh"} {
+	// busybox's shell prefers its own nc, which lacks -v, to that in PATH; its wget
+	// crashes with -T.
+	for _, name := range []string{"nc", "ip", "bash", "sh", "wget"} {
 		delete(files, "bin/"+name)
 	}
-	if err := files.addPrograms("bash", "dash", "getent", "curl", "nc", "dig", "ip", "ss", "iperf"); err != nil {
+	if err := files.addPrograms("bash", "dash", "getent", "curl", "nc", "dig", "ip", "ss", "iperf", "wget", "socat", "conntrack"); err != nil {
 		return nil, err
 	}
 	const libraries = "/lib/x86_64-linux-gnu/"
