@@ -245,6 +245,11 @@ e2e-down: ## Remove that cluster.
 e2e: packages-e2e e2e-tools e2e-image ## Our tests and Kubernetes' own on clusters of three nodes: IPv4, IPv6, both. Needs the nodes' packages.
 	$(CLUSTER) --modes '$(E2E_MODES)' test
 
+.PHONY: e2e-wide
+# test/e2e/README.md has the figures of the last run.
+e2e-wide: packages-e2e e2e-tools e2e-image ## More of Kubernetes' own tests of networks, on four nodes. CI doesn't run them.
+	$(CLUSTER) --modes wide test
+
 .PHONY: e2e-vm
 # The packages are unpacked into bin/vm, and not installed.
 e2e-vm: build ## Two virtual machines with Debian's kernel, emulated. Downloads 120 MB of packages with apt-get.

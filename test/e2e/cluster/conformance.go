@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -22,10 +23,16 @@ import (
 // suite is a choice among Kubernetes' own tests, by regular expressions.
 type suite struct {
 	focus, skip string
+	// leftOut are tests of the choice that can't pass on this cluster, with the
+	// reason. test/e2e/README.md lists them too.
+	leftOut []unable
 	// tests is the number of tests: with another version of Kubernetes the
 	// expressions may match none, and none would fail. 0: any number.
 	tests int
 }
+
+// unable is a test that can't pass here.
+type unable struct{ test, reason string }
 
 // unfit are tests that need more than this cluster has, or would disturb others.
 const unfit = `\[Serial\]|\[Disruptive\]|\[Flaky\]|\[Slow\]`
@@ -35,7 +42,20 @@ var (
 	// dualStackTests are not conformance tests, because clusters need not have both
 	// families.
 	dualStackTests = suite{focus: `\[sig-network\].*\[Feature:IPv6DualStack\]`, skip: unfit + `|\[Feature:SCTP`, tests: 22}
+	// wideTests are all others that need no optional feature.
+	wideTests = suite{focus: `\[sig-network\]`, skip: unfit + `|\[Feature:|\[Conformance\]`, tests: 84, leftOut: []unable{
+		{"[Provider:gce]", "needs Google's cloud"},
+	}}
 )
+
+// skipped is the expression for all that isn't to run.
+func (s suite) skipped() string {
+	all := []string{s.skip}
+	for _, u := range s.leftOut {
+		all = append(all, regexp.QuoteMeta(u.test))
+	}
+	return strings.Join(all, "|")
+}
 
 func conformance(ctx context.Context, o options) error {
 	c, err := cluster.Open(o.cluster())
@@ -60,9 +80,9 @@ func runSuite(ctx context.Context, c *cluster.Cluster, o options, s suite) (outc
 	const report = "report.json"
 	cmd, err := c.Command(ctx, cluster.Switch, o.e2eBin("ginkgo"),
 		fmt.Sprintf("--procs=%d", o.procs), "--no-color", "--timeout=1h", "--json-report="+report, "--output-dir="+dir,
-		"--focus="+s.focus, "--skip="+s.skip, o.e2eBin("e2e.test"), "--",
+		"--focus="+s.focus, "--skip="+s.skipped(), o.e2eBin("e2e.test"), "--",
 		"--provider=skeleton", "--kubeconfig="+c.Kubeconfig(), "--kubectl-path="+o.e2eBin("kubectl"),
-		"--num-nodes=2", "--node-os-distro=custom", "--disable-log-dump", "--allowed-not-ready-nodes=0",
+		fmt.Sprintf("--num-nodes=%d", len(c.Nodes)-1), "--node-os-distro=custom", "--disable-log-dump", "--allowed-not-ready-nodes=0",
 		"--non-blocking-taints=node-role.kubernetes.io/control-plane")
 	if err != nil {
 		return outcome{}, err

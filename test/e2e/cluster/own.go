@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,13 +19,21 @@ func runOwn(ctx context.Context, o options, m mode) (outcome, error) {
 	events := filepath.Join(o.dir, "events.json")
 	tests := exec.CommandContext(ctx, o.e2eBin("gotestsum"), "--format=standard-quiet", "--jsonfile="+events, "--raw-command", "--",
 		"go", "tool", "test2json", "-t", "-p", "test/e2e/network",
-		o.e2eBin("network.test"), "-test.v=test2json", "-test.timeout=40m", "-test.run="+m.own, fmt.Sprintf("-test.parallel=%d", o.procs))
+		o.e2eBin("network.test"), "-test.v=test2json", "-test.timeout=40m", "-test.run="+m.own.run, fmt.Sprintf("-test.parallel=%d", o.procs))
 	tests.Env = append(os.Environ(), "E2E_DIR="+o.dir, "E2E_BIN="+o.e2eBin(""), "E2E_MANIFEST="+o.manifest)
 	tests.Stdout, tests.Stderr = os.Stdout, os.Stderr
 	endTogether(tests)
 	err := tests.Run()
 	result, countErr := countFile(events)
-	return result, errors.Join(err, countErr)
+	return result, errors.Join(err, countErr, m.own.complete(result))
+}
+
+// complete returns an error if fewer or more tests ran than expected.
+func (s own) complete(o outcome) error {
+	if ran := o.passed + o.failed; ran != s.tests {
+		return fmt.Errorf("%d of our tests ran, expected %d: if tests were added or removed, say so in modes, in test/e2e/cluster/modes.go", ran, s.tests)
+	}
+	return nil
 }
 
 func countFile(path string) (outcome, error) {
@@ -38,8 +45,8 @@ func countFile(path string) (outcome, error) {
 	return count(events)
 }
 
-// count counts tests, but not their subtests. A skipped test is a failure: all of
-// them can run.
+// count counts tests and their subtests, as gotestsum does, which prints the same
+// number. A skipped test is a failure: all of them can run.
 func count(events io.Reader) (outcome, error) {
 	var o outcome
 	var skipped error
@@ -53,9 +60,9 @@ func count(events io.Reader) (outcome, error) {
 		}
 		switch {
 		case e.Test == "":
-		case e.Action == "pass" && !strings.Contains(e.Test, "/"):
+		case e.Action == "pass":
 			o.passed++
-		case e.Action == "fail" && !strings.Contains(e.Test, "/"):
+		case e.Action == "fail":
 			o.failed++
 		case e.Action == "skip":
 			o.failed++

@@ -47,7 +47,11 @@ func newCluster(o Options) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Cluster{Options: o, Families: families, Nodes: nodes(families)}, nil
+	nodes, err := o.Setup.nodes(families)
+	if err != nil {
+		return nil, err
+	}
+	return &Cluster{Options: o, Families: families, Nodes: nodes}, nil
 }
 
 // Open is a cluster that Up has made, maybe another process's. Its setup is what

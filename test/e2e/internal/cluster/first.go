@@ -105,7 +105,11 @@ func prepareNode(name, dir, bin string) error {
 	if err != nil {
 		return err
 	}
-	for path, text := range nodeFiles(name, dir, nodes(families)) {
+	all, err := setup.nodes(families)
+	if err != nil {
+		return err
+	}
+	for path, text := range nodeFiles(name, dir, all) {
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return err
 		}

@@ -83,12 +83,16 @@ type Node struct {
 // Control is the node with the control plane. Only pods that tolerate it run there.
 const Control = "control"
 
-// workers beside the control plane: two, for traffic between nodes, neither of
-// which is special.
-const workers = 2
+const (
+	// usualWorkers beside the control plane: two, for traffic between nodes, neither of
+	// which is special.
+	usualWorkers = 2
+	// maxWorkers is more than anybody asks for: Down looks for that many.
+	maxWorkers = 9
+)
 
 // nodeNames are those of all nodes, the control plane's first.
-func nodeNames() []string {
+func nodeNames(workers int) []string {
 	all := []string{Control}
 	for i := range workers {
 		all = append(all, fmt.Sprintf("worker%d", i+1))
@@ -97,13 +101,13 @@ func nodeNames() []string {
 }
 
 // nodes have addresses in a row.
-func nodes(families []Family) []Node {
+func nodes(families []Family, workers int) []Node {
 	var next []netip.Addr
 	for _, f := range families {
 		next = append(next, f.control)
 	}
 	var all []Node
-	for _, name := range nodeNames() {
+	for _, name := range nodeNames(workers) {
 		all = append(all, Node{Name: name, Addresses: slices.Clone(next)})
 		for i := range next {
 			next[i] = next[i].Next()

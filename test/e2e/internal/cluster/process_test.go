@@ -30,12 +30,23 @@ func TestKillsOnlyWhatItKnows(t *testing.T) {
 }
 
 func TestNodesHaveAddressesInARow(t *testing.T) {
-	families, err := Setup{Families: []string{"ipv6", "ipv4"}}.families()
-	if err != nil {
-		t.Fatal(err)
-	}
-	const want = "[{control [fd00:88::10 192.168.88.10]} {worker1 [fd00:88::11 192.168.88.11]} {worker2 [fd00:88::12 192.168.88.12]}]"
-	if got := fmt.Sprint(nodes(families)); got != want {
-		t.Errorf("nodes: %s, want %s", got, want)
+	const three = "{control [fd00:88::10 192.168.88.10]} {worker1 [fd00:88::11 192.168.88.11]} {worker2 [fd00:88::12 192.168.88.12]}"
+	for _, tt := range []struct {
+		workers int
+		want    string
+	}{
+		{0, "[" + three + "]"},
+		{3, "[" + three + " {worker3 [fd00:88::13 192.168.88.13]}]"},
+		{10, "[]"},
+	} {
+		setup := Setup{Families: []string{"ipv6", "ipv4"}, Workers: tt.workers}
+		families, err := setup.families()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := setup.nodes(families)
+		if fmt.Sprint(got) != tt.want || (err != nil) != (tt.want == "[]") {
+			t.Errorf("%d workers: nodes %v, error %v, want %s", tt.workers, got, err, tt.want)
+		}
 	}
 }

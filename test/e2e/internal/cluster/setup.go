@@ -15,6 +15,8 @@ type Setup struct {
 	Families []string `json:"families"`
 	// Proxy is the mode of kube-proxy.
 	Proxy string `json:"proxy"`
+	// Workers is how many nodes there are beside the control plane; 0: two.
+	Workers int `json:"workers"`
 }
 
 const setupFile = "setup.json"
@@ -38,6 +40,17 @@ func readSetup(dir string) (s Setup, err error) {
 		return s, fmt.Errorf("read %s: %w", path, err)
 	}
 	return s, nil
+}
+
+// nodes are all, with the control plane's.
+func (s Setup) nodes(families []Family) ([]Node, error) {
+	switch {
+	case s.Workers == 0:
+		return nodes(families, usualWorkers), nil
+	case s.Workers < 1 || s.Workers > maxWorkers:
+		return nil, fmt.Errorf("%d workers are out of range: use 1 to %d", s.Workers, maxWorkers)
+	}
+	return nodes(families, s.Workers), nil
 }
 
 // families looks the names up.

@@ -231,7 +231,7 @@ func (c *Cluster) Reboot(ctx context.Context, node string) error {
 // there is none.
 func Down(ctx context.Context, o Options) error {
 	c := &Cluster{Options: o}
-	for _, name := range append(nodeNames(), Switch) {
+	for _, name := range append(nodeNames(maxWorkers), Switch) {
 		if p, err := c.first(name); err == nil {
 			if err := p.kill(ctx); err != nil {
 				return err
