@@ -370,9 +370,10 @@ func (h *Host) removeRunDir(bridge string) ([]string, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	if errors.Is(err, unix.EBUSY) {
+	if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EROFS) {
 		// A mount point, as in a container that has no more of the host than this
-		// directory. It is empty now, and a reboot removes it.
+		// directory; where the container's own files are read-only, the kernel says so
+		// first. It is empty now, and a reboot removes it.
 		return nil, nil
 	}
 	if err != nil {
