@@ -187,7 +187,7 @@ func TestRoundWithoutTheUnderlay(t *testing.T) {
 	lost := errors.New("eth0 has lost 192.168.77.1")
 	w.noUnderlay, w.carrier = lost, underlay.Underlay{}
 	w.nodes = append(slices.Clone(w.nodes), node(3, "10.244.3.0/24"))
-	w.daemon.hasAddress = func(netip.Addr) bool { return true }
+	w.hasAddress = func(netip.Addr) bool { return true }
 	w.expect(all, lost.Error(), "")
 	if len(w.want.Tunnel.Routes) != 2 || w.want.Published.Underlay != carrier {
 		t.Errorf("the desired state is %+v", w.want)

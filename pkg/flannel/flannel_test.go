@@ -27,14 +27,19 @@ func TestFindLooksAgain(t *testing.T) {
 		}
 	}
 	found("at first", 0)
+	h, err := netlink.NewHandle()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
 	device := &netlink.Vxlan{LinkAttrs: netlink.LinkAttrs{Name: "flannel.1"}, VxlanId: 1, Port: 8472}
-	if err := netlink.LinkAdd(device); err != nil {
+	if err := h.LinkAdd(device); err != nil {
 		t.Fatal(err)
 	}
 	found("before a resync", 0)
 	k.ForceResync()
 	found("after a resync", 1)
-	if err := netlink.LinkDel(device); err != nil {
+	if err := h.LinkDel(device); err != nil {
 		t.Fatal(err)
 	}
 	found("after the device was deleted", 0)

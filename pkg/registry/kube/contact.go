@@ -83,7 +83,7 @@ func lasting(err error) error {
 	if request := (*url.Error)(nil); errors.As(err, &request) {
 		err = request.Err
 	}
-	if op, ok := err.(*net.OpError); ok && op.Addr != nil {
+	if op := (*net.OpError)(nil); errors.As(err, &op) && op.Addr != nil {
 		far := *op
 		far.Source = nil
 		return &far
