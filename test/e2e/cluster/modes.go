@@ -37,7 +37,7 @@ type own struct {
 // all of them run with both. With one family, those run that depend on the
 // underlay's family or on kube-proxy.
 var modes = []mode{
-	{name: "dual", setup: cluster.Setup{Families: []string{"ipv4", "ipv6"}, Proxy: "iptables"}, suite: dualStackTests, own: own{"", 46}},
+	{name: "dual", setup: cluster.Setup{Families: []string{"ipv4", "ipv6"}, Proxy: "iptables"}, suite: dualStackTests, own: own{"", 58}},
 	{name: "ipv4", setup: cluster.Setup{Families: []string{"ipv4"}, Proxy: "nftables"}, suite: conformanceTests, own: own{singleFamily, 14}},
 	{name: "ipv6", setup: cluster.Setup{Families: []string{"ipv6"}, Proxy: "nftables"}, suite: conformanceTests, own: own{singleFamily, 14}},
 	// Some of Kubernetes' tests want three workers.
