@@ -26,9 +26,9 @@ type mode struct {
 // own is a choice among our tests, by a regular expression; empty: all.
 type own struct {
 	run string
-	// tests is the least number of tests, subtests included, as gotestsum counts them.
-	// A run with fewer has failed, so that tests can't vanish unnoticed. Who adds or
-	// removes some changes it.
+	// tests is the number of tests, subtests included, as gotestsum counts them. A
+	// run with fewer or more has failed, so that tests can't vanish unnoticed. Who adds
+	// or removes one changes it: the run's error names the number.
 	tests int
 }
 

@@ -28,10 +28,10 @@ func runOwn(ctx context.Context, o options, m mode) (outcome, error) {
 	return result, errors.Join(err, countErr, m.own.complete(result))
 }
 
-// complete returns an error if fewer tests ran than expected.
+// complete returns an error if fewer or more tests ran than expected.
 func (s own) complete(o outcome) error {
-	if ran := o.passed + o.failed; ran < s.tests {
-		return fmt.Errorf("%d of our tests ran, expected at least %d: if tests were removed, say so in modes, in test/e2e/cluster/modes.go", ran, s.tests)
+	if ran := o.passed + o.failed; ran != s.tests {
+		return fmt.Errorf("%d of our tests ran, expected %d: if tests were added or removed, say so in modes, in test/e2e/cluster/modes.go", ran, s.tests)
 	}
 	return nil
 }
